@@ -1,0 +1,144 @@
+"""Training batches: windows over the users' training events, shuffled and bucketed by length.
+
+Shape letters: B windows, T inputs per window.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqrec.data import PAD, IntArray, SequenceDataset
+
+# Windows of similar length are batched together inside chunks of this many batches: little padding,
+# and still another mix in every epoch.
+BATCHES_PER_BUCKET = 32
+
+
+class Batch(NamedTuple):
+    """A training batch. A NamedTuple, so that it moves to a device and between processes as one."""
+
+    items: Tensor  # int64 (B, T), left-padded inputs
+    targets: Tensor  # int64 (B, T), the item after each input, PAD where there is nothing to learn
+    rows: Tensor  # int64 (B, T), the training prefix each target belongs to, -1 at padding
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move to a device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of training events: inputs are events [start, end), targets [start + 1, end + 1).
+
+    Positions count inside a user's sequence. Targets before `first_target` serve as context only.
+    """
+
+    users: IntArray  # (W,)
+    starts: IntArray  # (W,)
+    ends: IntArray  # (W,)
+    first_targets: IntArray  # (W,)
+
+    def __len__(self) -> int:
+        """Return the number of windows W."""
+        return len(self.users)
+
+
+def prefix_offsets(dataset: SequenceDataset) -> IntArray:
+    """Number all training prefixes: user u's target at position t has row offsets[u] + t - 1.
+
+    A prefix is a target of training with all that comes before it: a user with n training events
+    has n - 1 of them. Returns int64 (U + 1,).
+    """
+    return np.concatenate([[0], np.cumsum(np.maximum(dataset.train_lengths - 1, 0))])
+
+
+def training_windows(dataset: SequenceDataset, max_len: int, rng: np.random.Generator) -> Windows:
+    """Cut each user's training events into windows of at most `max_len` inputs.
+
+    Every target is in exactly one window. Long sequences are cut at another random place each time,
+    so that over the epochs a target is seen after contexts of every length.
+    """
+    num_targets = np.maximum(dataset.train_lengths - 1, 0)
+    first_cut = np.where(num_targets > max_len, rng.integers(1, max_len + 1, len(num_targets)), num_targets)
+    counts = np.where(num_targets > 0, 1 + -(-(num_targets - first_cut) // max_len), 0)
+    users = np.repeat(np.arange(len(counts)), counts)
+    nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.where(nth == 0, 0, first_cut[users] + (nth - 1) * max_len)
+    ends = np.minimum(first_cut[users] + nth * max_len, num_targets[users])
+    return Windows(users, starts, ends, starts + 1)
+
+
+def covering_windows(dataset: SequenceDataset, max_len: int) -> Windows:
+    """Cut windows so that each target has at least half of `max_len` as context, where it exists.
+
+    Every target is answered exactly once; the windows overlap by half. For reading a trained
+    model's opinion on all training prefixes.
+    """
+    stride = max(max_len // 2, 1)
+    num_targets = np.maximum(dataset.train_lengths - 1, 0)
+    counts = np.where(num_targets > 0, 1 + np.maximum(-(-(num_targets - max_len) // stride), 0), 0)
+    users = np.repeat(np.arange(len(counts)), counts)
+    nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = nth * stride
+    ends = np.minimum(starts + max_len, num_targets[users])
+    first_targets = np.where(nth == 0, 1, starts - stride + max_len + 1)
+    return Windows(users, starts, ends, first_targets)
+
+
+def make_batch(dataset: SequenceDataset, rows: IntArray, windows: Windows, chosen: IntArray) -> Batch:
+    """Collate windows. `rows` comes from `prefix_offsets`."""
+    users, starts, ends = windows.users[chosen], windows.starts[chosen], windows.ends[chosen]
+    width = int((ends - starts).max())
+    positions = ends[:, None] - width + np.arange(width)  # (B, T), of the input
+    real = positions >= starts[:, None]
+    learn = positions + 1 >= windows.first_targets[chosen][:, None]
+    base = dataset.offsets[users][:, None]
+    inputs = np.where(real, dataset.events[base + np.where(real, positions, 0)], PAD)
+    targets = np.where(real & learn, dataset.events[base + np.where(real, positions + 1, 0)], PAD)
+    prefix = np.where(real, rows[users][:, None] + positions, -1)
+    return Batch(*(torch.from_numpy(array.astype(np.int64)) for array in (inputs, targets, prefix)))
+
+
+def bucketed_order(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+    """Group indices into shuffled batches whose members have similar lengths."""
+    order = rng.permutation(len(lengths))
+    bucket = batch_size * BATCHES_PER_BUCKET
+    batches: list[IntArray] = []
+    for start in range(0, len(order), bucket):
+        members = order[start : start + bucket]
+        members = members[np.argsort(lengths[members], kind="stable")]
+        batches.extend(members[i : i + batch_size] for i in range(0, len(members), batch_size))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """All training batches of an epoch, the same for the same seed and epoch.
+
+    With several processes each takes every n-th batch; all take equally many.
+    """
+
+    dataset: SequenceDataset
+    max_len: int
+    batch_size: int
+    seed: int
+
+    def epoch(self, epoch: int, process_index: int = 0, num_processes: int = 1) -> tuple[int, Iterator[Batch]]:
+        """Return how many batches this process gets in an epoch, and the batches."""
+        rng = np.random.default_rng([self.seed, epoch])
+        windows = training_windows(self.dataset, self.max_len, rng)
+        batches = bucketed_order(windows.ends - windows.starts, self.batch_size, rng)
+        rows = prefix_offsets(self.dataset)
+        if num_processes > 1:
+            batches += batches[: -len(batches) % num_processes]
+            batches = batches[process_index::num_processes]
+        return len(batches), (make_batch(self.dataset, rows, windows, chosen) for chosen in batches)
+
+    def steps_per_epoch(self, num_processes: int = 1) -> int:
+        """Return about how many batches each process gets; random cuts move it by a few."""
+        return self.epoch(0, 0, num_processes)[0]

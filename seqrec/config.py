@@ -1,0 +1,84 @@
+"""One frozen dataclass per entry point, turned into command-line flags and into `config.json`.
+
+`num_epochs: int = field(default=5, metadata={"help": "..."})` becomes `--num-epochs`, with its
+default in `--help`. Unknown flags are refused, and so are abbreviations.
+"""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+DEFAULT_DATASET = "ml-100k"
+DEFAULT_DATA_DIR = Path("data") / DEFAULT_DATASET
+
+
+def flag(default: Any, help: str) -> Any:
+    """Declare a dataclass field with its command-line help text."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def _argument_options(annotation: Any) -> dict[str, Any]:
+    """Translate a field's type to keyword arguments of `argparse.ArgumentParser.add_argument`."""
+    if isinstance(annotation, types.UnionType):  # X | None
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if origin is typing.Literal:
+        return {"choices": arguments, "type": type(arguments[0])}
+    if origin is tuple:
+        return {"nargs": "+", "type": arguments[0], "metavar": arguments[0].__name__.upper()}
+    return {"type": annotation, "metavar": annotation.__name__.upper()}
+
+
+def parse_flags(
+    config_class: type[Config], description: str, argv: Sequence[str] | None = None
+) -> Config:
+    """Read `argv` (default: the process's) into a config; exits with code 2 on a bad flag."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        options = _argument_options(hints[field.name])
+        required = field.default is dataclasses.MISSING
+        if not required:
+            options["default"] = field.default
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            help=field.metadata["help"],
+            required=required,
+            **options,
+        )
+    values = vars(parser.parse_args(argv))
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    try:
+        return config_class(**values)
+    except ValueError as error:  # a config's __post_init__ checks what only the whole can know
+        parser.error(str(error))
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Return a config as plain JSON values: paths become strings, tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def default_output_dir(data_dir: Path) -> Path:
+    """Return where the stages write for a data set when `--output-dir` is not given."""
+    return Path("runs") / data_dir.resolve().name

@@ -1,0 +1,298 @@
+"""A prepared data set: integer item sequences in time order, one split, item texts, a fingerprint.
+
+On disk it is a directory that `seqrec.prepare` writes:
+
+    meta.json           format, version, name, counts, split, column names, fingerprint, provenance
+    items.parquet       row i is item i + 1: `item_id`, `title`, further text columns
+    user_ids.parquet    row u is user u: `user_id`
+    events.npy          int32 (E,), item numbers 1..num_items, user by user, each in time order
+    offsets.npy         int64 (U + 1,), user u owns events[offsets[u]:offsets[u + 1]]
+    split.npy           int64 (U, 3): train_length, valid_position, test_position
+
+The split counts positions inside a user's sequence. Training may use the first `train_length`
+events and nothing else. A validation or test target is the event at its position (-1: the user has
+none); its history is every event before it. Shape letters: U users, I items, E events, T history.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from seqrec.errors import DataError
+from seqrec.files import atomic_directory, read_json, write_json
+
+PAD = 0  # fills the left of a short history; never an item
+FORMAT = "seqrec-data"
+VERSION = 1
+# A set whose users come back to the same items cannot be judged with seen items left out.
+MAX_REPEAT_SHARE = 0.01
+
+IntArray = NDArray[np.int64]
+Split = Literal["leave-one-out", "temporal"]
+
+
+@dataclass(frozen=True)
+class EvalTargets:
+    """Who is evaluated on what: one target each for N users, and where their histories end."""
+
+    users: IntArray  # (N,)
+    positions: IntArray  # (N,), the target's position in the user's sequence
+    items: IntArray  # (N,), the target itself, 1..num_items
+
+
+@dataclass(frozen=True)
+class SequenceDataset:
+    """A prepared data set, its arrays memory-mapped. Open one with `load_dataset`."""
+
+    path: Path
+    meta: dict[str, Any]
+    events: NDArray[np.int32]  # (E,)
+    offsets: IntArray  # (U + 1,)
+    split: IntArray  # (U, 3)
+
+    @property
+    def name(self) -> str:
+        """The name given when the set was prepared."""
+        return str(self.meta["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, texts, sequences and split: equal fingerprints mean equal data."""
+        return str(self.meta["fingerprint"])
+
+    @property
+    def num_users(self) -> int:
+        """Number of users U."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_items(self) -> int:
+        """Number of items I; items are numbered 1..I."""
+        return int(self.meta["num_items"])
+
+    @property
+    def exclude_seen(self) -> bool:
+        """Whether the headline figures leave a user's seen items out of the ranking."""
+        return float(self.meta["repeat_share"]) <= MAX_REPEAT_SHARE
+
+    @property
+    def train_lengths(self) -> IntArray:
+        """How many of each user's first events may be trained on, int64 (U,)."""
+        return self.split[:, 0]
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """Item ids and texts; row i is item i + 1."""
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The user's own item ids; element i is item i + 1."""
+        return self.items["item_id"].to_list()
+
+    def sequence(self, user: int) -> NDArray[np.int32]:
+        """Return all events of a user in time order, int32 (T,)."""
+        return self.events[self.offsets[user] : self.offsets[user + 1]]
+
+    def train_sequence(self, user: int) -> NDArray[np.int32]:
+        """Return the events of a user that may be trained on, int32 (T,)."""
+        start = self.offsets[user]
+        return self.events[start : start + self.split[user, 0]]
+
+    def eval_targets(self, part: Literal["valid", "test"]) -> EvalTargets:
+        """Return the targets of a part of the split, users in order."""
+        positions = self.split[:, 1 if part == "valid" else 2]
+        users = np.flatnonzero(positions >= 0)
+        positions = positions[users]
+        return EvalTargets(
+            users, positions, self.events[self.offsets[users] + positions].astype(np.int64)
+        )
+
+    def train_counts(self) -> IntArray:
+        """Count each item's training events, int64 (I + 1,); element PAD is 0."""
+        starts = np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        in_train = np.arange(len(self.events)) - starts < np.repeat(
+            self.split[:, 0], np.diff(self.offsets)
+        )
+        return np.bincount(self.events[in_train], minlength=self.num_items + 1)
+
+
+def leave_one_out(lengths: IntArray) -> IntArray:
+    """Split by position: the last event is the test target, the one before it validates.
+
+    Users with fewer than three events are trained on and never evaluated.
+
+    Args:
+        lengths: events per user, int64 (U,).
+
+    Returns:
+        int64 (U, 3), as `split.npy`.
+    """
+    enough = lengths >= 3
+    return np.stack(
+        [
+            np.where(enough, lengths - 2, lengths),
+            np.where(enough, lengths - 2, -1),
+            np.where(enough, lengths - 1, -1),
+        ],
+        axis=1,
+    )
+
+
+def temporal(
+    timestamps: IntArray, offsets: IntArray, valid_share: float, test_share: float
+) -> IntArray:
+    """Split at two moments that are the same for all users, so that no one's future is trained on.
+
+    The moments are chosen so that about `valid_share` and `test_share` of all events lie between
+    and after them. A user's target in a period is the first event in it; the history is all that
+    lies before the period, so one recommendation made at the moment itself is judged. Users
+    without history before a period have no target in it.
+
+    Args:
+        timestamps: int64 (E,), ascending within each user.
+        offsets: int64 (U + 1,).
+        valid_share: share of events between the moments.
+        test_share: share of events after the second moment.
+
+    Returns:
+        int64 (U, 3), as `split.npy`.
+    """
+    valid_start, test_start = np.quantile(
+        timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher"
+    )
+    # cumulative[k] = events before overall position k that lie before the moment
+    cumulative_valid = np.concatenate([[0], np.cumsum(timestamps < valid_start)])
+    cumulative_test = np.concatenate([[0], np.cumsum(timestamps < test_start)])
+    before_valid = np.diff(cumulative_valid[offsets])
+    before_test = np.diff(cumulative_test[offsets])
+    lengths = np.diff(offsets)
+    return np.stack(
+        [
+            before_valid,
+            np.where((before_valid > 0) & (before_valid < before_test), before_valid, -1),
+            np.where((before_test > 0) & (before_test < lengths), before_test, -1),
+        ],
+        axis=1,
+    )
+
+
+def repeat_share(events: NDArray[np.int32], offsets: IntArray) -> float:
+    """Return the share of events whose item the user had met before."""
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    pairs = np.sort(users * (int(events.max()) + 1) + events)  # ten times as fast as np.unique
+    return np.count_nonzero(np.diff(pairs) == 0) / len(events)
+
+
+def compute_fingerprint(
+    items: pl.DataFrame,
+    user_ids: pl.Series,
+    events: NDArray[np.int32],
+    offsets: IntArray,
+    split: IntArray,
+) -> str:
+    """Return the SHA-256 over everything a model can depend on."""
+    digest = hashlib.sha256(f"{FORMAT} {VERSION}".encode())
+    for column in [*items.get_columns(), user_ids]:
+        digest.update(f"\0{column.name}\0".encode())
+        for text in column:
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    for array in (events, offsets, split):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def write_dataset(
+    path: Path,
+    *,
+    name: str,
+    items: pl.DataFrame,
+    user_ids: pl.Series,
+    events: NDArray[np.int32],
+    offsets: IntArray,
+    split: IntArray,
+    split_name: Split,
+    provenance: dict[str, Any],
+) -> SequenceDataset:
+    """Write a prepared data set, whole or not at all, and open it.
+
+    Args:
+        path: the directory to make; an existing one is replaced.
+        name: shown in tables and reports.
+        items: string columns `item_id`, `title`, ...; row i is item i + 1.
+        user_ids: strings, (U,).
+        events: int32 (E,), item numbers from 1.
+        offsets: int64 (U + 1,).
+        split: int64 (U, 3).
+        split_name: how `split` was made.
+        provenance: where the data came from, kept in `meta.json`.
+    """
+    user_ids = user_ids.rename("user_id")  # the fingerprint covers names
+    meta = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "num_users": len(user_ids),
+        "num_items": len(items),
+        "num_events": len(events),
+        "num_train_events": int(split[:, 0].sum()),
+        "num_valid_targets": int((split[:, 1] >= 0).sum()),
+        "num_test_targets": int((split[:, 2] >= 0).sum()),
+        "repeat_share": repeat_share(events, offsets),
+        "split": split_name,
+        "text_columns": [c for c in items.columns if c != "item_id"],
+        "fingerprint": compute_fingerprint(items, user_ids, events, offsets, split),
+        "provenance": provenance,
+    }
+    with atomic_directory(path) as folder:
+        items.write_parquet(folder / "items.parquet")
+        user_ids.to_frame("user_id").write_parquet(folder / "user_ids.parquet")
+        np.save(folder / "events.npy", events)
+        np.save(folder / "offsets.npy", offsets)
+        np.save(folder / "split.npy", split)
+        write_json(folder / "meta.json", meta)
+    return load_dataset(path)
+
+
+def load_dataset(path: Path) -> SequenceDataset:
+    """Open a prepared data set, memory-mapped.
+
+    Raises:
+        DataError: there is none at `path`, it is of another version, or its parts disagree.
+    """
+    how = "python -m seqrec.prepare --interactions FILE --items FILE --output-dir " + str(path)
+    if not (path / "meta.json").is_file():
+        raise DataError(f"no prepared data set at {path}. Make one: {how}")
+    try:
+        meta = read_json(path / "meta.json")
+        events, offsets, split = (
+            np.load(path / f"{part}.npy", mmap_mode="r", allow_pickle=False)
+            for part in ("events", "offsets", "split")
+        )
+        for part in ("items.parquet", "user_ids.parquet"):
+            (path / part).stat()
+    except (OSError, ValueError, EOFError) as error:  # EOFError: an array's file is empty
+        raise DataError(
+            f"the data set at {path} is damaged ({error}). Make it again: {how}"
+        ) from error
+    if (meta.get("format"), meta.get("version")) != (FORMAT, VERSION):
+        raise DataError(
+            f"{path} is {meta.get('format')} version {meta.get('version')}, expected {FORMAT} "
+            f"version {VERSION}. Make it again: {how}"
+        )
+    dataset = SequenceDataset(path, meta, events, np.asarray(offsets), np.asarray(split))
+    if (len(offsets) - 1, len(events), len(split)) != (
+        meta.get("num_users"),
+        meta.get("num_events"),
+        meta.get("num_users"),
+    ) or offsets[-1] != len(events):
+        raise DataError(
+            f"the data set at {path} is damaged: its parts differ in length. Make it again: {how}"
+        )
+    return dataset

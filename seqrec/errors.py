@@ -1,0 +1,42 @@
+"""The errors a user can repair. Each message says what was found, what was expected, what to type."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+
+class SeqRecError(Exception):
+    """A fault that the user can repair; entry points show it as one line and exit with code 2."""
+
+
+class DataError(SeqRecError):
+    """An input file or a prepared data set is not what it has to be."""
+
+
+class SourceError(SeqRecError):
+    """A named data set or language model could not be fetched, or its checksum is wrong."""
+
+
+class StaleKnowledgeError(SeqRecError):
+    """Teacher knowledge is missing, damaged, or was made from other data."""
+
+
+class ModelError(SeqRecError):
+    """A language model or a student cannot be loaded or used as asked."""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run an entry point: set up logging, turn a `SeqRecError` into one line and exit code 2.
+
+    Everything else keeps its traceback: it is a bug of ours, not a mistake of the user's.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        main()
+    except SeqRecError as error:
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"error: {message}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; type the same command again to go on from the last checkpoint\n")
+        raise SystemExit(130) from None

@@ -1,0 +1,215 @@
+"""HR@K, NDCG@K and MRR@K over the whole catalogue, from the rank of one target per user.
+
+With a single relevant item, for the target's rank r (1 is best):
+
+    HR@K   = [r <= K]
+    NDCG@K = [r <= K] / log2(r + 1)          the ideal DCG is 1
+    MRR@K  = [r <= K] / r
+
+Ties are broken the same way always: of two items with the same score the lower item number ranks
+first, as ONNX's TopK does. Shape letters: N users, I items, K cutoff.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqrec.data import PAD, EvalTargets, SequenceDataset
+
+CUTOFFS = (5, 10, 20)
+NOT_RANKED = np.iinfo(np.int64).max  # the target was excluded, or is not in the list that was returned
+Part = Literal["valid", "test"]
+ScoreFunction = Callable[[Tensor], Tensor]
+
+
+def target_ranks(scores: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Rank each user's target among all items.
+
+    Args:
+        scores: float (N, I + 1); column PAD is no item and is ignored.
+        targets: int64 (N,), 1..I.
+        excluded: int64 (N, M), items left out of the ranking, PAD where there are fewer. A target
+            that is itself excluded cannot be recommended: its rank is `NOT_RANKED`.
+
+    Returns:
+        int64 (N,), 1 is best.
+
+    Raises:
+        ValueError: a score is NaN.
+
+    >>> target_ranks(torch.tensor([[9.0, 1.0, 3.0, 3.0]]), torch.tensor([3])).tolist()
+    [2]
+    """
+    if scores.isnan().any():
+        raise ValueError("scores hold NaN")
+    scores = scores.clone()
+    scores[:, PAD] = -torch.inf
+    hidden = torch.zeros_like(targets, dtype=torch.bool)
+    if excluded is not None:
+        hidden = (excluded == targets[:, None]).any(dim=1)
+        scores.scatter_(1, excluded, -torch.inf)
+    own = scores.gather(1, targets[:, None])  # (N, 1)
+    better = (scores > own).sum(dim=1)
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    tied = ((scores == own) & (columns < targets[:, None])).sum(dim=1)
+    return torch.where(hidden, NOT_RANKED, better + tied + 1)
+
+
+def list_ranks(top_items: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rank each target in a recommended list.
+
+    Args:
+        top_items: int64 (N, K), best first.
+        targets: int64 (N,).
+
+    Returns:
+        int64 (N,): the rank, or `NOT_RANKED` where the target is not in the list.
+    """
+    found = top_items == targets[:, None]
+    return np.where(found.any(axis=1), found.argmax(axis=1) + 1, NOT_RANKED)
+
+
+def hit_rate(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """HR@K for each user: 1 where the rank is at most `k`.
+
+    >>> hit_rate(np.array([1, 3]), k=2).tolist()
+    [1.0, 0.0]
+    """
+    return (ranks <= k).astype(np.float64)
+
+
+def ndcg(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """NDCG@K for each user: 1 / log2(rank + 1) where the rank is at most `k`, else 0.
+
+    >>> ndcg(np.array([1, 3, 11]), k=10).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    return np.where(ranks <= k, 1 / np.log2(np.minimum(ranks, k) + 1.0), 0.0)
+
+
+def reciprocal_rank(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """MRR@K for each user: 1 / rank where the rank is at most `k`, else 0.
+
+    >>> reciprocal_rank(np.array([1, 4, 11]), k=10).tolist()
+    [1.0, 0.25, 0.0]
+    """
+    return np.where(ranks <= k, 1.0 / np.minimum(ranks, k), 0.0)
+
+
+METRICS = {"hr": hit_rate, "ndcg": ndcg, "mrr": reciprocal_rank}
+
+
+def bootstrap_interval(
+    values: NDArray[np.float64], *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a mean over users (Efron, 1979).
+
+    For the difference of two systems pass the differences user by user: the interval is then
+    paired, and far narrower than the two alone suggest.
+    """
+    rng = np.random.default_rng(seed)
+    # One draw at a time: (resamples, users) at once would take gigabytes for a million users.
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(num_resamples)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def summarize(ranks: NDArray[np.int64], *, cutoffs: Sequence[int] = CUTOFFS, seed: int = 0) -> dict[str, float]:
+    """Turn ranks into the metrics of a report: `ndcg@10`, `ndcg@10_low`, `ndcg@10_high`, `hr@5`, ..."""
+    summary: dict[str, float] = {}
+    for name, metric in METRICS.items():
+        for k in cutoffs:
+            values = metric(ranks, k)
+            summary[f"{name}@{k}"] = float(values.mean())
+            summary[f"{name}@{k}_low"], summary[f"{name}@{k}_high"] = bootstrap_interval(values, seed=seed)
+    return summary
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The targets' ranks, user by user, under both protocols."""
+
+    excluding_seen: NDArray[np.int64]  # (N,)
+    keeping_seen: NDArray[np.int64]  # (N,)
+
+    def ranks(self, *, exclude_seen: bool) -> NDArray[np.int64]:
+        """Return the ranks under one protocol."""
+        return self.excluding_seen if exclude_seen else self.keeping_seen
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """Return all metrics with intervals under both protocols."""
+        return {
+            "seen_excluded": summarize(self.excluding_seen),
+            "seen_kept": summarize(self.keeping_seen),
+        }
+
+
+def pad_left(sequences: Sequence[NDArray[np.integer]], max_len: int | None = None) -> NDArray[np.int64]:
+    """Stack the last `max_len` items of each sequence, newest at the right, int64 (N, T)."""
+    if max_len is not None:
+        sequences = [sequence[-max_len:] for sequence in sequences]
+    width = max((len(sequence) for sequence in sequences), default=0)
+    stacked = np.full((len(sequences), width), PAD, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        if len(sequence):
+            stacked[row, -len(sequence) :] = sequence
+    return stacked
+
+
+def evaluation_batches(
+    dataset: SequenceDataset, targets: EvalTargets, batch_size: int
+) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int32]]]]:
+    """Yield (indices into `targets`, target items, whole histories), longest histories together."""
+    order = np.argsort(-targets.positions, kind="stable")
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        histories = [
+            dataset.sequence(user)[:position]
+            for user, position in zip(targets.users[chosen], targets.positions[chosen], strict=True)
+        ]
+        yield chosen, targets.items[chosen], histories
+
+
+def evaluate(
+    score: ScoreFunction,
+    dataset: SequenceDataset,
+    part: Part,
+    *,
+    max_len: int,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Rank every target of a part of the split among all items, under both protocols.
+
+    Args:
+        score: maps left-padded histories, int64 (B, T), to scores (B, I + 1), T at most `max_len`.
+        dataset: where histories and targets come from.
+        part: "valid" while anything is still being chosen; "test" once, at the end.
+        max_len: how many of the newest items the model is shown. Seen items are excluded over the
+            whole history all the same.
+        batch_size: users at once.
+        device: where `score` wants its input.
+    """
+    targets = dataset.eval_targets(part)
+    excluding = np.empty(len(targets.users), dtype=np.int64)
+    keeping = np.empty(len(targets.users), dtype=np.int64)
+    with torch.inference_mode():
+        for chosen, items, histories in evaluation_batches(dataset, targets, batch_size):
+            shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
+            scores = score(shown).float().cpu()
+            wanted = torch.from_numpy(items)
+            keeping[chosen] = target_ranks(scores, wanted).numpy()
+            excluding[chosen] = target_ranks(scores, wanted, torch.from_numpy(pad_left(histories))).numpy()
+    return Evaluation(excluding, keeping)
+
+
+def popularity_scores(dataset: SequenceDataset) -> ScoreFunction:
+    """Return the popularity baseline: every user gets the items most frequent in training."""
+    counts = torch.from_numpy(dataset.train_counts()).float()  # (I + 1,)
+    return lambda items: counts.expand(len(items), -1)

@@ -1,0 +1,462 @@
+"""Tables of interactions and items -> a prepared data set. Entry point: `python -m seqrec.prepare`.
+
+Both tables may be Parquet, CSV, TSV or JSON lines, or a folder of such parts, which are read in the
+order of their names. Interactions need a user, an item and a time; items need an id and a title,
+and every further column is kept as text that the teacher can read. Ids are text: whole numbers in
+Parquet and JSON are turned into it, and in CSV "007" stays "007". Ratings are accepted and not
+used: each interaction counts as one event.
+
+Nothing is written unless all is well; otherwise one line names the file, the row and what to do.
+Rows are counted from 1, the header not included.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from seqrec.config import flag, parse_flags, to_json
+from seqrec.data import (
+    FORMAT,
+    IntArray,
+    SequenceDataset,
+    Split,
+    leave_one_out,
+    temporal,
+    write_dataset,
+)
+from seqrec.errors import DataError, run_main
+from seqrec.files import read_json
+from seqrec.sources import DATASETS, fetch_dataset
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+PARTS = {"meta.json", "items.parquet", "user_ids.parquet", "events.npy", "offsets.npy", "split.npy"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What to read, how to split it, and where the prepared data set goes."""
+
+    interactions: Path | None = flag(
+        None, "table of interactions: " + ", ".join(EXTENSIONS) + ", or a folder of parts"
+    )
+    items: Path | None = flag(None, "table of items, in the same formats")
+    dataset: str | None = flag(
+        None, "a named public data set instead of files: " + ", ".join(DATASETS)
+    )
+    output_dir: Path | None = flag(
+        None, "directory to write; data/NAME for a named data set if not given"
+    )
+    name: str | None = flag(
+        None, "name in reports; that of --dataset or of the output directory if not given"
+    )
+    split: Split = flag(
+        "leave-one-out", "hold out each user's last two events, or all that is after two moments"
+    )
+    valid_share: float = flag(0.1, "temporal split: share of events in the validation period")
+    test_share: float = flag(0.1, "temporal split: share of events in the test period")
+    user_column: str = flag("user_id", "column of the interactions with the user")
+    item_column: str = flag("item_id", "column of the interactions with the item")
+    time_column: str = flag(
+        "timestamp", "column of the interactions with the time: number, date or ISO 8601 text"
+    )
+    rating_column: str = flag(
+        "rating", "column of the interactions with a rating; may be absent, and is not used"
+    )
+    items_id_column: str = flag("item_id", "column of the items with their id")
+    title_column: str = flag("title", "column of the items with their title")
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can know."""
+        files = (self.interactions is not None, self.items is not None)
+        if self.dataset is None and files != (True, True):
+            raise ValueError("give --interactions and --items, or --dataset")
+        if self.dataset is not None and any(files):
+            raise ValueError("give either --dataset or --interactions and --items, not both")
+        if self.dataset is None and self.output_dir is None:
+            raise ValueError("give --output-dir")
+        if min(self.valid_share, self.test_share) <= 0 or self.valid_share + self.test_share >= 1:
+            raise ValueError("--valid-share and --test-share must be above 0 and below 1 together")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table and what messages call it."""
+
+    label: str
+    frame: pl.LazyFrame
+
+    def refuse_rows(self, bad: pl.Series, complaint: str) -> None:
+        """Raise a `DataError` that names the first row where `bad` is true, if there is one.
+
+        Args:
+            bad: boolean, one per row of the table.
+            complaint: what is wrong there and what to do.
+        """
+        if bad.any():
+            first, count = bad.arg_true()[0] + 1, int(bad.sum())
+            more = f" ({count:,} such rows)" if count > 1 else ""
+            raise DataError(f"{self.label}, row {first}: {complaint}{more}")
+
+
+@dataclass(frozen=True)
+class _Events:
+    """All users' events, sorted by user and time."""
+
+    user_ids: pl.Series  # (U,)
+    items: np.ndarray  # int32 (E,), from 1
+    times: IntArray  # (E,)
+    offsets: IntArray  # (U + 1,)
+
+
+def prepare(config: PrepareConfig) -> SequenceDataset:
+    """Read and check the tables, split them and write a prepared data set.
+
+    Raises:
+        DataError: the input is not usable, or the output path holds something else; nothing is
+            written.
+        SourceError: the named data set is unknown or cannot be fetched.
+    """
+    path = config.output_dir or Path("data") / str(config.dataset)
+    _refuse_to_overwrite(path)
+    if config.dataset is not None:
+        raw = fetch_dataset(config.dataset)
+        label = f"data set {config.dataset}"
+        interactions_table = _Table(f"{label}, interactions", raw.interactions.lazy())
+        items_table = _Table(f"{label}, items", raw.items.lazy())
+        provenance = raw.provenance
+    else:
+        assert config.interactions is not None  # __post_init__ has seen to it
+        assert config.items is not None
+        interactions_table, items_table = _scan(config.interactions), _scan(config.items)
+        provenance = {}
+    items = _read_items(items_table, config)
+    events = _read_events(interactions_table, items, items_table.label, config)
+    split = _split(events, interactions_table.label, config)
+    try:
+        dataset = write_dataset(
+            path,
+            name=config.name or config.dataset or path.resolve().name,
+            items=items,
+            user_ids=events.user_ids,
+            events=events.items,
+            offsets=events.offsets,
+            split=split,
+            split_name=config.split,
+            provenance={**provenance, "prepared_with": to_json(config)},
+        )
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}). Give another --output-dir") from error
+    if config.rating_column in interactions_table.frame.collect_schema():
+        logger.info(
+            "column %r is not used: each interaction counts as one event", config.rating_column
+        )
+    _log_summary(dataset)
+    return dataset
+
+
+def prepare_named(name: str, path: Path) -> SequenceDataset:
+    """Fetch a named data set and prepare it at `path` with the default, leave-one-out split."""
+    return prepare(PrepareConfig(dataset=name, output_dir=path))
+
+
+def _log_summary(dataset: SequenceDataset) -> None:
+    meta = dataset.meta
+    logger.info(
+        "%s: %s users, %s items, %s events; %s: %s validation and %s test targets",
+        dataset.name,
+        *(f"{meta[key]:,}" for key in ("num_users", "num_items", "num_events")),
+        meta["split"],
+        *(f"{meta[key]:,}" for key in ("num_valid_targets", "num_test_targets")),
+    )
+    logger.info("wrote %s, fingerprint %s", dataset.path, dataset.fingerprint)
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """Raise a `DataError` unless `path` is free, empty or a prepared data set and no more."""
+    if not path.exists():
+        return
+    found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+    if not found:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        if read_json(path / "meta.json").get("format") == FORMAT and found <= PARTS:
+            return
+    strange = min(found - PARTS, default="meta.json")
+    raise DataError(
+        f"{path} exists and is not just a prepared data set (see {strange}), so it is left "
+        "as it is. Give another --output-dir, or move it away"
+    )
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def _scan(path: Path) -> _Table:
+    """Open a table by its extension; nothing but its header is read yet."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path")
+    parts = [path]
+    if path.is_dir():
+        parts = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in EXTENSIONS)
+        if not parts:
+            raise DataError(f"{path} is a folder without any {', '.join(EXTENSIONS)} file in it")
+    suffixes = {part.suffix.lower() for part in parts}
+    if len(suffixes) > 1:
+        raise DataError(f"{path} mixes {' and '.join(sorted(suffixes))} files. Keep one kind")
+    for part in parts:
+        if part.stat().st_size == 0:
+            raise DataError(f"{part} is empty (0 bytes). Export it again")
+    suffix = suffixes.pop()
+    with _reading(str(path)):
+        match suffix:
+            case ".parquet":
+                frame = pl.scan_parquet(parts)
+            case ".csv" | ".tsv":
+                # All as text: an id such as "007" must not become a number.
+                separator = "\t" if suffix == ".tsv" else ","
+                frame = pl.scan_csv(parts, separator=separator, infer_schema=False)
+            case ".jsonl" | ".ndjson":
+                frame = pl.scan_ndjson(parts, infer_schema_length=None)
+            case _:
+                raise DataError(
+                    f"{path} has the unknown extension {suffix!r}. Expected {', '.join(EXTENSIONS)}"
+                )
+        frame.collect_schema()
+    return _Table(str(path), frame)
+
+
+@contextlib.contextmanager
+def _reading(label: str) -> Iterator[None]:
+    """Turn a reader's complaint about a file's format into a `DataError`."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{label} cannot be read as what its extension says ({reason}). Export it again, "
+            "text as UTF-8"
+        ) from error
+
+
+def _require(table: _Table, wanted: dict[str, str]) -> None:
+    """Raise a `DataError` for the first missing column; `wanted` maps columns to their flags."""
+    found = table.frame.collect_schema().names()
+    for column, option in wanted.items():
+        if column not in found:
+            raise DataError(
+                f"{table.label} has no column {column!r}; it has {', '.join(map(repr, found))}. "
+                f"Name the right one with {option}"
+            )
+
+
+def _collect(table: _Table, columns: Sequence[pl.Expr]) -> pl.DataFrame:
+    """Read the chosen columns of all rows, in file order."""
+    with _reading(table.label):
+        frame = table.frame.select(columns).collect()
+    if frame.is_empty():
+        raise DataError(f"{table.label} holds no rows. Export it again")
+    return frame
+
+
+def _check_ids(table: _Table, ids: pl.Series, column: str, option: str) -> pl.Series:
+    """Return ids as text; refuse types that are no ids, nulls and empty text."""
+    if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        raise DataError(
+            f"{table.label}: column {column!r} is {ids.dtype}, but ids are text or whole numbers. "
+            f"Convert it, or name another column with {option}"
+        )
+    ids = ids.cast(pl.String)
+    bad = ids.is_null() | (ids == "").fill_null(True)
+    table.refuse_rows(bad, f"column {column!r} is empty. Fill it in or remove the row")
+    return ids
+
+
+def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Return a column of the items as text; missing text is empty, lists are joined by commas."""
+    column = pl.col(name)
+    match dtype:
+        case pl.List() | pl.Array():
+            column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
+        case pl.Struct():
+            column = column.struct.json_encode()
+        case _:
+            column = column.cast(pl.String)
+    return column.fill_null("")
+
+
+def _read_items(table: _Table, config: PrepareConfig) -> pl.DataFrame:
+    """Read the catalogue: `item_id`, `title` and further text columns, rows in file order."""
+    id_column, title_column = config.items_id_column, config.title_column
+    _require(table, {id_column: "--items-id-column", title_column: "--title-column"})
+    schema = table.frame.collect_schema()
+    for column, name in ((id_column, "item_id"), (title_column, "title")):
+        if column != name and name in schema:
+            raise DataError(
+                f"{table.label} has both {name!r} and {column!r}, which is to become {name!r}. "
+                "Rename or drop one of them"
+            )
+    others = [name for name in schema if name not in (id_column, title_column)]
+    texts = [_as_text(name, schema[name]) for name in (title_column, *others)]
+    raw = _collect(table, [pl.all()])
+    ids = _check_ids(table, raw[id_column], id_column, "--items-id-column").rename("item_id")
+    repeated = ~ids.is_first_distinct()
+    if repeated.any():
+        value = ids.filter(repeated)[0]
+        table.refuse_rows(
+            repeated, f"item id {value!r} occurs a second time. Keep one row for each item"
+        )
+    with _reading(table.label):
+        items = raw.select(texts).rename({title_column: "title"})
+    if (items["title"].str.strip_chars() == "").all():
+        raise DataError(
+            f"{table.label}: every {title_column!r} is empty, but the teacher reads titles. "
+            "Name another column with --title-column"
+        )
+    return items.insert_column(0, ids)
+
+
+def _read_events(
+    table: _Table, items: pl.DataFrame, items_label: str, config: PrepareConfig
+) -> _Events:
+    """Read the interactions, replace ids by numbers, and sort by user and time."""
+    wanted = {
+        config.user_column: "--user-column",
+        config.item_column: "--item-column",
+        config.time_column: "--time-column",
+    }
+    _require(table, wanted)
+    raw = _collect(table, [pl.col(column) for column in wanted])
+    users = _check_ids(table, raw[config.user_column], config.user_column, "--user-column")
+    item_ids = _check_ids(table, raw[config.item_column], config.item_column, "--item-column")
+    times = _read_times(table, raw[config.time_column], config.time_column)
+    numbers = _number(item_ids, items["item_id"]) + 1
+    if (unknown := numbers.is_null()).any():
+        value, others = item_ids.filter(unknown)[0], item_ids.filter(unknown).n_unique()
+        table.refuse_rows(
+            unknown,
+            f"item {value!r} has no row in {items_label}; {others:,} item(s) are missing there. "
+            "Add them, or remove their interactions",
+        )
+    user_ids = users.unique().sort()
+    frame = pl.DataFrame({"user": _number(users, user_ids), "item": numbers, "time": times})
+    # Stable, so that events of the same time stay in file order.
+    frame = frame.sort("user", "time", maintain_order=True)
+    lengths = np.bincount(frame["user"].to_numpy(), minlength=len(user_ids))
+    return _Events(
+        user_ids=user_ids,
+        items=frame["item"].to_numpy().astype(np.int32),
+        times=frame["time"].to_numpy(),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
+
+
+def _number(ids: pl.Series, known: pl.Series) -> pl.Series:
+    """Replace each id by its row in `known`, int32; null where it is not there."""
+    index = pl.DataFrame({"id": known, "number": np.arange(len(known), dtype=np.int32)})
+    joined = ids.to_frame("id").join(index, on="id", how="left", maintain_order="left")
+    return joined["number"]
+
+
+# --- Times --------------------------------------------------------------------------------------
+
+
+def _read_times(table: _Table, raw: pl.Series, column: str) -> pl.Series:
+    """Return times as int64 that sort as the column does, without nulls."""
+    dtype = raw.dtype
+    if not (dtype == pl.String or dtype.is_numeric() or dtype in (pl.Date, pl.Datetime)):
+        raise DataError(
+            f"{table.label}: column {column!r} is {dtype}, but times are numbers, dates or ISO "
+            "8601 text. Convert it, or name another column with --time-column"
+        )
+    times = _sortable_times(raw)
+    if (bad := times.is_null()).any():
+        value = raw.filter(bad)[0]
+        complaint = (
+            f"column {column!r} is empty" if value in (None, "") else f"{value!r} is not a time"
+        )
+        table.refuse_rows(
+            bad,
+            f"{complaint}. Expected numbers, dates or ISO 8601 text, one kind in the whole column",
+        )
+    return times
+
+
+def _sortable_times(times: pl.Series) -> pl.Series:
+    """Map a column of times to int64 in the same order; null where a value is no time."""
+    if times.dtype == pl.String:
+        text = times.str.strip_chars()
+        numbers = text.cast(pl.Int64, strict=False)
+        if not numbers.has_nulls():
+            return numbers
+        numbers = text.cast(pl.Float64, strict=False)
+        if numbers[0] is None:  # the first row decides what kind of column this is
+            return _parse_iso(text)
+        times = numbers
+    if times.dtype in (pl.Date, pl.Datetime):
+        return times.to_physical().cast(pl.Int64)
+    if times.dtype.is_integer():
+        return times.cast(pl.Int64, strict=False)
+    seconds = (
+        times.cast(pl.Float64).to_frame("t").select(pl.when(pl.col("t").is_finite()).then("t"))["t"]
+    )
+    if (seconds == seconds.floor()).all():
+        return seconds.cast(pl.Int64, strict=False)
+    # The order is all that is needed. Doubled, so that ranks are never taken for positions.
+    return seconds.rank("dense").cast(pl.Int64) * 2
+
+
+def _parse_iso(text: pl.Series) -> pl.Series:
+    """Parse ISO 8601 dates and times to microseconds; without an offset they are UTC."""
+    text = (
+        text.str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00")
+        .str.replace(r"^(\d{4}-\d{2}-\d{2}) ", "${1}T")
+        .str.replace(r"T(\d{2}:\d{2})(Z|[+-]|$)", "T${1}:00${2}")
+        .str.replace(r"Z$", "+00:00")
+        .str.replace(r"(T[\d:.]+)$", "${1}+00:00")
+    )
+    return text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False).to_physical()
+
+
+# --- Splitting ----------------------------------------------------------------------------------
+
+
+def _split(events: _Events, label: str, config: PrepareConfig) -> IntArray:
+    """Split as asked; refuse data that leaves nothing to validate or test on."""
+    lengths = np.diff(events.offsets)
+    if config.split == "leave-one-out":
+        split = leave_one_out(lengths)
+        advice = "No user has three events. Use data with longer histories"
+    else:
+        positions = events.times - (
+            np.arange(len(events.times)) - np.repeat(events.offsets[:-1], lengths)
+        )
+        if (positions == 0).all() or (positions == 1).all():
+            raise DataError(
+                f"{label}: the times of every user are 0, 1, 2, ..., so they are positions and not "
+                "clock times, and no moment is the same for all users. Use --split leave-one-out"
+            )
+        split = temporal(events.times, events.offsets, config.valid_share, config.test_share)
+        advice = (
+            "No user has events both before and in that period. Change --valid-share and "
+            "--test-share, or use --split leave-one-out"
+        )
+    for part, column in (("validation", 1), ("test", 2)):
+        if (split[:, column] < 0).all():
+            raise DataError(f"{label} leaves no {part} target. {advice}")
+    return split
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare a data set as the command line asks."""
+    prepare(parse_flags(PrepareConfig, (__doc__ or "").partition("\n")[0], argv))
+
+
+if __name__ == "__main__":
+    run_main(main)

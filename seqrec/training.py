@@ -1,0 +1,242 @@
+"""One training loop for teacher and student: Accelerate, early stopping, resumable checkpoints."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from seqrec.batching import Batch, TrainingBatches
+from seqrec.errors import SeqRecError
+from seqrec.files import atomic_directory, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+LossFunction = Callable[[Any, Batch], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How long and how fast to train."""
+
+    num_epochs: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    patience: int = 0  # evaluations without a new best before stopping; 0: never stop early
+    evaluate_every: int = 1  # epochs
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.num_epochs < 1 or self.evaluate_every < 1:
+            raise ValueError("num_epochs and evaluate_every must be at least 1")
+
+
+class Objective(nn.Module):
+    """Model and loss as one module, so that a wrapper such as DDP sees a single forward call."""
+
+    def __init__(self, model: nn.Module, loss_function: LossFunction) -> None:
+        super().__init__()
+        self.model, self.loss_function = model, loss_function
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch."""
+        return self.loss_function(self.model, batch)
+
+
+@dataclass
+class Progress:
+    """Where a training stands; what a checkpoint remembers besides tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_value: float = -math.inf
+
+
+def set_threads(num_threads: int, num_processes: int) -> None:
+    """Use `num_threads` CPU threads; 0 shares the cores among the processes.
+
+    `accelerate launch` leaves each process with one thread unless it is told otherwise.
+    """
+    torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // num_processes))
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that train, by name, on the CPU."""
+    return {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copy tensors made by `trainable_state` into a model of the same shape."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if parameters.keys() != state.keys():
+        raise SeqRecError("the checkpoint holds other parameters than the model trains; remove its folder")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value.cpu() for i, entry in state.items() for key, value in entry.items()}
+
+
+def _load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    recipe: str,
+) -> None:
+    with atomic_directory(folder) as beside:
+        save_file(trainable_state(model), beside / "model.safetensors")
+        save_file(best, beside / "best.safetensors")
+        save_file(_optimizer_tensors(optimizer), beside / "optimizer.safetensors")
+        write_json(beside / "progress.json", {**vars(progress), "recipe": recipe})
+
+
+def cosine_with_warmup(step: int, total_steps: int, warmup_share: float) -> float:
+    """Return the learning-rate factor: linear up to 1, then a half cosine down to 0 (arXiv:1608.03983).
+
+    >>> [cosine_with_warmup(step, 100, 0.1) for step in (0, 9, 100)]
+    [0.1, 1.0, 0.0]
+    """
+    warmup = max(1, round(total_steps * warmup_share))
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def fit(
+    model: nn.Module,
+    loss_function: LossFunction,
+    batches: TrainingBatches,
+    validate: Callable[[nn.Module], float],
+    config: FitConfig,
+    *,
+    accelerator: Accelerator,
+    checkpoint_dir: Path,
+    recipe: dict[str, Any],
+    label: str,
+) -> Progress:
+    """Train `model` in place and leave it with the weights of its best validation.
+
+    Each epoch draws its batches and its dropout from (seed, epoch) alone, so a run that was killed
+    and resumed from its last checkpoint computes what an unbroken one computes.
+
+    Args:
+        model: its trainable parameters are trained.
+        loss_function: maps (model, batch) to a scalar.
+        batches: the training batches.
+        validate: maps the model to the value to maximise, NDCG@10 as a rule.
+        config: how long and how fast.
+        accelerator: moves and distributes; one process or many.
+        checkpoint_dir: written after every evaluation, read if it holds the same recipe.
+        recipe: everything that decides the result, as JSON values; a checkpoint of another recipe
+            is left aside.
+        label: shown on the progress bar.
+
+    Raises:
+        SeqRecError: the loss is no longer a finite number.
+    """
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    progress, best = Progress(), trainable_state(model)
+    resumed = _read_progress(checkpoint_dir, digest)
+    if resumed is not None:
+        progress = resumed
+        load_trainable_state(model, load_file(checkpoint_dir / "model.safetensors"))
+        best = load_file(checkpoint_dir / "best.safetensors")
+        _load_optimizer_tensors(optimizer, load_file(checkpoint_dir / "optimizer.safetensors"))
+        logger.info("%s: resumed after epoch %d from %s", label, progress.epoch, checkpoint_dir)
+    objective, prepared = accelerator.prepare(Objective(model, loss_function), optimizer)
+    num_processes = accelerator.num_processes
+    total_steps = config.num_epochs * batches.steps_per_epoch(num_processes)
+    bar = tqdm(
+        total=total_steps,
+        initial=progress.step,
+        desc=label,
+        unit="step",
+        mininterval=1,
+        disable=not accelerator.is_main_process,
+    )
+    while progress.epoch < config.num_epochs and not _out_of_patience(progress, config):
+        objective.train()
+        torch.manual_seed(config.seed * 100_003 + progress.epoch)
+        _, epoch_batches = batches.epoch(progress.epoch, accelerator.process_index, num_processes)
+        for batch in epoch_batches:
+            for group in optimizer.param_groups:
+                factor = cosine_with_warmup(progress.step, total_steps, config.warmup_share)
+                group["lr"] = config.learning_rate * factor
+            loss = objective(batch.to(accelerator.device))
+            if not torch.isfinite(loss):
+                raise SeqRecError(
+                    f"{label}: the loss became {loss.item()} at step {progress.step}. The last good state is "
+                    f"in {checkpoint_dir}. Try half the learning rate ({config.learning_rate / 2:g})"
+                )
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            prepared.step()
+            prepared.zero_grad()
+            progress.step += 1
+            bar.update()
+        progress.epoch += 1
+        if progress.epoch % config.evaluate_every and progress.epoch < config.num_epochs:
+            continue
+        model.eval()
+        value = validate(model)
+        if value > progress.best_value:
+            progress.best_value, progress.best_epoch = value, progress.epoch
+            best = trainable_state(model)
+            best = {name: tensor.clone() for name, tensor in best.items()}
+        bar.set_postfix_str(f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}")
+        if accelerator.is_main_process:
+            _save_checkpoint(checkpoint_dir, progress, model, optimizer, best, digest)
+    bar.close()
+    load_trainable_state(model, best)
+    model.eval()
+    return progress
+
+
+def _out_of_patience(progress: Progress, config: FitConfig) -> bool:
+    waited = progress.epoch - progress.best_epoch
+    return config.patience > 0 and progress.best_epoch > 0 and waited >= config.patience * config.evaluate_every
+
+
+def _read_progress(folder: Path, recipe: str) -> Progress | None:
+    """Return where the checkpoint in `folder` stands, or None if there is none for this recipe."""
+    if not (folder / "progress.json").is_file():
+        return None
+    values = read_json(folder / "progress.json")
+    if values.pop("recipe", None) != recipe:
+        logger.info("%s holds another recipe's checkpoint: starting anew", folder)
+        return None
+    return Progress(**values)

@@ -1,0 +1,119 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqrec.batching import prefix_offsets
+from seqrec.data import SequenceDataset, write_dataset
+from seqrec.errors import StaleKnowledgeError
+from seqrec.knowledge import knowledge_bytes, load_knowledge, row_numbers, save_knowledge
+
+TOP_K = 3
+
+
+def fake_answers(dataset: SequenceDataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Answer prefix p with items p % I + 1, ... and logits -p, ..., in a shuffled order."""
+    prefixes = np.random.default_rng(0).permutation(prefix_offsets(dataset)[-1])
+    for chosen in np.array_split(prefixes, 7):
+        first = chosen[:, None] + np.arange(TOP_K)
+        yield chosen, first % dataset.num_items + 1, -first / 64
+
+
+def save(path: Path, dataset: SequenceDataset, prefixes_per_user: int = 1000) -> None:
+    vectors = np.random.default_rng(0).normal(size=(dataset.num_items + 1, 8))
+    save_knowledge(
+        path,
+        dataset,
+        fake_answers(dataset),
+        vectors,
+        top_k=TOP_K,
+        prefixes_per_user=prefixes_per_user,
+        teacher={"model": "fake"},
+    )
+
+
+@pytest.mark.parametrize("prefixes_per_user", [1, 4, 1000])
+def test_each_prefix_gets_back_its_own_answer(
+    tiny_dataset: SequenceDataset, tmp_path: Path, prefixes_per_user: int
+) -> None:
+    save(tmp_path / "knowledge", tiny_dataset, prefixes_per_user)
+    knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
+    offsets = prefix_offsets(tiny_dataset)
+    for user in range(tiny_dataset.num_users):
+        prefixes = np.arange(offsets[user], offsets[user + 1])
+        rows = knowledge.rows[prefixes]
+        assert (rows[-prefixes_per_user:] >= 0).all()
+        assert (rows[:-prefixes_per_user] == -1).all()
+        for prefix, row in zip(prefixes, rows, strict=True):
+            if row >= 0:
+                assert knowledge.item_ids[row, 0] == prefix % tiny_dataset.num_items + 1
+                assert knowledge.logits[row, 0] == np.float16(-prefix / 64)
+
+
+def test_the_stated_size_is_the_size_on_disk(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
+    save(tmp_path / "knowledge", tiny_dataset, prefixes_per_user=2)
+    knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
+    stated = knowledge_bytes(tiny_dataset, TOP_K, prefixes_per_user=2)
+    assert stated == knowledge.item_ids.nbytes + knowledge.logits.nbytes
+    assert (row_numbers(tiny_dataset, 2) >= 0).sum() * TOP_K * 6 == stated
+
+
+def test_missing_knowledge_is_refused_with_the_command_that_makes_it(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(StaleKnowledgeError, match=r"accelerate launch teacher/finetune.py --data-dir"):
+        load_knowledge(tmp_path / "knowledge", tiny_dataset)
+
+
+@pytest.mark.parametrize("name", ["item_ids.npy", "logits.npy", "item_vectors.npy"])
+@pytest.mark.parametrize("damage", ["one byte changed", "cut short", "removed"])
+def test_damaged_knowledge_is_refused_with_the_command_that_rebuilds_it(
+    tiny_dataset: SequenceDataset, tmp_path: Path, name: str, damage: str
+) -> None:
+    save(tmp_path / "knowledge", tiny_dataset)
+    file = tmp_path / "knowledge" / name
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    if damage == "one byte changed":
+        file.write_bytes(content)
+    elif damage == "cut short":
+        file.write_bytes(content[:-100])
+    else:
+        file.unlink()
+    with pytest.raises(StaleKnowledgeError, match=rf"{name}.*Rebuild it: accelerate launch"):
+        load_knowledge(tmp_path / "knowledge", tiny_dataset)
+
+
+def test_knowledge_of_other_data_is_refused(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
+    save(tmp_path / "knowledge", tiny_dataset)
+    events = np.array(tiny_dataset.events)
+    events[0] = events[0] % tiny_dataset.num_items + 1
+    other = write_dataset(
+        tmp_path / "other",
+        name="other",
+        items=tiny_dataset.items,
+        user_ids=np_user_ids(tiny_dataset),
+        events=events,
+        offsets=tiny_dataset.offsets,
+        split=tiny_dataset.split,
+        split_name="leave-one-out",
+        provenance={},
+    )
+    with pytest.raises(StaleKnowledgeError, match="was made from data set"):
+        load_knowledge(tmp_path / "knowledge", other)
+
+
+def test_knowledge_of_another_version_is_refused(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
+    save(tmp_path / "knowledge", tiny_dataset)
+    file = tmp_path / "knowledge" / "meta.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
+    with pytest.raises(StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 1"):
+        load_knowledge(tmp_path / "knowledge", tiny_dataset)
+
+
+def np_user_ids(dataset: SequenceDataset):  # noqa: ANN201
+    import polars as pl
+
+    return pl.read_parquet(dataset.path / "user_ids.parquet")["user_id"]
