@@ -1,0 +1,198 @@
+"""The students: a GRU and a Transformer over item embeddings, tied between input and output.
+
+Both map left-padded histories to scores for the next item, and both give a user the same scores
+however much padding stands before the history and whoever else is in the batch.
+Shape letters: B users, T history, I items, H hidden.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  the name everyone knows
+
+from seqrec.data import PAD
+from seqrec.errors import ModelError
+from seqrec.files import read_json, write_json
+
+Arch = Literal["gru", "transformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """The shape of a student."""
+
+    arch: Arch
+    num_items: int
+    hidden_dim: int = 64
+    num_layers: int = 1
+    num_heads: int = 1
+    dropout: float = 0.2
+    max_len: int = 50  # the newest items that are looked at
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}")
+
+
+class GRUEncoder(nn.Module):
+    """Gated recurrent encoder, after GRU4Rec (arXiv:1511.06939).
+
+    It has no biases: a zero input then leaves a zero state at zero, so left padding, whose
+    embedding is zero, changes nothing, and the exported graph needs neither lengths nor packing.
+    """
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        dropout = config.dropout if config.num_layers > 1 else 0.0
+        self.gru = nn.GRU(
+            config.hidden_dim,
+            config.hidden_dim,
+            config.num_layers,
+            bias=False,
+            batch_first=True,
+            dropout=dropout,
+        )
+
+    def forward(self, embedded: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
+        """Encode (B, T, H) to the state after each item, (B, T, H), or after the last, (B, 1, H)."""
+        states, _ = self.gru(embedded)
+        return states[:, -1:] if last_only else states
+
+
+class CausalBlock(nn.Module):
+    """Pre-norm attention and feed-forward; position enters as a learned bias per distance.
+
+    The bias is T5's (arXiv:1910.10683) with one bucket per distance, as in HSTU (arXiv:2402.17152).
+    What an item contributes does not depend on where it stands, so neither padding nor a sliding
+    window changes it, and keys and values can be kept between requests.
+    """
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.num_heads, self.max_len = config.num_heads, config.max_len
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.attention_out = nn.Linear(dim, dim)
+        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.dropout = nn.Dropout(config.dropout)
+        # Column max_len - 1 - d belongs to distance d: the last query's row is a plain slice.
+        self.distance_bias = nn.Parameter(torch.zeros(config.num_heads, config.max_len))
+
+    def _bias(self, num_keys: int, real: Tensor, last_only: bool) -> Tensor:
+        """Return what is added to attention logits, (B, heads, queries, T)."""
+        lowest = torch.finfo(self.distance_bias.dtype).min  # finite: a row of padding must not be NaN
+        hidden_keys = (~real)[:, None, None, :]
+        if last_only:
+            bias = self.distance_bias[:, self.max_len - num_keys :][None, :, None, :]
+            return bias.masked_fill(hidden_keys, lowest)
+        positions = torch.arange(num_keys, device=real.device)
+        distance = positions[:, None] - positions[None, :]  # (T, T)
+        bias = self.distance_bias[:, (self.max_len - 1 - distance).clamp(max=self.max_len - 1)]
+        return bias[None].masked_fill((distance < 0) | hidden_keys, lowest)
+
+    def forward(self, hidden: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
+        """Map (B, T, H) to (B, T, H), or to (B, 1, H) for the last position alone."""
+        normed = self.attention_norm(hidden)
+        keys, values = self._heads(self.key_value(normed)).chunk(2, dim=-1)
+        if last_only:
+            hidden, normed = hidden[:, -1:], normed[:, -1:]
+        attended = F.scaled_dot_product_attention(
+            self._heads(self.query(normed)),
+            keys,
+            values,
+            attn_mask=self._bias(keys.shape[2], real, last_only),
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )
+        hidden = hidden + self.dropout(self.attention_out(attended.transpose(1, 2).flatten(2)))
+        inner = F.gelu(self.up(self.feed_forward_norm(hidden)))
+        return hidden + self.dropout(self.down(self.dropout(inner)))
+
+    def _heads(self, hidden: Tensor) -> Tensor:
+        """Split (B, T, heads * D) into (B, heads, T, D)."""
+        return hidden.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class TransformerEncoder(nn.Module):
+    """Causal self-attention over items, after SASRec (arXiv:1808.09781)."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(CausalBlock(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_dim)
+
+    def forward(self, embedded: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
+        """Encode (B, T, H) to (B, T, H), or to (B, 1, H) for the last position alone."""
+        hidden = embedded
+        for number, block in enumerate(self.blocks, start=1):
+            # Only keys and values of the last block are needed at every position.
+            hidden = block(hidden, real, last_only=last_only and number == len(self.blocks))
+        return self.norm(hidden)
+
+
+ENCODERS = {"gru": GRUEncoder, "transformer": TransformerEncoder}
+
+
+class Student(nn.Module):
+    """Next-item scorer: one item table, an encoder, and a dot product with the same table."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.item_embedding = nn.Embedding(config.num_items + 1, config.hidden_dim, padding_idx=PAD)
+        nn.init.normal_(self.item_embedding.weight, std=config.hidden_dim**-0.5)
+        with torch.no_grad():
+            self.item_embedding.weight[PAD].zero_()
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = ENCODERS[config.arch](config)
+
+    def encode(self, items: Tensor, *, last_only: bool = False) -> Tensor:
+        """Map left-padded items, int64 (B, T), to user states after each item, (B, T, H).
+
+        With `last_only` the states before the last are not computed: (B, 1, H).
+        """
+        embedded = self.dropout(self.item_embedding(items))
+        return self.encoder(embedded, items != PAD, last_only=last_only)
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Score all items for user states (..., H): (..., I + 1); column PAD is no item."""
+        return states @ self.item_embedding.weight.T
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Score the next item for left-padded histories, int64 (B, T), T <= max_len: (B, I + 1)."""
+        return self.scores(self.encode(items, last_only=True)[:, -1])
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights, the item table included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def save_pretrained(self, folder: Path, **extra: Any) -> None:
+        """Write `config.json` (with `extra` keys) and `model.safetensors` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "model.safetensors")
+        write_json(folder / "config.json", {**dataclasses.asdict(self.config), **extra})
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "Student":
+        """Load a student for inference.
+
+        Raises:
+            ModelError: there is none in `folder`, or its files do not fit each other.
+        """
+        try:
+            values = read_json(folder / "config.json")
+            names = {field.name for field in dataclasses.fields(StudentConfig)}
+            student = cls(StudentConfig(**{k: v for k, v in values.items() if k in names}))
+            student.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ModelError(
+                f"no usable student in {folder} ({error}). Train one: python -m student.distill"
+            ) from error
+        return student.eval()

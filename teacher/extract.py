@@ -1,0 +1,99 @@
+"""A tuned teacher's answers to all training prefixes, written as knowledge for the student.
+
+    accelerate launch -m teacher.extract --data-dir DIR --output-dir DIR
+
+rewrites the knowledge of a finished teacher; `teacher/finetune.py` does the same at its end.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from seqrec.batching import covering_windows, make_batch, prefix_offsets
+from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
+from seqrec.data import PAD, IntArray, SequenceDataset, load_dataset
+from seqrec.errors import run_main
+from seqrec.knowledge import knowledge_bytes, save_knowledge
+from teacher.model import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Flags of `teacher.extract`."""
+
+    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
+    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
+    top_k: int = flag(64, "teacher items kept per training prefix")
+    prefixes_per_user: int = flag(500, "newest prefixes kept per user; bounds the size on disk")
+    batch_size: int = flag(32, "windows at once")
+
+
+@torch.inference_mode()
+def answers(
+    teacher: Teacher, dataset: SequenceDataset, top_k: int, batch_size: int
+) -> Iterator[tuple[IntArray, NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (prefix numbers (N,), best items (N, K), their log-probabilities (N, K)).
+
+    Every training prefix is answered once, from at least half of the teacher's `max_len` items.
+    """
+    device = teacher.text_vectors.device
+    rows = prefix_offsets(dataset)
+    windows = covering_windows(dataset, teacher.config.max_len)
+    order = np.argsort(windows.ends - windows.starts, kind="stable")
+    steps = range(0, len(order), batch_size)
+    for start in tqdm(steps, desc="teacher answers", unit="batch", mininterval=1):
+        batch = make_batch(dataset, rows, windows, order[start : start + batch_size]).to(device)
+        learn = batch.targets != PAD
+        scores = teacher.scores(teacher.encode(batch.items)[learn])  # (N, I + 1)
+        scores[:, PAD] = -torch.inf
+        best, items = scores.log_softmax(dim=1).topk(top_k, dim=1)
+        yield batch.rows[learn].cpu().numpy(), items.cpu().numpy(), best.cpu().numpy()
+
+
+def extract_knowledge(
+    teacher: Teacher, dataset: SequenceDataset, path: Path, *, top_k: int, prefixes_per_user: int, batch_size: int = 32
+) -> None:
+    """Write the knowledge directory of a teacher at `path`."""
+    top_k = min(top_k, dataset.num_items)
+    gib = knowledge_bytes(dataset, top_k, prefixes_per_user) / 2**30
+    logger.info("teacher knowledge: %.2f GiB in %s", gib, path)
+    with torch.inference_mode():
+        item_vectors = teacher.item_vectors().float().cpu().numpy()
+    save_knowledge(
+        path,
+        dataset,
+        answers(teacher.eval(), dataset, top_k, batch_size),
+        item_vectors,
+        top_k=top_k,
+        prefixes_per_user=prefixes_per_user,
+        teacher={"model": teacher.config.model, "model_fingerprint": teacher.config.model_fingerprint},
+    )
+
+
+def main() -> None:
+    """Rewrite the knowledge of a finished teacher."""
+    config = parse_flags(ExtractConfig, "Write a tuned teacher's answers to all training prefixes.")
+    dataset = load_dataset(config.data_dir)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = Teacher.from_pretrained(output_dir / "teacher", device=device)
+    extract_knowledge(
+        teacher,
+        dataset,
+        output_dir / "knowledge",
+        top_k=config.top_k,
+        prefixes_per_user=config.prefixes_per_user,
+        batch_size=config.batch_size,
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

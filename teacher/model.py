@@ -1,0 +1,130 @@
+"""The teacher: a language model that reads items as tokens and scores the whole catalogue.
+
+Each item of the history enters the language model as one vector, made from the item's text as the
+same language model reads it and from a learned vector of the item's own; the model's last state is
+compared with all items. One item costs one position, not all tokens of its title: a history of
+fifty items is a sequence of fifty (compare E4SRec, arXiv:2312.02443; SLMRec, arXiv:2405.17890).
+Shape letters: B users, T history, I items, V width of item vectors, D width of the language model.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seqrec.data import PAD
+from seqrec.errors import ModelError
+from seqrec.files import read_json, write_json
+from teacher.base import Bits, embed_sequence, load_base, model_fingerprint, resolve_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The shape of a teacher; written to `teacher.json`."""
+
+    model: str
+    model_fingerprint: str
+    bits: Bits
+    num_layers: int
+    num_items: int
+    text_dim: int
+    item_dim: int
+    max_len: int
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+    dropout: float
+
+
+class Teacher(nn.Module):
+    """A LoRA-adapted language model between an item input and an item output."""
+
+    def __init__(self, base: PreTrainedModel | PeftModel, text_vectors: Tensor, config: TeacherConfig) -> None:
+        super().__init__()
+        self.config = config
+        if isinstance(base, PeftModel):
+            self.base = base
+        else:
+            lora = LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                target_modules="all-linear",
+            )
+            self.base = get_peft_model(base, lora)
+        width = self.base.config.hidden_size
+        self.register_buffer("text_vectors", text_vectors)  # (I + 1, text_dim), row PAD zero
+        self.text_projection = nn.Linear(config.text_dim, config.item_dim, bias=False)
+        self.item_embedding = nn.Embedding(config.num_items + 1, config.item_dim, padding_idx=PAD)
+        self.input_projection = nn.Linear(config.item_dim, width)
+        self.output_projection = nn.Linear(width, config.item_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        scale = config.item_dim**-0.5
+        nn.init.normal_(self.text_projection.weight, std=scale * config.text_dim**-0.5)
+        nn.init.normal_(self.item_embedding.weight, std=scale * 0.5)
+        with torch.no_grad():
+            self.item_embedding.weight[PAD].zero_()
+
+    def item_vectors(self) -> Tensor:
+        """Return what stands for each item at input and output, (I + 1, V); row PAD is zero."""
+        return self.text_projection(self.text_vectors) + self.item_embedding.weight
+
+    def encode(self, items: Tensor) -> Tensor:
+        """Map left-padded items, int64 (B, T), to states after each item, (B, T, V)."""
+        # Inside, padding stands on the right: a causal model then never meets it, needs no mask,
+        # and gives a user the same answer in any batch.
+        num_real = (items != PAD).sum(dim=1, keepdim=True)
+        columns = torch.arange(items.shape[1], device=items.device)
+        to_left = (columns + items.shape[1] - num_real) % items.shape[1]  # (B, T)
+        to_right = (columns + num_real) % items.shape[1]
+        vectors = self.item_vectors()[items.gather(1, to_left)]
+        states = embed_sequence(self.base, self.input_projection(self.dropout(vectors)))
+        states = self.output_projection(self.dropout(states))
+        return states.gather(1, to_right[..., None].expand_as(states))
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Score all items for states (..., V): (..., I + 1); column PAD is no item."""
+        return states @ self.item_vectors().T
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Score the next item for left-padded histories, int64 (B, T): (B, I + 1)."""
+        return self.scores(self.encode(items)[:, -1])
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `adapter/` (plain PEFT), `head.safetensors` and `teacher.json` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.base.save_pretrained(str(folder / "adapter"))
+        head = {name: t for name, t in self.state_dict().items() if not name.startswith("base.")}
+        save_file(head, folder / "head.safetensors")
+        write_json(folder / "teacher.json", dataclasses.asdict(self.config))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Teacher":
+        """Load a teacher for inference, and the language model it was trained on.
+
+        Raises:
+            ModelError: there is no teacher in `folder`, or the language model of that name is
+                another one today.
+            SourceError: the language model cannot be had.
+        """
+        if not (folder / "teacher.json").is_file():
+            raise ModelError(f"no teacher in {folder}. Train one: accelerate launch teacher/finetune.py")
+        config = TeacherConfig(**read_json(folder / "teacher.json"))
+        model_folder = resolve_model(config.model)
+        if model_fingerprint(model_folder) != config.model_fingerprint:
+            raise ModelError(
+                f"{config.model} is not the model that {folder} was trained on. Train the teacher again: "
+                f"accelerate launch teacher/finetune.py --model {config.model}"
+            )
+        base = load_base(model_folder, bits=config.bits, num_layers=config.num_layers, device=device)
+        head = load_file(folder / "head.safetensors")
+        teacher = cls(PeftModel.from_pretrained(base, str(folder / "adapter")), head["text_vectors"], config)
+        missing, unexpected = teacher.load_state_dict(head, strict=False)
+        if unexpected or any(not name.startswith("base.") for name in missing):
+            raise ModelError(f"{folder}/head.safetensors does not fit teacher.json: {unexpected or missing}")
+        return teacher.to(device).eval()
