@@ -64,7 +64,9 @@ def training_windows(dataset: SequenceDataset, max_len: int, rng: np.random.Gene
     so that over the epochs a target is seen after contexts of every length.
     """
     num_targets = np.maximum(dataset.train_lengths - 1, 0)
-    first_cut = np.where(num_targets > max_len, rng.integers(1, max_len + 1, len(num_targets)), num_targets)
+    first_cut = np.where(
+        num_targets > max_len, rng.integers(1, max_len + 1, len(num_targets)), num_targets
+    )
     counts = np.where(num_targets > 0, 1 + -(-(num_targets - first_cut) // max_len), 0)
     users = np.repeat(np.arange(len(counts)), counts)
     nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -90,7 +92,9 @@ def covering_windows(dataset: SequenceDataset, max_len: int) -> Windows:
     return Windows(users, starts, ends, first_targets)
 
 
-def make_batch(dataset: SequenceDataset, rows: IntArray, windows: Windows, chosen: IntArray) -> Batch:
+def make_batch(
+    dataset: SequenceDataset, rows: IntArray, windows: Windows, chosen: IntArray
+) -> Batch:
     """Collate windows. `rows` comes from `prefix_offsets`."""
     users, starts, ends = windows.users[chosen], windows.starts[chosen], windows.ends[chosen]
     width = int((ends - starts).max())
@@ -104,7 +108,9 @@ def make_batch(dataset: SequenceDataset, rows: IntArray, windows: Windows, chose
     return Batch(*(torch.from_numpy(array.astype(np.int64)) for array in (inputs, targets, prefix)))
 
 
-def bucketed_order(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+def bucketed_order(
+    lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> list[IntArray]:
     """Group indices into shuffled batches whose members have similar lengths."""
     order = rng.permutation(len(lengths))
     bucket = batch_size * BATCHES_PER_BUCKET
@@ -128,7 +134,9 @@ class TrainingBatches:
     batch_size: int
     seed: int
 
-    def epoch(self, epoch: int, process_index: int = 0, num_processes: int = 1) -> tuple[int, Iterator[Batch]]:
+    def epoch(
+        self, epoch: int, process_index: int = 0, num_processes: int = 1
+    ) -> tuple[int, Iterator[Batch]]:
         """Return how many batches this process gets in an epoch, and the batches."""
         rng = np.random.default_rng([self.seed, epoch])
         windows = training_windows(self.dataset, self.max_len, rng)

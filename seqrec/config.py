@@ -79,6 +79,15 @@ def to_json(config: Any) -> dict[str, Any]:
     return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
 
 
+def recipe(config: Any, **extra: Any) -> dict[str, Any]:
+    """Return what decides a stage's result, as JSON values: all flags but where, and on what.
+
+    Two runs with equal recipes make the same thing, so a finished one need not be repeated.
+    """
+    beside_the_point = {"data_dir", "output_dir", "device", "num_threads"}
+    return {k: v for k, v in to_json(config).items() if k not in beside_the_point} | extra
+
+
 def default_output_dir(data_dir: Path) -> Path:
     """Return where the stages write for a data set when `--output-dir` is not given."""
     return Path("runs") / data_dir.resolve().name

@@ -1,4 +1,4 @@
-"""The errors a user can repair. Each message says what was found, what was expected, what to type."""
+"""The errors a user can repair: what was found, what was expected, what to type."""
 
 import logging
 import sys
@@ -38,5 +38,7 @@ def run_main(main: Callable[[], None]) -> None:
         sys.stderr.write(f"error: {message}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; type the same command again to go on from the last checkpoint\n")
+        sys.stderr.write(
+            "\ninterrupted; type the same command again to go on from the last checkpoint\n"
+        )
         raise SystemExit(130) from None

@@ -22,7 +22,9 @@ from torch import Tensor
 from seqrec.data import PAD, EvalTargets, SequenceDataset
 
 CUTOFFS = (5, 10, 20)
-NOT_RANKED = np.iinfo(np.int64).max  # the target was excluded, or is not in the list that was returned
+NOT_RANKED = np.iinfo(
+    np.int64
+).max  # the target was excluded, or is not in the list that was returned
 Part = Literal["valid", "test"]
 ScoreFunction = Callable[[Tensor], Tensor]
 
@@ -105,7 +107,11 @@ METRICS = {"hr": hit_rate, "ndcg": ndcg, "mrr": reciprocal_rank}
 
 
 def bootstrap_interval(
-    values: NDArray[np.float64], *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+    values: NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of a mean over users (Efron, 1979).
 
@@ -120,14 +126,18 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def summarize(ranks: NDArray[np.int64], *, cutoffs: Sequence[int] = CUTOFFS, seed: int = 0) -> dict[str, float]:
-    """Turn ranks into the metrics of a report: `ndcg@10`, `ndcg@10_low`, `ndcg@10_high`, `hr@5`, ..."""
+def summarize(
+    ranks: NDArray[np.int64], *, cutoffs: Sequence[int] = CUTOFFS, seed: int = 0
+) -> dict[str, float]:
+    """Turn ranks into a report: `ndcg@10`, `ndcg@10_low`, `ndcg@10_high`, `hr@5`, ..."""
     summary: dict[str, float] = {}
     for name, metric in METRICS.items():
         for k in cutoffs:
             values = metric(ranks, k)
             summary[f"{name}@{k}"] = float(values.mean())
-            summary[f"{name}@{k}_low"], summary[f"{name}@{k}_high"] = bootstrap_interval(values, seed=seed)
+            summary[f"{name}@{k}_low"], summary[f"{name}@{k}_high"] = bootstrap_interval(
+                values, seed=seed
+            )
     return summary
 
 
@@ -150,7 +160,9 @@ class Evaluation:
         }
 
 
-def pad_left(sequences: Sequence[NDArray[np.integer]], max_len: int | None = None) -> NDArray[np.int64]:
+def pad_left(
+    sequences: Sequence[NDArray[np.integer]], max_len: int | None = None
+) -> NDArray[np.int64]:
     """Stack the last `max_len` items of each sequence, newest at the right, int64 (N, T)."""
     if max_len is not None:
         sequences = [sequence[-max_len:] for sequence in sequences]
@@ -205,7 +217,9 @@ def evaluate(
             scores = score(shown).float().cpu()
             wanted = torch.from_numpy(items)
             keeping[chosen] = target_ranks(scores, wanted).numpy()
-            excluding[chosen] = target_ranks(scores, wanted, torch.from_numpy(pad_left(histories))).numpy()
+            excluding[chosen] = target_ranks(
+                scores, wanted, torch.from_numpy(pad_left(histories))
+            ).numpy()
     return Evaluation(excluding, keeping)
 
 

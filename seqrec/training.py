@@ -87,7 +87,9 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy tensors made by `trainable_state` into a model of the same shape."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if parameters.keys() != state.keys():
-        raise SeqRecError("the checkpoint holds other parameters than the model trains; remove its folder")
+        raise SeqRecError(
+            "the checkpoint holds other parameters than the model trains; remove its folder"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
@@ -122,7 +124,7 @@ def _save_checkpoint(
 
 
 def cosine_with_warmup(step: int, total_steps: int, warmup_share: float) -> float:
-    """Return the learning-rate factor: linear up to 1, then a half cosine down to 0 (arXiv:1608.03983).
+    """Return the learning-rate factor: linear to 1, then a half cosine to 0 (arXiv:1608.03983).
 
     >>> [cosine_with_warmup(step, 100, 0.1) for step in (0, 9, 100)]
     [0.1, 1.0, 0.0]
@@ -138,7 +140,7 @@ def fit(
     model: nn.Module,
     loss_function: LossFunction,
     batches: TrainingBatches,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[Any], float],
     config: FitConfig,
     *,
     accelerator: Accelerator,
@@ -168,7 +170,9 @@ def fit(
     """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     progress, best = Progress(), trainable_state(model)
     resumed = _read_progress(checkpoint_dir, digest)
     if resumed is not None:
@@ -199,8 +203,9 @@ def fit(
             loss = objective(batch.to(accelerator.device))
             if not torch.isfinite(loss):
                 raise SeqRecError(
-                    f"{label}: the loss became {loss.item()} at step {progress.step}. The last good state is "
-                    f"in {checkpoint_dir}. Try half the learning rate ({config.learning_rate / 2:g})"
+                    f"{label}: the loss became {loss.item()} at step {progress.step}. The last "
+                    f"good state is in {checkpoint_dir}. Try half the learning rate: "
+                    f"--learning-rate {config.learning_rate / 2:g}"
                 )
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -217,7 +222,9 @@ def fit(
             progress.best_value, progress.best_epoch = value, progress.epoch
             best = trainable_state(model)
             best = {name: tensor.clone() for name, tensor in best.items()}
-        bar.set_postfix_str(f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}")
+        bar.set_postfix_str(
+            f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
+        )
         if accelerator.is_main_process:
             _save_checkpoint(checkpoint_dir, progress, model, optimizer, best, digest)
     bar.close()
@@ -228,7 +235,11 @@ def fit(
 
 def _out_of_patience(progress: Progress, config: FitConfig) -> bool:
     waited = progress.epoch - progress.best_epoch
-    return config.patience > 0 and progress.best_epoch > 0 and waited >= config.patience * config.evaluate_every
+    return (
+        config.patience > 0
+        and progress.best_epoch > 0
+        and waited >= config.patience * config.evaluate_every
+    )
 
 
 def _read_progress(folder: Path, recipe: str) -> Progress | None:

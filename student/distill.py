@@ -20,14 +20,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from seqrec.batching import Batch, TrainingBatches
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
+from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, recipe
 from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
 from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.metrics import evaluate, ndcg
 from seqrec.report import metrics_table
-from seqrec.training import FitConfig, fit, set_threads
+from seqrec.training import FitConfig, LossFunction, fit, set_threads
 from student.losses import hard_loss, soft_loss
 from student.model import Arch, Student, StudentConfig
 
@@ -40,7 +40,9 @@ class DistillConfig:
 
     data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
     output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
-    arch: Literal["gru", "transformer", "both"] = flag("both", "what to train: a GRU, a Transformer, or both to choose by the benchmark")
+    arch: Literal["gru", "transformer", "both"] = flag(
+        "both", "what to train: a GRU, a Transformer, or both to choose by the benchmark"
+    )
     hidden_dim: int = flag(64, "width of the student and of its item table")
     num_layers: int = flag(1, "layers of the encoder")
     num_heads: int = flag(1, "attention heads of the Transformer")
@@ -54,7 +56,9 @@ class DistillConfig:
     evaluate_every: int = flag(2, "epochs between validations")
     batch_size: int = flag(128, "windows per step")
     learning_rate: float = flag(2e-3, "peak learning rate")
-    device: Literal["auto", "cpu", "cuda"] = flag("auto", "where to train; auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "auto", "where to train; auto takes a GPU if there is one"
+    )
     num_threads: int = flag(0, "CPU threads; 0: all cores")
     seed: int = flag(0, "seed of all randomness")
 
@@ -73,7 +77,7 @@ class TeacherSignal:
         self.knowledge = knowledge
 
     def __call__(self, prefixes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return which of the prefixes (P,) have a row, bool (P,), and those rows' items and logits."""
+        """Return which prefixes (P,) have a row, bool (P,), and those rows' items and logits."""
         rows = self.knowledge.rows[prefixes.cpu().numpy()]
         known = rows >= 0
         items = self.knowledge.item_ids[rows[known]].astype(np.int64)
@@ -86,7 +90,7 @@ class TeacherSignal:
         )
 
 
-def make_loss(config: DistillConfig, knowledge: Knowledge | None):  # noqa: ANN201
+def make_loss(config: DistillConfig, knowledge: Knowledge | None) -> LossFunction:
     """Return the training loss: (1 - kd_weight) * hard + kd_weight * soft, or hard alone."""
     signal = TeacherSignal(knowledge) if knowledge is not None else None
 
@@ -140,16 +144,14 @@ def train_student(
     A student that was finished with the same recipe is loaded, not trained again.
     """
     role = "control" if knowledge is None else "distilled"
-    recipe = {
-        **to_json(config),
-        "data_dir": None,
-        "output_dir": None,
-        "arch": arch,
-        "role": role,
-        "dataset_fingerprint": dataset.fingerprint,
-        "knowledge_fingerprint": knowledge and knowledge.fingerprint,
-    }
-    if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == recipe:
+    wanted = recipe(
+        config,
+        arch=arch,
+        role=role,
+        dataset_fingerprint=dataset.fingerprint,
+        knowledge_fingerprint=knowledge and knowledge.fingerprint,
+    )
+    if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == wanted:
         logger.info("%s %s: already trained, in %s", arch, role, folder)
         return Student.from_pretrained(folder)
     torch.manual_seed(config.seed)
@@ -168,7 +170,9 @@ def train_student(
         init_item_table(student, knowledge)
 
     def validate(model: Student) -> float:
-        result = evaluate(model, dataset, "valid", max_len=config.max_len, device=accelerator.device)
+        result = evaluate(
+            model, dataset, "valid", max_len=config.max_len, device=accelerator.device
+        )
         return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())
 
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
@@ -186,7 +190,7 @@ def train_student(
         ),
         accelerator=accelerator,
         checkpoint_dir=checkpoint_dir,
-        recipe=recipe,
+        recipe=wanted,
         label=f"{arch} {role}",
     )
     if accelerator.is_main_process:
@@ -196,16 +200,18 @@ def train_student(
                 role=role,
                 seed=config.seed,
                 dataset_fingerprint=dataset.fingerprint,
-                valid_metrics={"ndcg@10": progress.best_value},
+                **{"valid_ndcg@10": progress.best_value},
             )
-            write_json(beside / "recipe.json", recipe)
+            write_json(beside / "recipe.json", wanted)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     return student
 
 
 def main() -> None:
     """Train the asked-for students and their controls, and show what the teacher gave."""
-    config = parse_flags(DistillConfig, "Distil the teacher's knowledge into a tiny GRU and Transformer.")
+    config = parse_flags(
+        DistillConfig, "Distil the teacher's knowledge into a tiny GRU and Transformer."
+    )
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     accelerator = Accelerator(cpu=config.device == "cpu")
     set_threads(config.num_threads, accelerator.num_processes)

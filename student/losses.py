@@ -20,7 +20,9 @@ def hard_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, 1:], targets - 1)
 
 
-def soft_loss(logits: Tensor, teacher_items: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+def soft_loss(
+    logits: Tensor, teacher_items: Tensor, teacher_logits: Tensor, temperature: float
+) -> Tensor:
     """Distance to the teacher's ranking of its best items (Hinton et al., arXiv:1503.02531, eq. 1).
 
     With p the teacher's softmax over its K items and q the student's over the catalogue, both at

@@ -37,7 +37,9 @@ class StudentConfig:
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""
         if self.hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}"
+            )
 
 
 class GRUEncoder(nn.Module):
@@ -49,6 +51,8 @@ class GRUEncoder(nn.Module):
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
+        # The item table starts small, as scoring wants it; gates fed so little would hardly open.
+        self.input_scale = config.hidden_dim**0.5
         dropout = config.dropout if config.num_layers > 1 else 0.0
         self.gru = nn.GRU(
             config.hidden_dim,
@@ -60,8 +64,8 @@ class GRUEncoder(nn.Module):
         )
 
     def forward(self, embedded: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
-        """Encode (B, T, H) to the state after each item, (B, T, H), or after the last, (B, 1, H)."""
-        states, _ = self.gru(embedded)
+        """Encode (B, T, H) to the state after each item (B, T, H), or the last, (B, 1, H)."""
+        states, _ = self.gru(embedded * self.input_scale)
         return states[:, -1:] if last_only else states
 
 
@@ -87,7 +91,9 @@ class CausalBlock(nn.Module):
 
     def _bias(self, num_keys: int, real: Tensor, last_only: bool) -> Tensor:
         """Return what is added to attention logits, (B, heads, queries, T)."""
-        lowest = torch.finfo(self.distance_bias.dtype).min  # finite: a row of padding must not be NaN
+        lowest = torch.finfo(
+            self.distance_bias.dtype
+        ).min  # finite: a row of padding must not be NaN
         hidden_keys = (~real)[:, None, None, :]
         if last_only:
             bias = self.distance_bias[:, self.max_len - num_keys :][None, :, None, :]
@@ -146,7 +152,7 @@ class Student(nn.Module):
         super().__init__()
         self.config = config
         self.item_embedding = nn.Embedding(config.num_items + 1, config.hidden_dim, padding_idx=PAD)
-        nn.init.normal_(self.item_embedding.weight, std=config.hidden_dim**-0.5)
+        nn.init.normal_(self.item_embedding.weight, std=0.05)
         with torch.no_grad():
             self.item_embedding.weight[PAD].zero_()
         self.dropout = nn.Dropout(config.dropout)

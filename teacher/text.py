@@ -26,8 +26,8 @@ BATCH_SIZE = 64
 def item_texts(items: pl.DataFrame) -> list[str]:
     """Join an item's text columns into one line: title first, then the others in file order.
 
-    >>> item_texts(pl.DataFrame({"item_id": ["1"], "title": ["Heat (1995)"], "category": ["Crime"]}))
-    ['Heat (1995). Crime']
+    >>> item_texts(pl.DataFrame({"item_id": ["1"], "title": ["Heat"], "category": ["Crime"]}))
+    ['Heat. Crime']
     """
     columns = ["title", *(c for c in items.columns if c not in ("item_id", "title"))]
     return [". ".join(part for part in row if part) for row in items.select(columns).iter_rows()]
@@ -40,7 +40,9 @@ def mean_of_last_states(
     """Encode texts as the mean over their tokens of the last hidden states, float32 (N, D)."""
     vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    for start in tqdm(range(0, len(order), BATCH_SIZE), desc="reading item texts", unit="batch", mininterval=1):
+    for start in tqdm(
+        range(0, len(order), BATCH_SIZE), desc="reading item texts", unit="batch", mininterval=1
+    ):
         chosen = order[start : start + BATCH_SIZE]
         tokens = tokenizer(
             # A text without any token has no mean; an empty title is read as a lone space.
@@ -51,7 +53,9 @@ def mean_of_last_states(
             padding_side="right",
             return_tensors="pt",
         ).to(model.device)
-        states = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+        states = model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).last_hidden_state
         mask = tokens["attention_mask"][..., None]
         means = (states.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         vectors[chosen] = means.cpu().numpy()
@@ -79,12 +83,16 @@ def text_vectors(
         device: where the model runs.
     """
     texts = item_texts(dataset.items)
-    model_key = hashlib.sha256(f"{model_fingerprint(folder)} {bits} {num_layers} {MAX_TOKENS}".encode()).hexdigest()
+    model_key = hashlib.sha256(
+        f"{model_fingerprint(folder)} {bits} {num_layers} {MAX_TOKENS}".encode()
+    ).hexdigest()
     file = cache_dir() / "text-vectors" / f"{folder.name}-{model_key[:12]}.safetensors"
     cached: dict[str, NDArray[np.float32]] = {}
     if file.is_file():
         stored = load_file(file)
-        cached = {key.tobytes().hex(): v for key, v in zip(stored["keys"], stored["vectors"], strict=True)}
+        cached = {
+            key.tobytes().hex(): v for key, v in zip(stored["keys"], stored["vectors"], strict=True)
+        }
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in cached}
     if missing:
@@ -93,10 +101,16 @@ def text_vectors(
         cached |= dict(zip(missing, new, strict=True))
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(".tmp")
-        stored_keys = np.stack([np.frombuffer(bytes.fromhex(key), dtype=np.uint8) for key in cached])
+        stored_keys = np.stack(
+            [np.frombuffer(bytes.fromhex(key), dtype=np.uint8) for key in cached]
+        )
         save_file({"keys": stored_keys, "vectors": np.stack(list(cached.values()))}, beside)
         beside.replace(file)
-    logger.info("item texts: %d read now, %d from the cache", len(missing), len(set(keys)) - len(missing))
+    logger.info(
+        "item texts: %d read now, %d from the cache", len(missing), len(set(keys)) - len(missing)
+    )
     vectors = np.stack([cached[key] for key in keys])
     standardised = (vectors - vectors.mean(axis=0)) / (vectors.std(axis=0) + 1e-6)
-    return np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), standardised.astype(np.float32)])
+    return np.concatenate(
+        [np.zeros((1, vectors.shape[1]), np.float32), standardised.astype(np.float32)]
+    )

@@ -1,9 +1,14 @@
-"""A data set small enough to train on within seconds, with an order that can be learned."""
+"""A data set and language models small enough to train on within seconds."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+import seqrec  # noqa: F401, I001  sets the OpenMP environment before torch is loaded
 from seqrec.data import SequenceDataset, leave_one_out, write_dataset
 
 # In shelf order: whoever finishes one book takes the next on the shelf, or skips it now and then.
@@ -98,3 +103,60 @@ def tiny_dataset(
         split_name="leave-one-out",
         provenance={"source": "made by tests/conftest.py"},
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep what tests cache apart from the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SEQREC_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tiny_items: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Llama of random weights, three layers, and a tokenizer of the tiny titles."""
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=200,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    return save_tiny_model(LlamaModel(config), tiny_items, tmp_path_factory.mktemp("llm") / "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_items: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a BERT of random weights, two layers, and the same tokenizer."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=200,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    return save_tiny_model(BertModel(config), tiny_items, tmp_path_factory.mktemp("llm") / "bert")
+
+
+def save_tiny_model(model: torch.nn.Module, items: pl.DataFrame, folder: Path) -> Path:
+    """Save a transformers model with a word tokenizer trained on the items' titles."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(vocab_size=200, special_tokens=["[UNK]", "[PAD]"])
+    tokenizer.train_from_iterator(items["title"].to_list(), trainer)
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
+    ).save_pretrained(folder)
+    return folder

@@ -41,7 +41,7 @@ def test_a_batch_holds_the_events_it_says(tiny_dataset: SequenceDataset) -> None
                 assert targets[column] == PAD
                 assert rows[column] == -1
                 continue
-            user = int(np.searchsorted(offsets, rows[column], side="right")) - 1
+            user = int(np.searchsorted(offsets, int(rows[column]), side="right")) - 1
             position = int(rows[column] - offsets[user]) + 1
             sequence = tiny_dataset.train_sequence(user)
             assert items[column] == sequence[position - 1]
@@ -55,9 +55,12 @@ def test_padding_stands_on_the_left(tiny_dataset: SequenceDataset) -> None:
         assert (real[:, -1] == 1).all()
 
 
-def test_long_sequences_are_cut_at_other_places_in_other_epochs(tiny_dataset: SequenceDataset) -> None:
+def test_long_sequences_are_cut_at_other_places_in_other_epochs(
+    tiny_dataset: SequenceDataset,
+) -> None:
     cuts = [
-        training_windows(tiny_dataset, MAX_LEN, np.random.default_rng(seed)).starts.tolist() for seed in (1, 2)
+        training_windows(tiny_dataset, MAX_LEN, np.random.default_rng(seed)).starts.tolist()
+        for seed in (1, 2)
     ]
     assert cuts[0] != cuts[1]
 
@@ -82,7 +85,9 @@ def test_covering_windows_answer_each_target_once_with_half_a_window_of_context(
     assert seen == all_targets(tiny_dataset)
 
 
-def test_processes_share_an_epoch_and_take_equally_many_batches(tiny_dataset: SequenceDataset) -> None:
+def test_processes_share_an_epoch_and_take_equally_many_batches(
+    tiny_dataset: SequenceDataset,
+) -> None:
     batches = TrainingBatches(tiny_dataset, MAX_LEN, batch_size=7, seed=0)
     alone = {tuple(b.rows.flatten().tolist()) for b in batches.epoch(5)[1]}
     shares = [batches.epoch(5, process_index=i, num_processes=3) for i in range(3)]

@@ -63,7 +63,9 @@ def test_the_stated_size_is_the_size_on_disk(tiny_dataset: SequenceDataset, tmp_
 def test_missing_knowledge_is_refused_with_the_command_that_makes_it(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(StaleKnowledgeError, match=r"accelerate launch teacher/finetune.py --data-dir"):
+    with pytest.raises(
+        StaleKnowledgeError, match=r"accelerate launch teacher/finetune.py --data-dir"
+    ):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
 
 
@@ -105,11 +107,15 @@ def test_knowledge_of_other_data_is_refused(tiny_dataset: SequenceDataset, tmp_p
         load_knowledge(tmp_path / "knowledge", other)
 
 
-def test_knowledge_of_another_version_is_refused(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
+def test_knowledge_of_another_version_is_refused(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
     save(tmp_path / "knowledge", tiny_dataset)
     file = tmp_path / "knowledge" / "meta.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
-    with pytest.raises(StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 1"):
+    with pytest.raises(
+        StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 1"
+    ):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
 
 

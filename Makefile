@@ -1,0 +1,29 @@
+# make demo: the whole path on MovieLens-100K.  make test: the suite.  make lint: style and types.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Waiting OpenMP threads that spin slow everything down when a core is busy.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test lint clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on torch==2.13.0
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/accelerate launch teacher/finetune.py
+	$(BIN)/python -m student.distill
+	$(BIN)/python -m benchmarks.latency --device cpu
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv data runs

@@ -1,0 +1,122 @@
+"""No validation or test target can reach training, the teacher's included.
+
+Two data sets are made that differ in every held-out event and in nothing else. Whatever is trained
+on them must come out the same to the last bit. One epoch each: with more, validation chooses which
+epoch is kept, and that choice may differ.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from accelerate import Accelerator
+
+from seqrec.batching import TrainingBatches
+from seqrec.data import SequenceDataset, write_dataset
+from seqrec.knowledge import load_knowledge
+from seqrec.metrics import popularity_scores
+from student.distill import DistillConfig, train_student
+from student.model import Arch
+from teacher.finetune import FinetuneConfig, run
+
+
+@pytest.fixture(scope="module")
+def twins(
+    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SequenceDataset, SequenceDataset]:
+    """The tiny set, and the same with other validation and test events."""
+    events = np.array(tiny_dataset.events)
+    for user in range(tiny_dataset.num_users):
+        held_out = slice(
+            tiny_dataset.offsets[user] + tiny_dataset.train_lengths[user],
+            tiny_dataset.offsets[user + 1],
+        )
+        events[held_out] = (events[held_out] + 10) % tiny_dataset.num_items + 1
+    other = write_dataset(
+        tmp_path_factory.mktemp("twin") / "tiny",
+        name="twin",
+        items=tiny_dataset.items,
+        user_ids=pl.read_parquet(tiny_dataset.path / "user_ids.parquet")["user_id"],
+        events=events,
+        offsets=tiny_dataset.offsets,
+        split=tiny_dataset.split,
+        split_name="leave-one-out",
+        provenance={},
+    )
+    assert other.fingerprint != tiny_dataset.fingerprint
+    return tiny_dataset, other
+
+
+def test_training_batches_hold_no_held_out_event(
+    twins: tuple[SequenceDataset, SequenceDataset],
+) -> None:
+    for batches in zip(*(TrainingBatches(d, 5, 8, seed=0).epoch(0)[1] for d in twins), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_popularity_counts_no_held_out_event(
+    twins: tuple[SequenceDataset, SequenceDataset],
+) -> None:
+    history = torch.ones(1, 1, dtype=torch.int64)
+    first, second = (popularity_scores(dataset)(history) for dataset in twins)
+    assert torch.equal(first, second)
+
+
+@pytest.fixture(scope="module")
+def taught(
+    twins: tuple[SequenceDataset, SequenceDataset],
+    tiny_llm: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Path]:
+    """Output directories with a teacher and its knowledge, one for each twin."""
+    folders = []
+    for dataset in twins:
+        output_dir = tmp_path_factory.mktemp("out")
+        run(
+            FinetuneConfig(
+                data_dir=dataset.path,
+                output_dir=output_dir,
+                model=str(tiny_llm),
+                num_layers=1,
+                num_epochs=1,
+                top_k=5,
+                device="cpu",
+                num_threads=1,
+            )
+        )
+        folders.append(output_dir)
+    return folders
+
+
+def test_the_teachers_knowledge_does_not_depend_on_held_out_events(
+    twins: tuple[SequenceDataset, SequenceDataset], taught: list[Path]
+) -> None:
+    first, second = (
+        load_knowledge(folder / "knowledge", dataset)
+        for folder, dataset in zip(taught, twins, strict=True)
+    )
+    assert np.array_equal(first.item_ids, second.item_ids)
+    assert np.array_equal(first.logits, second.logits)
+    assert np.array_equal(first.item_vectors, second.item_vectors)
+
+
+@pytest.mark.parametrize("arch", ["gru", "transformer"])
+def test_a_distilled_student_does_not_depend_on_held_out_events(
+    twins: tuple[SequenceDataset, SequenceDataset], taught: list[Path], arch: Arch, tmp_path: Path
+) -> None:
+    config = DistillConfig(num_epochs=1, hidden_dim=16, device="cpu")
+    first, second = (
+        train_student(
+            arch,
+            config,
+            dataset,
+            load_knowledge(folder / "knowledge", dataset),
+            tmp_path / dataset.name,
+            Accelerator(cpu=True),
+        )
+        for folder, dataset in zip(taught, twins, strict=True)
+    )
+    for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b), name

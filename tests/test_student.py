@@ -1,0 +1,111 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqrec.data import PAD
+from seqrec.errors import ModelError
+from student.losses import hard_loss, soft_loss
+from student.model import Arch, Student, StudentConfig
+
+ARCHS: tuple[Arch, ...] = ("gru", "transformer")
+NUM_ITEMS = 17
+
+
+def make_student(arch: Arch, **changes: int) -> Student:
+    """Make a student with weights large enough that every one of them matters."""
+    torch.manual_seed(0)
+    shape = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "max_len": 8, **changes}
+    student = Student(StudentConfig(arch=arch, num_items=NUM_ITEMS, **shape)).eval()
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if name != "item_embedding.weight":
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return student
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_scores_do_not_depend_on_padding_or_on_others_in_the_batch(
+    arch: Arch, num_layers: int
+) -> None:
+    student = make_student(arch, num_layers=num_layers)
+    histories = [[3, 1, 4], [5], [9, 2, 6, 5, 3, 5, 8, 7]]
+    batch = torch.tensor([[PAD] * (8 - len(h)) + h for h in histories])
+    together = student(batch)
+    for row, history in enumerate(histories):
+        alone = student(torch.tensor([history]))
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_state_after_an_item_is_what_a_history_ending_there_gives(arch: Arch) -> None:
+    student = make_student(arch)
+    items = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    states = student.encode(items)
+    for end in range(1, 7):
+        torch.testing.assert_close(
+            student.scores(states[:, end - 1]), student(items[:, :end]), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_order_of_the_history_matters(arch: Arch) -> None:
+    student = make_student(arch)
+    forward, backward = student(torch.tensor([[3, 1, 4]])), student(torch.tensor([[1, 3, 4]]))
+    assert not torch.allclose(forward, backward, atol=1e-3)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_student_comes_back_from_disk_as_it_was(arch: Arch, tmp_path: Path) -> None:
+    student = make_student(arch)
+    student.save_pretrained(tmp_path, role="control")
+    again = Student.from_pretrained(tmp_path)
+    items = torch.tensor([[1, 2, 3]])
+    assert dataclasses.asdict(again.config) == dataclasses.asdict(student.config)
+    assert torch.equal(again(items), student(items))
+
+
+def test_a_folder_without_a_student_is_refused_with_the_command_that_trains_one(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ModelError, match=r"Train one: python -m student.distill"):
+        Student.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    make_student("gru").save_pretrained(tmp_path / "a")
+    make_student("gru", hidden_dim=8).save_pretrained(tmp_path / "b")
+    (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
+    with pytest.raises(ModelError, match="no usable student"):
+        Student.from_pretrained(tmp_path / "a")
+
+
+def test_hard_loss_is_minus_the_log_probability_of_the_target_among_real_items() -> None:
+    # Three items with odds 1 : 2 : 5; the PAD column, though huge, takes no part.
+    logits = torch.tensor(
+        [[100.0, 0.0, torch.log(torch.tensor(2.0)), torch.log(torch.tensor(5.0))]]
+    )
+    assert hard_loss(logits, torch.tensor([3])).exp().item() == pytest.approx(8 / 5)
+
+
+def test_soft_loss_is_zero_when_the_student_agrees_with_the_teacher() -> None:
+    logits = torch.tensor([[100.0, 0.5, -1.0, 2.0]])
+    items = torch.tensor([[3, 1, 2]])
+    agreeing = torch.tensor([[2.0, 0.5, -1.0]]) + 7  # a constant changes no probability
+    assert soft_loss(logits, items, agreeing, temperature=3.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_soft_loss_is_the_kl_divergence_times_the_squared_temperature() -> None:
+    # Student uniform over four items; teacher 1/2, 1/2 on two of them: KL = log(1/2 / 1/4) = log 2.
+    uniform = torch.zeros(1, 5)
+    loss = soft_loss(uniform, torch.tensor([[1, 4]]), torch.zeros(1, 2), temperature=3.0)
+    assert loss.item() == pytest.approx(9 * 0.6931472)
+
+
+def test_soft_loss_counts_mass_outside_the_teachers_items_against_the_student() -> None:
+    items, teacher = torch.tensor([[1, 2]]), torch.zeros(1, 2)
+    inside = soft_loss(torch.tensor([[0.0, 1.0, 1.0, -5.0]]), items, teacher, 1.0)
+    outside = soft_loss(torch.tensor([[0.0, 1.0, 1.0, 5.0]]), items, teacher, 1.0)
+    assert outside > inside + 1

@@ -1,0 +1,272 @@
+"""The teacher on a language model of random weights; `test_real_model.py` loads the real one."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel, BitsAndBytesConfig, DistilBertConfig, DistilBertModel
+
+from seqrec.batching import prefix_offsets
+from seqrec.data import PAD, SequenceDataset
+from seqrec.errors import ModelError, SourceError
+from teacher import base, text
+from teacher.extract import answers
+from teacher.finetune import FinetuneConfig, build_teacher
+from teacher.model import Teacher
+
+CPU = torch.device("cpu")
+
+
+def make_teacher(dataset: SequenceDataset, llm: Path, bits: base.Bits = 4) -> Teacher:
+    config = FinetuneConfig(
+        model=str(llm), num_layers=2, max_len=6, item_dim=16, lora_rank=4, bits=bits
+    )
+    teacher = build_teacher(config, dataset, CPU).eval()
+    with torch.no_grad():  # a fresh adapter adds nothing; give it something to say
+        for name, parameter in teacher.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return teacher
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_dataset: SequenceDataset, tiny_llm: Path) -> Teacher:
+    return make_teacher(tiny_dataset, tiny_llm)
+
+
+def test_every_linear_weight_of_the_language_model_is_held_in_4_bit(
+    teacher: Teacher, tiny_llm: Path
+) -> None:
+    full = AutoModel.from_pretrained(tiny_llm, num_hidden_layers=2)
+    linear = sum(m.weight.numel() for m in full.modules() if isinstance(m, torch.nn.Linear))
+    assert base.num_4bit_parameters(teacher.base) == linear
+    stored = [p for p in teacher.base.parameters() if p.dtype == torch.uint8]
+    assert sum(p.numel() * p.element_size() for p in stored) * 2 == linear  # two weights to a byte
+
+
+def test_only_the_adapter_and_the_head_are_trained(teacher: Teacher) -> None:
+    trained = {name for name, p in teacher.named_parameters() if p.requires_grad}
+    adapter = {name for name in trained if name.startswith("base.")}
+    assert adapter
+    assert all(".lora_" in name for name in adapter)
+    heads = {name.split(".")[0] for name in trained - adapter}
+    assert heads == {"text_projection", "item_embedding", "input_projection", "output_projection"}
+
+
+def test_lora_sits_on_every_linear_layer(teacher: Teacher) -> None:
+    adapted = {
+        name.split(".lora_A")[0].rsplit(".", 1)[1]
+        for name, _ in teacher.named_parameters()
+        if "lora_A" in name
+    }
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_scores_do_not_depend_on_padding_or_on_others_in_the_batch(teacher: Teacher) -> None:
+    histories = [[3, 1, 4], [5], [9, 2, 6, 5, 3, 8]]
+    batch = torch.tensor([[PAD] * (6 - len(h)) + h for h in histories])
+    with torch.inference_mode():
+        together = teacher(batch)
+        for row, history in enumerate(histories):
+            alone = teacher(torch.tensor([history]))
+            torch.testing.assert_close(together[row], alone[0], atol=2e-3, rtol=2e-3)
+
+
+def test_the_state_after_an_item_does_not_know_the_next_one(teacher: Teacher) -> None:
+    with torch.inference_mode():
+        states = teacher.encode(torch.tensor([[3, 1, 4, 1]]))
+        changed = teacher.encode(torch.tensor([[3, 1, 4, 20]]))
+    torch.testing.assert_close(states[:, :3], changed[:, :3], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(states[:, 3], changed[:, 3], atol=1e-3)
+
+
+def test_a_teacher_comes_back_from_disk_with_the_same_answers(
+    teacher: Teacher, tmp_path: Path
+) -> None:
+    teacher.save_pretrained(tmp_path)
+    again = Teacher.from_pretrained(tmp_path)
+    items = torch.tensor([[3, 1, 4]])
+    with torch.inference_mode():
+        assert torch.equal(again(items), teacher(items))
+
+
+def test_plain_peft_loads_the_adapter_onto_the_same_base(
+    teacher: Teacher, tiny_llm: Path, tmp_path: Path
+) -> None:
+    teacher.save_pretrained(tmp_path)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=base.compute_dtype("cpu"),
+    )
+    plain = AutoModel.from_pretrained(
+        tiny_llm, num_hidden_layers=2, quantization_config=quantization, device_map={"": "cpu"}
+    )
+    adapted = PeftModel.from_pretrained(plain, str(tmp_path / "adapter"))
+    ours = {n: p for n, p in teacher.base.named_parameters() if "lora_" in n}
+    theirs = {n: p for n, p in adapted.named_parameters() if "lora_" in n}
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_adapter_file_holds_nothing_but_the_adapter(teacher: Teacher, tmp_path: Path) -> None:
+    teacher.save_pretrained(tmp_path)
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys()
+    assert names
+    assert all("lora_" in name for name in names)
+
+
+def test_gradients_still_reach_the_first_layer_after_an_evaluation(
+    tiny_dataset: SequenceDataset, tiny_llm: Path
+) -> None:
+    teacher = make_teacher(tiny_dataset, tiny_llm)
+    items = torch.tensor([[3, 1, 4]])
+
+    def first_layer_gradient() -> torch.Tensor:
+        teacher.zero_grad()
+        teacher.train().dropout.eval()
+        teacher(items)[0, 5].backward()
+        name = "base.base_model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+        gradient = dict(teacher.named_parameters())[name].grad
+        assert gradient is not None
+        return gradient.clone()
+
+    before = first_layer_gradient()
+    with torch.no_grad():
+        teacher.eval()(items)
+    assert before.abs().max() > 0
+    torch.testing.assert_close(first_layer_gradient(), before)
+
+
+def test_an_encoder_becomes_a_causal_teacher(
+    tiny_dataset: SequenceDataset, tiny_bert: Path
+) -> None:
+    teacher = make_teacher(tiny_dataset, tiny_bert)
+    with torch.inference_mode():
+        states = teacher.encode(torch.tensor([[3, 1, 4, 1]]))
+        changed = teacher.encode(torch.tensor([[3, 1, 4, 20]]))
+    torch.testing.assert_close(states[:, :3], changed[:, :3], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_sees_the_future_is_refused(tmp_path: Path) -> None:
+    config = DistilBertConfig(vocab_size=50, dim=32, hidden_dim=64, n_layers=2, n_heads=2)
+    DistilBertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="attends to later positions"):
+        base.load_base(tmp_path, bits=32)
+
+
+def test_more_layers_than_there_are_is_refused(tiny_llm: Path) -> None:
+    with pytest.raises(ModelError, match=r"has 3 layers, --num-layers 7"):
+        base.load_base(tiny_llm, bits=32, num_layers=7)
+
+
+def test_without_4_bit_support_loading_stops_and_names_the_flag_for_16_bit(
+    tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    with pytest.raises(ModelError, match=r"--bits 16"):
+        base.load_base(tiny_llm, bits=4)
+
+
+def test_other_precisions_hold_no_4_bit_weight(tiny_llm: Path) -> None:
+    model = base.load_base(tiny_llm, bits=16)
+    assert base.num_4bit_parameters(model) == 0
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/here", "./missing", "misspelt-bundle"])
+def test_a_model_that_is_nowhere_is_refused_with_what_is_accepted(name: str) -> None:
+    with pytest.raises(SourceError, match=r"expected a folder .* hub id .*smollm2-135m"):
+        base.resolve_model(name)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*args: object, **kwargs: object) -> str:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(
+        SourceError, match=r"did not give 'Qwen/Qwen2.5-0.5B'.*--model smollm2-135m"
+    ) as caught:
+        base.resolve_model("Qwen/Qwen2.5-0.5B")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def read_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Record which texts the language model is made to read."""
+    read: list[str] = []
+    original = text.mean_of_last_states
+
+    def recording(model: object, tokenizer: object, texts: list[str]) -> np.ndarray:
+        read.extend(texts)
+        return original(model, tokenizer, texts)
+
+    monkeypatch.setattr(text, "mean_of_last_states", recording)
+    return read
+
+
+def test_a_text_is_read_once_whatever_catalogue_it_is_in(
+    tiny_dataset: SequenceDataset,
+    tiny_llm: Path,
+    read_texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SEQREC_CACHE", str(tmp_path))
+    first = text.text_vectors(tiny_dataset, tiny_llm, bits=32)
+    assert len(read_texts) == tiny_dataset.num_items
+    again = text.text_vectors(tiny_dataset, tiny_llm, bits=32)
+    assert len(read_texts) == tiny_dataset.num_items
+    assert np.array_equal(first, again)
+    items = tiny_dataset.items.with_columns(
+        title=tiny_dataset.items["title"].replace("Emma", "Emma 2")
+    )
+    changed = dataclasses.replace(tiny_dataset)
+    object.__setattr__(changed, "items", items)
+    text.text_vectors(changed, tiny_llm, bits=32)
+    assert read_texts[tiny_dataset.num_items :] == ["Emma 2. Romance, Comedy of Manners"]
+
+
+def test_a_texts_vector_does_not_depend_on_the_texts_beside_it(tiny_llm: Path) -> None:
+    model, tokenizer = (
+        base.load_base(tiny_llm, bits=32, causal=False),
+        base.load_tokenizer(tiny_llm),
+    )
+    texts = ["Emma", "Journey to the Center of the Earth", "Dracula and the War of the Worlds"]
+    together = text.mean_of_last_states(model, tokenizer, texts)
+    for row, alone in enumerate(texts):
+        np.testing.assert_allclose(
+            together[row], text.mean_of_last_states(model, tokenizer, [alone])[0], atol=1e-5
+        )
+
+
+def test_the_teacher_answers_every_training_prefix_as_the_model_does(
+    teacher: Teacher, tiny_dataset: SequenceDataset
+) -> None:
+    offsets = prefix_offsets(tiny_dataset)
+    answered = {}
+    for prefixes, items, logits in answers(teacher, tiny_dataset, top_k=5, batch_size=4):
+        for prefix, ids, values in zip(prefixes, items, logits, strict=True):
+            answered[int(prefix)] = (ids, values)
+    assert sorted(answered) == list(range(offsets[-1]))
+    # A user's first prefixes are seen whole: compare with the model asked directly.
+    for user in range(0, tiny_dataset.num_users, 7):
+        sequence = tiny_dataset.train_sequence(user)
+        for length in range(1, min(len(sequence) - 1, teacher.config.max_len) + 1):
+            with torch.inference_mode():
+                history = torch.from_numpy(sequence[:length].astype(np.int64))
+                scores = teacher(history[None])[0]
+                scores[PAD] = -torch.inf
+            ids, values = answered[int(offsets[user]) + length - 1]
+            expected = scores.log_softmax(dim=0)
+            np.testing.assert_allclose(values, expected[ids], atol=5e-3)
+            np.testing.assert_allclose(values, expected.topk(5).values, atol=5e-3)
