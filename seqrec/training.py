@@ -1,10 +1,13 @@
 """One training loop for teacher and student: Accelerate, early stopping, resumable checkpoints."""
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +69,19 @@ class Progress:
     best_value: float = -math.inf
 
 
-def set_threads(num_threads: int, num_processes: int) -> None:
-    """Use `num_threads` CPU threads; 0 shares the cores among the processes.
+def set_up_cpu(num_threads: int, num_processes: int) -> None:
+    """Use `num_threads` CPU threads, 0: the cores shared by the processes; keep freed memory.
 
-    `accelerate launch` leaves each process with one thread unless it is told otherwise.
+    `accelerate launch` leaves each process with one thread unless it is told otherwise. And glibc
+    returns every freed logits tensor to the kernel, which clears the pages anew at the next step:
+    a third of a student's training time. With these two settings (mallopt(3)) it keeps them.
     """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            libc = ctypes.CDLL("libc.so.6")
+            m_mmap_max, m_trim_threshold = -4, -1
+            libc.mallopt(m_mmap_max, 0)
+            libc.mallopt(m_trim_threshold, 2**31 - 1)
     torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // num_processes))
 
 

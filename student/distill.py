@@ -27,7 +27,7 @@ from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.metrics import evaluate, ndcg
 from seqrec.report import metrics_table
-from seqrec.training import FitConfig, LossFunction, fit, set_threads
+from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
 from student.losses import hard_loss, soft_loss
 from student.model import Arch, Student, StudentConfig
 
@@ -90,21 +90,38 @@ class TeacherSignal:
         )
 
 
-def make_loss(config: DistillConfig, knowledge: Knowledge | None) -> LossFunction:
-    """Return the training loss: (1 - kd_weight) * hard + kd_weight * soft, or hard alone."""
-    signal = TeacherSignal(knowledge) if knowledge is not None else None
+def make_loss(
+    config: DistillConfig, knowledge: Knowledge | None, control: Student | None = None
+) -> LossFunction:
+    """Return the training loss: (1 - kd_weight) * hard + kd_weight * soft, or hard alone.
+
+    The soft part follows the teacher, or, where a trained `control` is given, teacher and control
+    together: among the teacher's items of a prefix the target is the mean of their logits. The two
+    err on different users, so their mean ranks better than either (a product of experts; Hinton,
+    Neural Computation 2002). Prefixes without a row are learnt from the next item alone.
+    """
+    if knowledge is None:
+        return lambda student, batch: next_item_loss(student, batch)[0]
+    signal = TeacherSignal(knowledge)
 
     def loss(student: Student, batch: Batch) -> Tensor:
-        learn = batch.targets != PAD
-        logits = student.scores(student.encode(batch.items)[learn])  # (P, I + 1)
-        hard = hard_loss(logits, batch.targets[learn])
-        if signal is None:
-            return hard
-        known, items, teacher_logits = signal(batch.rows[learn])
-        soft = soft_loss(logits[known], items, teacher_logits, config.temperature)
+        hard, logits, learn = next_item_loss(student, batch)
+        known, items, target = signal(batch.rows[learn])
+        if control is not None:
+            with torch.no_grad():
+                opinion = control.logits(control.encode(batch.items)[learn][known])
+                target = (target + opinion.gather(1, items - 1)) / 2
+        soft = soft_loss(logits[known], items, target, config.temperature)
         return (1 - config.kd_weight) * hard + config.kd_weight * soft
 
     return loss
+
+
+def next_item_loss(student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the hard loss, the logits (P, I) at the P positions to learn, and which these are."""
+    learn = batch.targets != PAD
+    logits = student.logits(student.encode(batch.items)[learn])
+    return hard_loss(logits, batch.targets[learn]), logits, learn
 
 
 def principal_components(vectors: Tensor, dim: int) -> Tensor:
@@ -214,7 +231,7 @@ def main() -> None:
     )
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     accelerator = Accelerator(cpu=config.device == "cpu")
-    set_threads(config.num_threads, accelerator.num_processes)
+    set_up_cpu(config.num_threads, accelerator.num_processes)
     dataset = load_dataset(config.data_dir)
     knowledge = load_knowledge(output_dir / "knowledge", dataset)
     archs: list[Arch] = ["gru", "transformer"] if config.arch == "both" else [config.arch]

@@ -11,13 +11,13 @@ def hard_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy with the item that came next, over the whole catalogue.
 
     Args:
-        logits: float (P, I + 1); column PAD is no item and takes no part.
+        logits: float (P, I); column j is item j + 1.
         targets: int64 (P,), 1..I.
 
     Returns:
         The mean over positions.
     """
-    return F.cross_entropy(logits[:, 1:], targets - 1)
+    return F.cross_entropy(logits, targets - 1)
 
 
 def soft_loss(
@@ -30,11 +30,11 @@ def soft_loss(
     outside the K is counted against it.
 
     Args:
-        logits: float (P, I + 1), the student's; column PAD takes no part.
+        logits: float (P, I), the student's; column j is item j + 1.
         teacher_items: int64 (P, K), 1..I.
         teacher_logits: float (P, K).
         temperature: t > 0; higher looks further down the teacher's list.
     """
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    student = F.log_softmax(logits[:, 1:] / temperature, dim=1).gather(1, teacher_items - 1)
+    student = F.log_softmax(logits / temperature, dim=1).gather(1, teacher_items - 1)
     return temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=1).mean()

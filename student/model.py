@@ -170,6 +170,13 @@ class Student(nn.Module):
         """Score all items for user states (..., H): (..., I + 1); column PAD is no item."""
         return states @ self.item_embedding.weight.T
 
+    def logits(self, states: Tensor) -> Tensor:
+        """Score all items for user states (P, H): (P, I), column j is item j + 1.
+
+        For training: to cut column PAD out of the scores instead would copy all of them twice.
+        """
+        return states @ self.item_embedding.weight[1:].T
+
     def forward(self, items: Tensor) -> Tensor:
         """Score the next item for left-padded histories, int64 (B, T), T <= max_len: (B, I + 1)."""
         return self.scores(self.encode(items, last_only=True)[:, -1])

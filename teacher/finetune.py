@@ -36,7 +36,7 @@ from seqrec.files import read_json, write_json
 from seqrec.metrics import evaluate, ndcg
 from seqrec.prepare import prepare_named
 from seqrec.report import metrics_table
-from seqrec.training import FitConfig, fit, set_threads
+from seqrec.training import FitConfig, fit, set_up_cpu
 from teacher.base import Bits, load_base, model_fingerprint, num_4bit_parameters, resolve_model
 from teacher.extract import extract_knowledge
 from teacher.model import Teacher, TeacherConfig
@@ -125,7 +125,7 @@ def run(config: FinetuneConfig) -> None:
     """
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     accelerator = Accelerator(cpu=config.device == "cpu")
-    set_threads(config.num_threads, accelerator.num_processes)
+    set_up_cpu(config.num_threads, accelerator.num_processes)
     with accelerator.main_process_first():
         if config.data_dir == DEFAULT_DATA_DIR and not config.data_dir.exists():
             prepare_named(DEFAULT_DATASET, config.data_dir)

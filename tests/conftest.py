@@ -11,6 +11,8 @@ import torch
 import seqrec  # noqa: F401, I001  sets the OpenMP environment before torch is loaded
 from seqrec.data import SequenceDataset, leave_one_out, write_dataset
 
+USER_CACHE = os.environ.get("SEQREC_CACHE")
+
 # In shelf order: whoever finishes one book takes the next on the shelf, or skips it now and then.
 SHELF = {
     "Detective, Mystery": [
@@ -111,6 +113,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["SEQREC_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture
+def user_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give one test the user's cache back, so that real weights are fetched once."""
+    if USER_CACHE is None:
+        monkeypatch.delenv("SEQREC_CACHE")
+    else:
+        monkeypatch.setenv("SEQREC_CACHE", USER_CACHE)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ class Killed(Exception):
 
 def next_item_loss(student: Student, batch: Batch) -> Tensor:
     learn = batch.targets != PAD
-    return hard_loss(student.scores(student.encode(batch.items)[learn]), batch.targets[learn])
+    return hard_loss(student.logits(student.encode(batch.items)[learn]), batch.targets[learn])
 
 
 def train(
