@@ -217,7 +217,7 @@ def train_student(
                 role=role,
                 seed=config.seed,
                 dataset_fingerprint=dataset.fingerprint,
-                **{"valid_ndcg@10": progress.best_value},
+                valid_metrics={"ndcg@10": progress.best_value},
             )
             write_json(beside / "recipe.json", wanted)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)

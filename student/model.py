@@ -19,6 +19,7 @@ from seqrec.data import PAD
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
 
+LOWEST = torch.finfo(torch.float32).min
 Arch = Literal["gru", "transformer"]
 
 
@@ -81,6 +82,7 @@ class CausalBlock(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.num_heads, self.max_len = config.num_heads, config.max_len
+        self.head_dim = dim // config.num_heads
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
         self.attention_out = nn.Linear(dim, dim)
@@ -89,36 +91,44 @@ class CausalBlock(nn.Module):
         # Column max_len - 1 - d belongs to distance d: the last query's row is a plain slice.
         self.distance_bias = nn.Parameter(torch.zeros(config.num_heads, config.max_len))
 
-    def _bias(self, num_keys: int, real: Tensor, last_only: bool) -> Tensor:
-        """Return what is added to attention logits, (B, heads, queries, T)."""
-        lowest = torch.finfo(
-            self.distance_bias.dtype
-        ).min  # finite: a row of padding must not be NaN
-        hidden_keys = (~real)[:, None, None, :]
-        if last_only:
-            bias = self.distance_bias[:, self.max_len - num_keys :][None, :, None, :]
-            return bias.masked_fill(hidden_keys, lowest)
-        positions = torch.arange(num_keys, device=real.device)
-        distance = positions[:, None] - positions[None, :]  # (T, T)
-        bias = self.distance_bias[:, (self.max_len - 1 - distance).clamp(max=self.max_len - 1)]
-        return bias[None].masked_fill((distance < 0) | hidden_keys, lowest)
-
     def forward(self, hidden: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
         """Map (B, T, H) to (B, T, H), or to (B, 1, H) for the last position alone."""
         normed = self.attention_norm(hidden)
-        keys, values = self._heads(self.key_value(normed)).chunk(2, dim=-1)
         if last_only:
-            hidden, normed = hidden[:, -1:], normed[:, -1:]
-        attended = F.scaled_dot_product_attention(
-            self._heads(self.query(normed)),
-            keys,
-            values,
-            attn_mask=self._bias(keys.shape[2], real, last_only),
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
-        hidden = hidden + self.dropout(self.attention_out(attended.transpose(1, 2).flatten(2)))
+            hidden, attended = hidden[:, -1:], self._attend_from_last(normed, real)
+        else:
+            attended = self._attend(normed, real)
+        hidden = hidden + self.dropout(self.attention_out(attended))
         inner = F.gelu(self.up(self.feed_forward_norm(hidden)))
         return hidden + self.dropout(self.down(self.dropout(inner)))
+
+    def _attend(self, normed: Tensor, real: Tensor) -> Tensor:
+        """Let every position attend to itself and those before it: (B, T, H) to (B, T, H)."""
+        keys, values = self._heads(self.key_value(normed)).chunk(2, dim=-1)
+        positions = torch.arange(normed.shape[1], device=real.device)
+        distance = positions[:, None] - positions[None, :]  # (T, T)
+        bias = self.distance_bias[:, (self.max_len - 1 - distance).clamp(max=self.max_len - 1)]
+        visible = (distance >= 0) & real[:, None, None, :]
+        logits = self._heads(self.query(normed)) * self.head_dim**-0.5 @ keys.mT + bias
+        weights = logits.masked_fill(~visible, LOWEST).softmax(dim=-1)  # (B, heads, T, T)
+        return (self.dropout(weights) @ values).transpose(1, 2).flatten(2)
+
+    def _attend_from_last(self, normed: Tensor, real: Tensor) -> Tensor:
+        """Do the same for the last position alone: (B, T, H) to (B, 1, H).
+
+        q . (K x + b) differs from (K^T q) . x by the same for all x, which softmax ignores, and the
+        mean of values is the value of the mean: with one query, no key or value is ever computed.
+        """
+        # Weights: (heads, D, H) each; query: (B, heads, 1, D).
+        key, value = self.key_value.weight.unflatten(0, (self.num_heads, 2, -1)).unbind(1)
+        query = self._heads(self.query(normed[:, -1:]))
+        probes = (query @ (key * self.head_dim**-0.5)).squeeze(2)  # (B, heads, H)
+        bias = self.distance_bias[:, self.max_len - normed.shape[1] :]
+        logits = (probes @ normed.mT + bias).masked_fill(~real[:, None], LOWEST)
+        means = logits.softmax(dim=-1) @ normed  # (B, heads, H)
+        value_bias = self.key_value.bias.unflatten(0, (self.num_heads, 2, -1))[:, 1]  # (heads, D)
+        attended = (means[:, :, None] @ value.mT).squeeze(2) + value_bias  # (B, heads, D)
+        return attended.flatten(1)[:, None]
 
     def _heads(self, hidden: Tensor) -> Tensor:
         """Split (B, T, heads * D) into (B, heads, T, D)."""

@@ -1,0 +1,275 @@
+"""Accuracy against latency on this machine. Entry point: `python -m benchmarks.latency`.
+
+Every student is judged and timed from the same exported file, in plain ONNX Runtime: the timed
+call is `session.run` on prepared arrays, history in, top 10 out, exclusions and top-k inside.
+Runners get the same test users in the same order and take turns, after a warm-up. The teacher is
+timed with few calls; its metrics are those that fine-tuning wrote. Exports that are missing or
+stale are made first.
+
+Writes `benchmark.json` and `benchmark.png` into the output directory, and a table to stdout. Schema
+"seqrec-benchmark/1":
+
+    schema          "seqrec-benchmark/1"
+    config          the flags of the run
+    environment     cpu, num_cores, num_threads, load_at_start (processes that were running), os,
+                    python, versions
+    dataset         name, fingerprint, num_users (judged), num_items, split,
+                    protocol: "seen_excluded" or "seen_kept", what `metrics` and latency refer to
+    rows            a list, one object per system and precision:
+      system          "popularity", "teacher", "gru control", "gru distilled", ...
+      precision       "fp32", "int8", "nf4", "bf16"
+      metrics         test targets, headline protocol: `ndcg@10` and so on for ndcg, hr, mrr at
+                      5, 10, 20, each with `_low` and `_high`, a 95 % bootstrap interval over users
+      metrics_other_protocol    the same under the other protocol
+      latency_ms      p50, p95, p99 of one user's request
+      num_timed_calls how many calls they come from
+      throughput_per_s          users per second in batches of `throughput_batch_size`
+      size_mib        of the file; of the weights in memory for the teacher
+      num_parameters
+      gain_over_control         distilled rows: NDCG@10 minus the fp32 control's, user by user:
+                                mean, low, high
+      top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.measure import (
+    TIMED_K,
+    Request,
+    evaluate_lists,
+    histories_before_test,
+    make_requests,
+    measure_latency,
+    measure_throughput,
+    overlap,
+    percentiles_ms,
+    top_lists,
+)
+from benchmarks.plot import write_figure
+from benchmarks.report import describe_machine, format_table
+from benchmarks.runners import OnnxRunner, PopularityRunner, Runner, TeacherRunner
+from export.to_onnx import Precision, ensure_exported, student_folders
+from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import ModelError, run_main
+from seqrec.files import read_json, write_json
+from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCHES = 20
+SCHEMA = "seqrec-benchmark/1"
+MEASURED: dict[str, tuple[Precision, ...]] = {"control": ("fp32",), "distilled": ("fp32", "int8")}
+FINETUNE = "accelerate launch teacher/finetune.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """Flags of `benchmarks.latency`."""
+
+    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
+    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
+    device: Literal["cpu", "cuda"] = flag("cpu", "what to run on")
+    teacher: bool = flag(True, "measure the teacher as well; loads its language model")
+    num_threads: int = flag(1, "threads of each call")
+    num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
+    throughput_batch_size: int = flag(128, "users at once when throughput is measured")
+    budget_s: float = flag(5.0, "seconds after which a slow system is asked no more")
+    seed: int = flag(0, "seed of the order of the users")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if (
+            min(self.num_threads, self.num_calls, self.throughput_batch_size) < 1
+            or self.budget_s <= 0
+        ):
+            raise ValueError(
+                "--num-threads, --num-calls, --throughput-batch-size, --budget-s: above 0"
+            )
+
+
+def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """Measure everything and return the content of `benchmark.json`.
+
+    Raises:
+        SeqRecError: an earlier stage is missing or was run on other data, or a system does not
+            answer as it should.
+    """
+    if config.device != "cpu":
+        raise ModelError(
+            "--device cuda: exported students run on the CPU, which is what they are made for; "
+            "there is no GPU runner. Use --device cpu"
+        )
+    dataset = load_dataset(config.data_dir)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    environment = describe_machine(config.num_threads)
+    of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
+    students = open_students(dataset, output_dir, config.num_threads)
+    runners: list[Runner] = [PopularityRunner(dataset), *students]
+    evaluations, lists = [], []
+    for runner in runners:
+        excluding = top_lists(runner, dataset, exclude_seen=True)
+        keeping = top_lists(runner, dataset, exclude_seen=False)
+        evaluations.append(evaluate_lists(excluding, keeping, dataset))
+        lists.append(excluding if dataset.exclude_seen else keeping)
+    headline, other = protocols(dataset)
+    reports = [evaluation.report() for evaluation in evaluations]
+    gains = compare(runners, evaluations, lists, exclude_seen=dataset.exclude_seen)
+    if of_teacher is not None:
+        reports.insert(1, of_teacher)
+        runners.insert(1, TeacherRunner(output_dir / "teacher", config.num_threads))
+        gains.insert(1, {})
+    rows = [
+        {
+            "system": runner.system,
+            "precision": runner.precision,
+            "metrics": report[headline],
+            "metrics_other_protocol": report[other],
+            **timing,
+            "size_mib": runner.size_mib,
+            "num_parameters": runner.num_parameters,
+            **gain,
+        }
+        for runner, report, timing, gain in zip(
+            runners, reports, time_runners(runners, dataset, config), gains, strict=True
+        )
+    ]
+    return {
+        "schema": SCHEMA,
+        "config": to_json(config),
+        "environment": environment,
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "num_users": len(dataset.eval_targets("test").users),
+            "num_items": dataset.num_items,
+            "split": dataset.meta["split"],
+            "protocol": headline,
+        },
+        "rows": rows,
+    }
+
+
+def protocols(dataset: SequenceDataset) -> tuple[str, str]:
+    """Return the names of the headline protocol and of the other one."""
+    names = ("seen_excluded", "seen_kept")
+    return names if dataset.exclude_seen else (names[1], names[0])
+
+
+def open_students(dataset: SequenceDataset, output_dir: Path, num_threads: int) -> list[OnnxRunner]:
+    """Open the exports to be measured, made now where missing."""
+    opened = []
+    for student_folder in student_folders(output_dir):
+        for precision in MEASURED.get(student_folder.name, ()):
+            logger.info("%s %s %s", student_folder.parent.name, student_folder.name, precision)
+            folder = ensure_exported(dataset, output_dir, student_folder, precision)
+            opened.append(OnnxRunner.from_pretrained(folder, num_threads))
+    return opened
+
+
+def teacher_report(output_dir: Path, dataset: SequenceDataset) -> dict[str, dict[str, float]]:
+    """Return the teacher's test metrics, which fine-tuning wrote.
+
+    Raises:
+        ModelError: there is no teacher, or it was trained on other data.
+    """
+    file = output_dir / "teacher" / "metrics.json"
+    if not file.is_file():
+        raise ModelError(
+            f"no fine-tuned teacher in {file.parent}. Train one: {FINETUNE}. "
+            "To measure without: --no-teacher"
+        )
+    metrics = read_json(file)
+    if metrics["dataset_fingerprint"] != dataset.fingerprint:
+        raise ModelError(
+            f"the teacher in {file.parent} was trained on data set "
+            f"{metrics['dataset_fingerprint']}, but {dataset.path} is {dataset.fingerprint}. "
+            f"Train it again: {FINETUNE} --data-dir {dataset.path}"
+        )
+    report: dict[str, dict[str, float]] = metrics["test"]
+    return report
+
+
+def compare(
+    runners: Sequence[Runner],
+    evaluations: Sequence[Evaluation],
+    lists: Sequence[np.ndarray],
+    *,
+    exclude_seen: bool,
+) -> list[dict[str, Any]]:
+    """Compare distilled rows with their control, and int8 rows with their fp32 file."""
+    place = {(runner.system, runner.precision): i for i, runner in enumerate(runners)}
+    values = [ndcg(evaluation.ranks(exclude_seen=exclude_seen), 10) for evaluation in evaluations]
+    comparisons: list[dict[str, Any]] = []
+    for own, runner in enumerate(runners):
+        comparison: dict[str, Any] = {}
+        control = place.get((runner.system.replace("distilled", "control"), "fp32"))
+        if control is not None and "distilled" in runner.system:
+            difference = values[own] - values[control]
+            low, high = bootstrap_interval(difference)
+            gain = {"mean": float(difference.mean()), "low": low, "high": high}
+            comparison["gain_over_control"] = gain
+        if runner.precision == "int8":
+            fp32 = place[runner.system, "fp32"]
+            comparison["top10_overlap_with_fp32"] = overlap(lists[own], lists[fp32])
+        comparisons.append(comparison)
+    return comparisons
+
+
+def time_runners(
+    runners: Sequence[Runner], dataset: SequenceDataset, config: BenchmarkConfig
+) -> list[dict[str, Any]]:
+    """Time all runners on the test users, shuffled; headline protocol."""
+    histories = histories_before_test(dataset)
+    order = np.random.default_rng(config.seed).permutation(len(histories))
+
+    def requests(runner: Runner, users: np.ndarray, batch_size: int) -> list[Request]:
+        return make_requests(
+            [histories[user] for user in users],
+            max_len=runner.max_len,
+            k=min(TIMED_K, dataset.num_items),
+            exclude_seen=dataset.exclude_seen,
+            batch_size=batch_size,
+        )
+
+    durations = measure_latency(
+        runners,
+        [requests(runner, order[: config.num_calls], 1) for runner in runners],
+        num_calls=config.num_calls,
+        budget_s=config.budget_s,
+    )
+    # Whole batches only; a data set with fewer users than one batch is gone through again.
+    size = config.throughput_batch_size
+    users = np.resize(order, max(len(order) // size, 1) * size)[: MAX_BATCHES * size]
+    return [
+        {
+            "latency_ms": percentiles_ms(measured),
+            "num_timed_calls": len(measured),
+            "throughput_per_s": measure_throughput(
+                runner, requests(runner, users, size), budget_s=config.budget_s / 10
+            ),
+        }
+        for runner, measured in zip(runners, durations, strict=True)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark and write its results."""
+    config = parse_flags(BenchmarkConfig, (__doc__ or "").partition("\n")[0], argv)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    results = benchmark(config)
+    write_json(output_dir / "benchmark.json", results)
+    write_figure(results, output_dir / "benchmark.png")
+    sys.stdout.write(format_table(results))
+    logger.info("wrote %s and benchmark.png beside it", output_dir / "benchmark.json")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,172 @@
+"""How the benchmark measures: quality from the lists a runner returns, and time around its calls.
+
+Shape letters: N users, T history, E excluded, K answers.
+"""
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks.runners import Runner, checked_answer
+from seqrec.data import IntArray, SequenceDataset
+from seqrec.metrics import CUTOFFS, Evaluation, list_ranks, pad_left
+
+LIST_LENGTH = max(CUTOFFS)
+TIMED_K = 10
+NUM_WARM_UP_CALLS = 20
+NUM_BLOCKS = 20  # so often do runners take turns: a busy moment of the machine hits all of them
+MIN_CALLS = 10
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call's arguments, prepared before the clock starts."""
+
+    items: IntArray  # (B, T)
+    excluded: IntArray  # (B, E)
+    k: IntArray  # (1,)
+
+
+def make_requests(
+    histories: Sequence[NDArray[np.integer]],
+    *,
+    max_len: int,
+    k: int,
+    exclude_seen: bool,
+    batch_size: int,
+) -> list[Request]:
+    """Prepare requests from whole histories, in order; a last, smaller batch included."""
+    requests = []
+    for start in range(0, len(histories), batch_size):
+        users = histories[start : start + batch_size]
+        excluded = pad_left(users) if exclude_seen else np.zeros((len(users), 0), dtype=np.int64)
+        requests.append(Request(pad_left(users, max_len), excluded, np.array([k])))
+    return requests
+
+
+def histories_before_test(dataset: SequenceDataset) -> list[NDArray[np.integer]]:
+    """Return what precedes each test target, in the order of `eval_targets("test")`."""
+    targets = dataset.eval_targets("test")
+    pairs = zip(targets.users, targets.positions, strict=True)
+    return [dataset.sequence(user)[:position] for user, position in pairs]
+
+
+def top_lists(runner: Runner, dataset: SequenceDataset, *, exclude_seen: bool) -> IntArray:
+    """Ask for every test user's list, one user at a time as in the timed calls.
+
+    Returns:
+        int64 (N, K), K = 20 or the number of items; PAD where there is no answer.
+
+    Raises:
+        ModelError: the runner does not keep its promises; see `checked_answer`.
+    """
+    requests = make_requests(
+        histories_before_test(dataset),
+        max_len=runner.max_len,
+        k=min(LIST_LENGTH, dataset.num_items),
+        exclude_seen=exclude_seen,
+        batch_size=1,
+    )
+    protocol = "seen excluded" if exclude_seen else "seen kept"
+    label = f"{runner.system} {runner.precision}, {protocol}"
+    return np.concatenate(
+        [
+            checked_answer(runner, request.items, request.excluded, request.k, dataset.num_items)
+            for request in tqdm(requests, desc=label, unit="user", leave=False, mininterval=0.5)
+        ]
+    )
+
+
+def evaluate_lists(excluding: IntArray, keeping: IntArray, dataset: SequenceDataset) -> Evaluation:
+    """Rank the test targets in the lists (N, K) of both protocols."""
+    targets = dataset.eval_targets("test").items
+    return Evaluation(list_ranks(excluding, targets), list_ranks(keeping, targets))
+
+
+def overlap(first: IntArray, second: IntArray, k: int = 10) -> float:
+    """Return the mean share of the first `k` items that two systems' lists (N, K) have in common.
+
+    >>> overlap(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 5]]), k=2)
+    0.75
+    """
+    pairs = zip(first[:, :k], second[:, :k], strict=True)
+    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in pairs]))
+
+
+def percentiles_ms(durations_ns: NDArray[np.int64]) -> dict[str, float]:
+    """Return p50, p95 and p99 in milliseconds: the smallest duration that so many do not exceed.
+
+    >>> percentiles_ms(np.arange(1, 101) * 1_000_000)
+    {'p50': 50.0, 'p95': 95.0, 'p99': 99.0}
+    """
+    return {
+        f"p{p}": float(np.percentile(durations_ns, p, method="inverted_cdf")) / 1e6
+        for p in PERCENTILES
+    }
+
+
+def measure_latency(
+    runners: Sequence[Runner],
+    requests: Sequence[Sequence[Request]],
+    *,
+    num_calls: int,
+    budget_s: float,
+) -> list[NDArray[np.int64]]:
+    """Time single calls of several runners on the same requests, in alternation.
+
+    Args:
+        runners: warmed up first, then asked in turn, a block of calls each.
+        requests: for each runner, the same users in the same order. Call number i takes request i,
+            from the first again after the last.
+        num_calls: timed calls of each runner.
+        budget_s: a runner that would need longer than this makes fewer calls, at least 10.
+
+    Returns:
+        Each runner's durations in nanoseconds, in order of the calls.
+    """
+    counts = []
+    for runner, own in zip(runners, requests, strict=True):
+        start = time.perf_counter()
+        for done in range(1, NUM_WARM_UP_CALLS + 1):
+            _time_call(runner, own[-done % len(own)])
+            if time.perf_counter() - start > budget_s / 10:
+                break
+        affordable = budget_s / ((time.perf_counter() - start) / done)
+        counts.append(int(min(num_calls, max(MIN_CALLS, affordable))))
+    durations = [np.empty(count, dtype=np.int64) for count in counts]
+    gc.collect()
+    gc.disable()
+    try:
+        for block in tqdm(range(NUM_BLOCKS), desc="latency", unit="block", leave=False):
+            for runner, own, measured in zip(runners, requests, durations, strict=True):
+                for call in np.array_split(np.arange(len(measured)), NUM_BLOCKS)[block]:
+                    measured[call] = _time_call(runner, own[call % len(own)])
+    finally:
+        gc.enable()
+    return durations
+
+
+def measure_throughput(runner: Runner, requests: Sequence[Request], *, budget_s: float) -> float:
+    """Return users answered per second, from the median over equally large batches.
+
+    A runner slower than `budget_s` for a batch answers one only, without warm-up.
+    """
+    rates: list[float] = []
+    start = time.perf_counter()
+    while not rates or time.perf_counter() - start < budget_s:
+        request = requests[len(rates) % len(requests)]
+        rates.append(len(request.items) / _time_call(runner, request) * 1e9)
+    return float(np.median(rates[1:] or rates))
+
+
+def _time_call(runner: Runner, request: Request) -> int:
+    """Return how long one call takes, in nanoseconds."""
+    start = time.perf_counter_ns()
+    runner.recommend(request.items, request.excluded, request.k)
+    return time.perf_counter_ns() - start

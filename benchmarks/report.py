@@ -1,0 +1,78 @@
+"""What surrounds the benchmark's numbers: the machine they come from, and their table."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from seqrec.report import interval
+
+PACKAGES = ("onnxruntime", "torch", "numpy")
+
+
+def describe_machine(num_threads: int) -> dict[str, Any]:
+    """Return what the figures depend on besides the code."""
+    return {
+        "cpu": cpu_name(),
+        "num_cores": os.cpu_count(),
+        "num_threads": num_threads,
+        "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "os": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's model name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """Return the results as a text table that ends in a newline, with its conditions below."""
+    rows = [
+        [
+            row["system"],
+            row["precision"],
+            interval(row["metrics"], "ndcg@10"),
+            f"{row['metrics']['hr@10']:.4f}",
+            *(f"{row['latency_ms'][p]:.3f}" for p in ("p50", "p95", "p99")),
+            f"{row['throughput_per_s']:,.0f}",
+            f"{row['size_mib']:.2f}",
+            f"{row['num_parameters']:,}",
+        ]
+        for row in results["rows"]
+    ]
+    batch = results["config"]["throughput_batch_size"]
+    headers = ["system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "p95 ms", "p99 ms"]
+    headers += [f"users/s at {batch}", "MiB", "parameters"]
+    align = ["left"] * 3 + ["right"] * 7
+    table = tabulate(rows, headers=headers, disable_numparse=True, colalign=align)
+    data, machine = results["dataset"], results["environment"]
+    lines = [
+        table,
+        "",
+        f"{data['name']}: {data['num_users']:,} test users, {data['num_items']:,} items, "
+        f"{data['split']}, {data['protocol'].replace('_', ' ')}; one user per call, "
+        f"{machine['num_threads']} thread(s), {machine['cpu']}",
+    ]
+    for row in results["rows"]:
+        if gain := row.get("gain_over_control"):
+            lines.append(
+                f"{row['system']} {row['precision']} over control: NDCG@10 {gain['mean']:+.4f} "
+                f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+                + (
+                    f"; top 10 shared with fp32 {row['top10_overlap_with_fp32']:.1%}"
+                    if "top10_overlap_with_fp32" in row
+                    else ""
+                )
+            )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,192 @@
+"""What the benchmark compares: anything that answers a batch of histories with a batch of lists.
+
+Shape letters: B users, T history, E excluded, K answers.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from export.graph import OUTPUT_NAMES, open_session
+from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.errors import ModelError
+from seqrec.files import read_json
+
+FloatArray = NDArray[np.float32]
+Answer = tuple[IntArray, FloatArray]
+
+
+class Runner(Protocol):
+    """A system under test."""
+
+    @property
+    def system(self) -> str:
+        """Its name in tables; rows are told apart by system and precision."""
+
+    @property
+    def precision(self) -> str:
+        """In what its weights are held."""
+
+    @property
+    def size_mib(self) -> float:
+        """Size of its file in MiB; of its weights in memory where there is no single file."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+
+    @property
+    def max_len(self) -> int:
+        """How many of the newest items it is shown."""
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch.
+
+        Args:
+            items: int64 (B, T), left-padded histories, T at most `max_len`.
+            excluded: int64 (B, E), not to be recommended, PAD where there are fewer; E may be 0.
+            k: int64 (1,), how many items to return.
+
+        Returns:
+            Items int64 (B, K) and scores float32 (B, K), best first; a score of -inf: no answer.
+        """
+
+
+class PopularityRunner:
+    """The items most frequent in training, the same for everyone."""
+
+    system, precision = "popularity", "fp32"
+    max_len = 1  # it does not look at them
+
+    def __init__(self, dataset: SequenceDataset) -> None:
+        counts = dataset.train_counts().astype(np.float32)
+        self._order = np.argsort(-counts[1:], kind="stable") + 1  # ties by the lower item number
+        self._scores = counts[self._order]
+        self.num_parameters = dataset.num_items
+        self.size_mib = (self._order.nbytes + self._scores.nbytes) / 2**20
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        num_answers = int(k[0])
+        enough = num_answers + excluded.shape[1]
+        top_items = np.full((len(items), num_answers), PAD, dtype=np.int64)
+        top_scores = np.full((len(items), num_answers), -np.inf, dtype=np.float32)
+        for row, left_out in enumerate(excluded):
+            (places,) = np.nonzero(~np.isin(self._order[:enough], left_out))
+            places = places[:num_answers]
+            top_items[row, : len(places)] = self._order[places]
+            top_scores[row, : len(places)] = self._scores[places]
+        return top_items, top_scores
+
+
+def top_k(scores: FloatArray, excluded: IntArray, k: int) -> Answer:
+    """Return the best items of scores (B, I + 1), which it changes; ties by the lower item number.
+
+    >>> items, _ = top_k(np.array([[9.0, 1.0, 3.0, 3.0]], np.float32), np.array([[1]]), k=2)
+    >>> items.tolist()
+    [[2, 3]]
+    """
+    np.put_along_axis(scores, excluded, -np.inf, axis=1)
+    scores[:, PAD] = -np.inf
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return top, np.take_along_axis(scores, top, axis=1)
+
+
+@dataclass(frozen=True)
+class OnnxRunner:
+    """An exported student in plain ONNX Runtime: the call is `session.run` on prepared arrays."""
+
+    session: ort.InferenceSession
+    system: str
+    precision: str
+    size_mib: float
+    num_parameters: int
+    max_len: int
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, num_threads: int) -> "OnnxRunner":
+        """Open the `model.onnx` of a recommender directory."""
+        config = read_json(folder / "config.json")
+        file = folder / "model.onnx"
+        return cls(
+            open_session(file, num_threads),
+            f"{config['arch']} {config['role']}",
+            config["precision"],
+            file.stat().st_size / 2**20,
+            config["num_parameters"],
+            config["max_len"],
+        )
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        top_items, top_scores = self.session.run(
+            OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k}
+        )
+        return top_items, top_scores
+
+
+class TeacherRunner:
+    """The fine-tuned language model, in PyTorch."""
+
+    system = "teacher"
+
+    def __init__(self, folder: Path, num_threads: int) -> None:
+        """Load a teacher; `ModelError` or `SourceError` if that cannot be done."""
+        import torch
+
+        from teacher.model import Teacher
+
+        about, measured = (read_json(folder / name) for name in ("teacher.json", "metrics.json"))
+        torch.set_num_threads(num_threads)
+        self._torch = torch
+        self._teacher = Teacher.from_pretrained(folder)
+        self.precision = {4: "nf4", 16: "bf16"}[about["bits"]]
+        self.size_mib = measured["size_bytes"] / 2**20
+        self.num_parameters = int(measured["num_parameters"])
+        self.max_len = int(about["max_len"])
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        with self._torch.inference_mode():
+            scores = self._teacher(self._torch.from_numpy(items)).float().numpy()
+        return top_k(scores, excluded, int(k[0]))
+
+
+def checked_answer(
+    runner: Runner, items: IntArray, excluded: IntArray, k: IntArray, num_items: int
+) -> IntArray:
+    """Let a runner answer, and return its items, PAD in the places it left without an answer.
+
+    Raises:
+        ModelError: the answer has another shape or type than promised, a score is NaN or rises
+            along a list, or an item is out of range, excluded, or in one list twice.
+    """
+    top_items, top_scores = runner.recommend(items, excluded, k)
+    name = f"{runner.system} ({runner.precision})"
+    shape = (len(items), int(k[0]))
+    for what, array in (("items", top_items), ("scores", top_scores)):
+        if array.shape != shape:
+            raise ModelError(f"{name} returned {what} of shape {array.shape}, expected {shape}")
+    if not np.issubdtype(top_items.dtype, np.integer):
+        raise ModelError(f"{name} returned items of type {top_items.dtype}, expected integers")
+    if np.isnan(top_scores).any():
+        raise ModelError(f"{name} returned a score that is NaN")
+    if (top_scores[:, 1:] > top_scores[:, :-1]).any():
+        raise ModelError(f"{name} returned a list that is not sorted by score, best first")
+    answered = np.where(top_scores > -math.inf, top_items, PAD)
+    given = top_items[top_scores > -math.inf]
+    if ((given < 1) | (given > num_items)).any():
+        wrong = given[(given < 1) | (given > num_items)][0]
+        raise ModelError(f"{name} returned item {wrong}, expected 1 to {num_items}")
+    for row, left_out in zip(answered, excluded, strict=True):
+        real = row[row != PAD]
+        if len(np.unique(real)) < len(real):
+            raise ModelError(f"{name} returned an item twice in one list")
+        if np.isin(real, left_out).any():
+            raise ModelError(f"{name} returned an item that was to be left out")
+    return answered

@@ -1,0 +1,287 @@
+import json
+import math
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import measure
+from benchmarks.latency import BenchmarkConfig, benchmark, main
+from benchmarks.measure import (
+    histories_before_test,
+    make_requests,
+    measure_latency,
+    percentiles_ms,
+    top_lists,
+)
+from benchmarks.runners import PopularityRunner, TeacherRunner, checked_answer, top_k
+from seqrec.data import SequenceDataset
+from seqrec.errors import DataError, ModelError
+from seqrec.files import write_json
+from seqrec.metrics import evaluate, popularity_scores, summarize
+from student.model import Student, StudentConfig
+from teacher.finetune import FinetuneConfig, build_teacher
+
+HISTORY, NOTHING, TWO = np.array([[3, 4]]), np.zeros((1, 0), dtype=np.int64), np.array([2])
+
+
+@dataclass(frozen=True)
+class FixedRunner:
+    """Answers whatever it is told to."""
+
+    items: Any
+    scores: Any
+    system: str = "liar"
+    precision: str = "fp32"
+    size_mib: float = 0.0
+    num_parameters: int = 0
+    max_len: int = 5
+
+    def recommend(self, items: Any, excluded: Any, k: Any) -> Any:
+        return np.array(self.items), np.array(self.scores, dtype=np.float32)
+
+
+HONEST = FixedRunner([[7, 8]], [[2.0, 1.0]])
+
+
+def test_an_honest_answer_passes() -> None:
+    assert checked_answer(HONEST, HISTORY, NOTHING, TWO, 10).tolist() == [[7, 8]]
+
+
+def test_a_place_without_an_answer_is_padding() -> None:
+    runner = replace(HONEST, scores=[[2.0, -math.inf]])
+    assert checked_answer(runner, HISTORY, NOTHING, TWO, 10).tolist() == [[7, 0]]
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ({"items": [[7, 8, 9]]}, r"items of shape \(1, 3\), expected \(1, 2\)"),
+        ({"scores": [[2.0]]}, r"scores of shape \(1, 1\)"),
+        ({"items": [[7.0, 8.0]]}, "items of type float64"),
+        ({"scores": [[math.nan, 1.0]]}, "NaN"),
+        ({"scores": [[1.0, 2.0]]}, "not sorted"),
+        ({"items": [[7, 11]]}, "item 11, expected 1 to 10"),
+        ({"items": [[0, 7]]}, "item 0, expected 1 to 10"),
+        ({"items": [[7, 7]]}, "twice"),
+        ({"items": [[7, 3]]}, "left out"),
+    ],
+)
+def test_a_lying_runner_is_caught_and_named(lie: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=rf"liar \(fp32\) returned .*{message}"):
+        checked_answer(replace(HONEST, **lie), HISTORY, HISTORY, TWO, 10)
+
+
+def test_percentiles_are_durations_that_were_measured() -> None:
+    durations = np.array([5, 1, 4, 2, 3] * 20) * 1_000_000  # each of 1..5 ms is a fifth
+    assert percentiles_ms(durations) == {"p50": 3.0, "p95": 5.0, "p99": 5.0}
+    assert percentiles_ms(np.array([7_500_000])) == {"p50": 7.5, "p95": 7.5, "p99": 7.5}
+
+
+def test_top_k_leaves_out_padding_and_excluded_items_and_breaks_ties_by_number() -> None:
+    scores = np.array([[99.0, 1.0, 3.0, 3.0, 2.0]], dtype=np.float32)
+    items, best = top_k(scores, np.array([[4, 0]]), k=3)
+    assert items.tolist() == [[2, 3, 1]]
+    assert best.tolist() == [[3.0, 3.0, 1.0]]
+
+
+def test_popularity_ranks_as_the_metrics_own_baseline_does(tiny_dataset: SequenceDataset) -> None:
+    runner = PopularityRunner(tiny_dataset)
+    lists = [top_lists(runner, tiny_dataset, exclude_seen=flag) for flag in (True, False)]
+    found = measure.evaluate_lists(*lists, tiny_dataset).report()
+    whole = evaluate(popularity_scores(tiny_dataset), tiny_dataset, "test", max_len=5)
+    assert found["seen_kept"] == summarize(whole.keeping_seen)
+    assert found["seen_excluded"] == summarize(whole.excluding_seen)
+
+
+def test_requests_show_the_newest_items_and_exclude_the_whole_history() -> None:
+    histories = [np.array([1, 2, 3, 4]), np.array([5])]
+    (both,) = make_requests(histories, max_len=2, k=3, exclude_seen=True, batch_size=2)
+    assert both.items.tolist() == [[3, 4], [0, 5]]
+    assert both.excluded.tolist() == [[1, 2, 3, 4], [0, 0, 0, 5]]
+    _, second = make_requests(histories, max_len=2, k=3, exclude_seen=False, batch_size=1)
+    assert second.items.tolist() == [[5]]
+    assert second.excluded.shape == (1, 0)
+
+
+def test_histories_end_right_before_the_test_target(
+    tiny_dataset: SequenceDataset, tiny_sequences: list[list[int]]
+) -> None:
+    found = [history.tolist() for history in histories_before_test(tiny_dataset)]
+    assert found == [sequence[:-1] for sequence in tiny_sequences]
+
+
+def test_runners_take_turns_on_the_same_requests() -> None:
+    calls: list[tuple[str, int]] = []
+
+    @dataclass(frozen=True)
+    class Recorder(FixedRunner):
+        def recommend(self, items: Any, excluded: Any, k: Any) -> Any:
+            calls.append((self.system, int(items[0, 0])))
+            return super().recommend(items, excluded, k)
+
+    runners = [Recorder([[7]], [[1.0]], system=name) for name in ("first", "second")]
+    users = [np.array([user]) for user in range(1, 31)]
+    requests = make_requests(users, max_len=5, k=1, exclude_seen=False, batch_size=1)
+    measured = measure_latency(runners, [requests] * 2, num_calls=60, budget_s=60.0)
+    assert [len(durations) for durations in measured] == [60, 60]
+    timed = calls[-120:]
+    for name in ("first", "second"):
+        assert [user for system, user in timed if system == name] == list(range(1, 31)) * 2
+    turns = sum(a[0] != b[0] for a, b in zip(timed, timed[1:], strict=False))
+    assert turns == 2 * measure.NUM_BLOCKS - 1
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with trained students, as `student.distill` leaves it, and no teacher."""
+    folder = tmp_path_factory.mktemp("run")
+    shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=8, max_len=7)
+    for seed, role in enumerate(("control", "distilled")):
+        torch.manual_seed(seed)
+        Student(shape).save_pretrained(
+            folder / "students" / "gru" / role,
+            role=role,
+            dataset_fingerprint=tiny_dataset.fingerprint,
+        )
+    return folder
+
+
+def arguments(dataset: SequenceDataset, folder: Path) -> list[str]:
+    quick = ["--num-calls", "20", "--budget-s", "0.2"]
+    return ["--data-dir", str(dataset.path), "--output-dir", str(folder), *quick]
+
+
+@pytest.fixture(scope="module")
+def results(run_folder: Path, tiny_dataset: SequenceDataset) -> dict[str, Any]:
+    main([*arguments(tiny_dataset, run_folder), "--no-teacher"])
+    content: dict[str, Any] = json.loads((run_folder / "benchmark.json").read_text())
+    return content
+
+
+def test_the_json_holds_what_the_schema_promises(
+    results: dict[str, Any], tiny_dataset: SequenceDataset, run_folder: Path
+) -> None:
+    assert results["schema"] == "seqrec-benchmark/1"
+    assert results["dataset"] == {
+        "name": "tiny",
+        "fingerprint": tiny_dataset.fingerprint,
+        "num_users": 40,
+        "num_items": 30,
+        "split": "leave-one-out",
+        "protocol": "seen_excluded",
+    }
+    assert {"cpu", "num_threads", "load_at_start", "os", "python", "versions"} <= set(
+        results["environment"]
+    )
+    assert [(row["system"], row["precision"]) for row in results["rows"]] == [
+        ("popularity", "fp32"),
+        ("gru control", "fp32"),
+        ("gru distilled", "fp32"),
+        ("gru distilled", "int8"),
+    ]
+    for row in results["rows"]:
+        assert set(row["latency_ms"]) == {"p50", "p95", "p99"}
+        for metrics in (row["metrics"], row["metrics_other_protocol"]):
+            assert metrics["ndcg@10_low"] <= metrics["ndcg@10"] <= metrics["ndcg@10_high"]
+            assert metrics["hr@5"] <= metrics["hr@10"] <= metrics["hr@20"]
+    for row in results["rows"][1:]:
+        name = f"{row['system'].replace(' ', '-')}-{row['precision']}"
+        size = (run_folder / "export" / name / "model.onnx").stat().st_size
+        assert row["size_mib"] == size / 2**20
+    assert (run_folder / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_metrics_of_an_fp32_row_are_those_of_the_pytorch_model(
+    results: dict[str, Any], run_folder: Path, tiny_dataset: SequenceDataset
+) -> None:
+    student = Student.from_pretrained(run_folder / "students" / "gru" / "distilled")
+    expected = evaluate(student, tiny_dataset, "test", max_len=7).report()
+    row = results["rows"][2]
+    assert row["num_parameters"] == student.num_parameters
+    for name in ("ndcg@10", "hr@20", "mrr@5"):
+        assert row["metrics"][name] == pytest.approx(expected["seen_excluded"][name])
+        assert row["metrics_other_protocol"][name] == pytest.approx(expected["seen_kept"][name])
+
+
+def test_gains_are_the_difference_between_two_rows(results: dict[str, Any]) -> None:
+    _, control, distilled, quantized = results["rows"]
+    for row in (distilled, quantized):
+        difference = row["metrics"]["ndcg@10"] - control["metrics"]["ndcg@10"]
+        gain = row["gain_over_control"]
+        assert gain["mean"] == pytest.approx(difference)
+        assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert "gain_over_control" not in control
+    assert 0 <= quantized["top10_overlap_with_fp32"] <= 1
+
+
+def test_the_teachers_row_holds_its_own_metrics_and_times(
+    run_folder: Path, tiny_dataset: SequenceDataset, tiny_llm: Path
+) -> None:
+    config = FinetuneConfig(model=str(tiny_llm), num_layers=1, max_len=6, item_dim=8, lora_rank=2)
+    teacher = build_teacher(config, tiny_dataset, torch.device("cpu")).eval()
+    teacher.save_pretrained(run_folder / "teacher")
+    report = evaluate(teacher, tiny_dataset, "test", max_len=6).report()
+    about = {"dataset_fingerprint": tiny_dataset.fingerprint, "test": report}
+    size = {"num_parameters": 1234, "size_bytes": 2**21}
+    write_json(run_folder / "teacher" / "metrics.json", {**about, **size})
+    try:
+        main(arguments(tiny_dataset, run_folder))
+    finally:
+        shutil.rmtree(run_folder / "teacher")
+    row = json.loads((run_folder / "benchmark.json").read_text())["rows"][1]
+    assert (row["system"], row["precision"]) == ("teacher", "nf4")
+    assert row["metrics"] == report["seen_excluded"]
+    assert row["metrics_other_protocol"] == report["seen_kept"]
+    assert (row["num_parameters"], row["size_mib"]) == (1234, 2.0)
+    assert row["num_timed_calls"] >= 10
+
+
+def test_the_teacher_answers_with_its_own_scores(
+    tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path: Path
+) -> None:
+    config = FinetuneConfig(model=str(tiny_llm), num_layers=1, max_len=6, item_dim=8, lora_rank=2)
+    teacher = build_teacher(config, tiny_dataset, torch.device("cpu")).eval()
+    teacher.save_pretrained(tmp_path)
+    write_json(tmp_path / "metrics.json", {"num_parameters": 1, "size_bytes": 1})
+    runner = TeacherRunner(tmp_path, num_threads=1)
+    items, _ = runner.recommend(np.array([[1, 2, 3]]), np.array([[1, 2, 3]]), np.array([5]))
+    with torch.inference_mode():
+        order = teacher(torch.tensor([[1, 2, 3]]))[0].argsort(descending=True).tolist()
+    assert items[0].tolist() == [item for item in order if item > 3][:5]
+
+
+def test_without_a_teacher_the_command_to_type_is_named(
+    run_folder: Path, tiny_dataset: SequenceDataset
+) -> None:
+    with pytest.raises(ModelError, match="accelerate launch teacher/finetune.py"):
+        main(arguments(tiny_dataset, run_folder))
+
+
+def test_a_teacher_of_another_data_set_is_refused(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "teacher" / "metrics.json", {"dataset_fingerprint": "other"})
+    with pytest.raises(ModelError, match="was trained on data set other"):
+        main(arguments(tiny_dataset, tmp_path))
+
+
+def test_without_students_the_command_to_type_is_named(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"python -m student\.distill"):
+        main([*arguments(tiny_dataset, tmp_path), "--no-teacher"])
+
+
+def test_without_data_the_command_to_type_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"python -m seqrec\.prepare"):
+        benchmark(BenchmarkConfig(data_dir=tmp_path / "nothing", output_dir=tmp_path))
+
+
+def test_a_gpu_is_refused_in_words(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no GPU runner"):
+        benchmark(BenchmarkConfig(data_dir=tiny_dataset.path, output_dir=tmp_path, device="cuda"))
