@@ -145,7 +145,7 @@ class TeacherRunner:
         torch.set_num_threads(num_threads)
         self._torch = torch
         self._teacher = Teacher.from_pretrained(folder)
-        self.precision = {4: "nf4", 16: "bf16"}[about["bits"]]
+        self.precision = {4: "nf4", 16: "bf16", 32: "fp32"}[about["bits"]]
         self.size_mib = measured["size_bytes"] / 2**20
         self.num_parameters = int(measured["num_parameters"])
         self.max_len = int(about["max_len"])

@@ -49,9 +49,9 @@ class DistillConfig:
     dropout: float = flag(0.2, "dropout while training")
     max_len: int = flag(50, "newest items of a history that the student reads")
     kd_weight: float = flag(0.5, "share of the loss that is the teacher's, 0 to 1")
-    temperature: float = flag(2.0, "softens the teacher's answers")
+    temperature: float = flag(1.0, "above 1 softens the teacher's answers")
     init_from_teacher: bool = flag(True, "start the item table from the teacher's item vectors")
-    num_epochs: int = flag(40, "passes over the training sequences, at most")
+    num_epochs: int = flag(24, "passes over the training sequences, at most")
     patience: int = flag(4, "validations without a better one before stopping; 0: never")
     evaluate_every: int = flag(2, "epochs between validations")
     batch_size: int = flag(128, "windows per step")
@@ -90,38 +90,26 @@ class TeacherSignal:
         )
 
 
-def make_loss(
-    config: DistillConfig, knowledge: Knowledge | None, control: Student | None = None
-) -> LossFunction:
+def make_loss(config: DistillConfig, knowledge: Knowledge | None) -> LossFunction:
     """Return the training loss: (1 - kd_weight) * hard + kd_weight * soft, or hard alone.
 
-    The soft part follows the teacher, or, where a trained `control` is given, teacher and control
-    together: among the teacher's items of a prefix the target is the mean of their logits. The two
-    err on different users, so their mean ranks better than either (a product of experts; Hinton,
-    Neural Computation 2002). Prefixes without a row are learnt from the next item alone.
+    Prefixes without a row in the knowledge add nothing to the soft part.
     """
-    if knowledge is None:
-        return lambda student, batch: next_item_loss(student, batch)[0]
-    signal = TeacherSignal(knowledge)
+    signal = TeacherSignal(knowledge) if knowledge is not None else None
 
     def loss(student: Student, batch: Batch) -> Tensor:
-        hard, logits, learn = next_item_loss(student, batch)
-        known, items, target = signal(batch.rows[learn])
-        if control is not None:
-            with torch.no_grad():
-                opinion = control.logits(control.encode(batch.items)[learn][known])
-                target = (target + opinion.gather(1, items - 1)) / 2
-        soft = soft_loss(logits[known], items, target, config.temperature)
+        learn = batch.targets != PAD
+        logits = student.logits(student.encode(batch.items)[learn])  # (P, I)
+        hard = hard_loss(logits, batch.targets[learn])
+        if signal is None:
+            return hard
+        known, items, teacher_logits = signal(batch.rows[learn])
+        if not known.any():
+            return hard
+        soft = soft_loss(logits[known], items, teacher_logits, config.temperature)
         return (1 - config.kd_weight) * hard + config.kd_weight * soft
 
     return loss
-
-
-def next_item_loss(student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the hard loss, the logits (P, I) at the P positions to learn, and which these are."""
-    learn = batch.targets != PAD
-    logits = student.logits(student.encode(batch.items)[learn])
-    return hard_loss(logits, batch.targets[learn]), logits, learn
 
 
 def principal_components(vectors: Tensor, dim: int) -> Tensor:
