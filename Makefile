@@ -1,8 +1,6 @@
 # make demo: the whole path on MovieLens-100K.  make test: the suite.  make lint: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Waiting OpenMP threads that spin slow everything down when a core is busy.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint clean
 

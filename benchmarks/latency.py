@@ -38,6 +38,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import ModelError, run_main
+from seqrec.files import read_json, write_json
+from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
+
 import numpy as np
 
 from benchmarks.measure import (
@@ -56,11 +62,6 @@ from benchmarks.plot import write_figure
 from benchmarks.report import describe_machine, format_table
 from benchmarks.runners import OnnxRunner, PopularityRunner, Runner, TeacherRunner
 from export.to_onnx import Precision, ensure_exported, student_folders
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
-from seqrec.data import SequenceDataset, load_dataset
-from seqrec.errors import ModelError, run_main
-from seqrec.files import read_json, write_json
-from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seqrec.data import IntArray, SequenceDataset
+from seqrec.metrics import CUTOFFS, Evaluation, list_ranks, pad_left
+
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.runners import Runner, checked_answer
-from seqrec.data import IntArray, SequenceDataset
-from seqrec.metrics import CUTOFFS, Evaluation, list_ranks, pad_left
 
 LIST_LENGTH = max(CUTOFFS)
 TIMED_K = 10

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqrec.config import flag, parse_flags
+from seqrec.errors import DataError, run_main
+from seqrec.files import read_json
+
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-from seqrec.config import flag, parse_flags
-from seqrec.errors import DataError, run_main
-from seqrec.files import read_json
 
 logger = logging.getLogger(__name__)
 

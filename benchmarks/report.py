@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from seqrec.report import interval
+
+from tabulate import tabulate
 
 PACKAGES = ("onnxruntime", "torch", "numpy")
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.errors import ModelError
+from seqrec.files import read_json
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.graph import OUTPUT_NAMES, open_session
-from seqrec.data import PAD, IntArray, SequenceDataset
-from seqrec.errors import ModelError
-from seqrec.files import read_json
 
 FloatArray = NDArray[np.float32]
 Answer = tuple[IntArray, FloatArray]

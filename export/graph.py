@@ -23,6 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+from seqrec.data import PAD
+from seqrec.errors import ModelError
+
 import numpy as np
 import onnxruntime as ort
 import torch
@@ -32,8 +35,6 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F  # noqa: N812  the name everyone knows
 
-from seqrec.data import PAD
-from seqrec.errors import ModelError
 from student.model import Student
 
 OPSET = 20

@@ -15,6 +15,8 @@ therefore depend a little on who else is in the batch.
 import tempfile
 from pathlib import Path
 
+from seqrec.errors import ModelError
+
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
@@ -23,7 +25,6 @@ from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import QuantizationConfig
 
 from export.graph import quiet
-from seqrec.errors import ModelError
 
 EIGHT_BIT = (TensorProto.INT8, TensorProto.UINT8)
 

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqrec.errors import ModelError
+from seqrec.files import read_json
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-
-from seqrec.errors import ModelError
-from seqrec.files import read_json
 
 FORMAT = "seqrec-recommender"
 VERSION = 1

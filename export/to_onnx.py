@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import ModelError, run_main
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.metrics import pad_left
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -20,11 +26,6 @@ from tqdm import tqdm
 from export.graph import OPSET, check_parity, open_session, write_graph
 from export.quantize import eight_bit_share, quantize
 from export.recommender import FORMAT, VERSION
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
-from seqrec.data import SequenceDataset, load_dataset
-from seqrec.errors import ModelError, run_main
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
-from seqrec.metrics import pad_left
 from student.model import Student
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from seqrec.data import PAD, IntArray, SequenceDataset
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from seqrec.data import PAD, IntArray, SequenceDataset
 
 # Windows of similar length are batched together inside chunks of this many batches: little padding,
 # and still another mix in every epoch.

@@ -20,12 +20,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from seqrec.errors import DataError
+from seqrec.files import atomic_directory, read_json, write_json
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-
-from seqrec.errors import DataError
-from seqrec.files import atomic_directory, read_json, write_json
 
 PAD = 0  # fills the left of a short history; never an item
 FORMAT = "seqrec-data"

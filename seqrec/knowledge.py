@@ -14,6 +14,7 @@ are targets of training, make 0.21 GiB.
 Shape letters: R rows, K teacher items, I items, D width of the teacher's item vectors.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -21,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from seqrec.batching import prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.errors import StaleKnowledgeError
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+
+import numpy as np
+from numpy.typing import NDArray
 
 FORMAT = "seqrec-knowledge"
 VERSION = 1
@@ -35,10 +36,13 @@ ARRAYS = {"item_ids": np.int32, "logits": np.float16, "item_vectors": np.float16
 
 
 def rebuild_command(dataset: SequenceDataset, output_dir: Path) -> str:
-    """Return what to type to make the knowledge again."""
-    return (
-        f"accelerate launch teacher/finetune.py --data-dir {dataset.path} --output-dir {output_dir}"
-    )
+    """Return what to type to make the knowledge again: from the teacher, if it is there."""
+    stage = "teacher/finetune.py"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        trained_on = read_json(output_dir / "teacher" / "metrics.json")["dataset_fingerprint"]
+        if trained_on == dataset.fingerprint:
+            stage = "-m teacher.extract"
+    return f"accelerate launch {stage} --data-dir {dataset.path} --output-dir {output_dir}"
 
 
 def row_numbers(dataset: SequenceDataset, prefixes_per_user: int) -> IntArray:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from seqrec.data import PAD, EvalTargets, SequenceDataset
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from seqrec.data import PAD, EvalTargets, SequenceDataset
 
 CUTOFFS = (5, 10, 20)
 NOT_RANKED = np.iinfo(

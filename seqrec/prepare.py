@@ -16,9 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-
 from seqrec.config import flag, parse_flags, to_json
 from seqrec.data import (
     FORMAT,
@@ -32,6 +29,9 @@ from seqrec.data import (
 from seqrec.errors import DataError, run_main
 from seqrec.files import read_json
 from seqrec.sources import DATASETS, fetch_dataset
+
+import numpy as np
+import polars as pl
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from tqdm import tqdm
-
 from seqrec.errors import SourceError
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+
+import polars as pl
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 

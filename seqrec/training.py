@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqrec.batching import Batch, TrainingBatches
+from seqrec.errors import SeqRecError
+from seqrec.files import atomic_directory, read_json, write_json
+
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-
-from seqrec.batching import Batch, TrainingBatches
-from seqrec.errors import SeqRecError
-from seqrec.files import atomic_directory, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

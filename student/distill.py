@@ -14,11 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from torch import Tensor
-
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, recipe
 from seqrec.data import PAD, SequenceDataset, load_dataset
@@ -28,6 +23,12 @@ from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.metrics import evaluate, ndcg
 from seqrec.report import metrics_table
 from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
 from student.losses import hard_loss, soft_loss
 from student.model import Arch, Student, StudentConfig
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seqrec.data import PAD
+from seqrec.errors import ModelError
+from seqrec.files import read_json, write_json
+
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  the name everyone knows
-
-from seqrec.data import PAD
-from seqrec.errors import ModelError
-from seqrec.files import read_json, write_json
 
 LOWEST = torch.finfo(torch.float32).min
 Arch = Literal["gru", "transformer"]

@@ -6,6 +6,10 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+from seqrec.errors import ModelError, SourceError
+from seqrec.files import atomic_directory, sha256_file
+from seqrec.sources import MODEL_BUNDLES, cache_dir, fetch_model
+
 import torch
 from peft import prepare_model_for_kbit_training
 from torch import Tensor, nn
@@ -20,10 +24,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-from seqrec.errors import ModelError, SourceError
-from seqrec.files import atomic_directory, sha256_file
-from seqrec.sources import MODEL_BUNDLES, cache_dir, fetch_model
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqrec.batching import covering_windows, make_batch, prefix_offsets
+from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
+from seqrec.data import PAD, IntArray, SequenceDataset, load_dataset
+from seqrec.errors import ModelError, run_main
+from seqrec.knowledge import knowledge_bytes, save_knowledge
+from seqrec.training import set_up_cpu
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqrec.batching import covering_windows, make_batch, prefix_offsets
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
-from seqrec.data import PAD, IntArray, SequenceDataset, load_dataset
-from seqrec.errors import run_main
-from seqrec.knowledge import knowledge_bytes, save_knowledge
 from teacher.model import Teacher
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class ExtractConfig:
     top_k: int = flag(64, "teacher items kept per training prefix")
     prefixes_per_user: int = flag(500, "newest prefixes kept per user; bounds the size on disk")
     batch_size: int = flag(32, "windows at once")
+    num_threads: int = flag(0, "CPU threads; 0: all cores")
 
 
 @torch.inference_mode()
@@ -67,7 +70,17 @@ def extract_knowledge(
     prefixes_per_user: int,
     batch_size: int = 32,
 ) -> None:
-    """Write the knowledge directory of a teacher at `path`."""
+    """Write the knowledge directory of a teacher at `path`.
+
+    Raises:
+        ModelError: the teacher was trained on other data: it may have seen what is a target here.
+    """
+    if teacher.config.dataset_fingerprint != dataset.fingerprint:
+        raise ModelError(
+            f"the teacher was trained on data set {teacher.config.dataset_fingerprint[:12]}, but "
+            f"{dataset.path} is {dataset.fingerprint[:12]}. Train it again: accelerate launch "
+            f"teacher/finetune.py --data-dir {dataset.path}"
+        )
     top_k = min(top_k, dataset.num_items)
     gib = knowledge_bytes(dataset, top_k, prefixes_per_user) / 2**30
     logger.info("teacher knowledge: %.2f GiB in %s", gib, path)
@@ -90,6 +103,7 @@ def extract_knowledge(
 def main() -> None:
     """Rewrite the knowledge of a finished teacher."""
     config = parse_flags(ExtractConfig, "Write a tuned teacher's answers to all training prefixes.")
+    set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,14 +11,11 @@ directory:
 """
 
 import logging
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
 
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import (
@@ -37,6 +34,11 @@ from seqrec.metrics import evaluate, ndcg
 from seqrec.prepare import prepare_named
 from seqrec.report import metrics_table
 from seqrec.training import FitConfig, fit, set_up_cpu
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
 from teacher.base import Bits, load_base, model_fingerprint, num_4bit_parameters, resolve_model
 from teacher.extract import extract_knowledge
 from teacher.model import Teacher, TeacherConfig
@@ -94,6 +96,7 @@ def build_teacher(
     shape = TeacherConfig(
         model=config.model,
         model_fingerprint=model_fingerprint(folder),
+        dataset_fingerprint=dataset.fingerprint,
         bits=config.bits,
         num_layers=base.config.num_hidden_layers,
         num_items=dataset.num_items,
@@ -132,8 +135,12 @@ def run(config: FinetuneConfig) -> None:
         dataset = load_dataset(config.data_dir)
     folder = output_dir / "teacher"
     wanted = recipe(config, dataset_fingerprint=dataset.fingerprint)
-    if is_finished(folder, wanted) and (output_dir / "knowledge").is_dir():
+    if is_finished(folder, wanted):
         logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
+        if not (output_dir / "knowledge").is_dir():
+            teacher = Teacher.from_pretrained(folder, device=accelerator.device)
+            write_knowledge(teacher, dataset, config, output_dir)
+        sys.stdout.write(metrics_table({"teacher": read_json(folder / "metrics.json")["test"]}))
         return
     if accelerator.is_main_process:
         write_json(folder / "config.json", to_json(config))
@@ -181,13 +188,7 @@ def finish(
     """Save the teacher, write its knowledge, and judge it once on the test targets."""
     folder = output_dir / "teacher"
     teacher.save_pretrained(folder)
-    extract_knowledge(
-        teacher,
-        dataset,
-        output_dir / "knowledge",
-        top_k=config.top_k,
-        prefixes_per_user=config.prefixes_per_user,
-    )
+    write_knowledge(teacher, dataset, config, output_dir)
     result = evaluate(teacher, dataset, "test", max_len=config.max_len, device=teacher.device)
     report = result.report()
     tensors = [*teacher.parameters(), *teacher.buffers()]
@@ -200,7 +201,21 @@ def finish(
         "recipe": wanted,
     }
     write_json(folder / "metrics.json", metrics)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     sys.stdout.write(metrics_table({"teacher": report}))
+
+
+def write_knowledge(
+    teacher: Teacher, dataset: SequenceDataset, config: FinetuneConfig, output_dir: Path
+) -> None:
+    """Write the teacher's answers for the students, as large as the flags allow."""
+    extract_knowledge(
+        teacher,
+        dataset,
+        output_dir / "knowledge",
+        top_k=config.top_k,
+        prefixes_per_user=config.prefixes_per_user,
+    )
 
 
 def main() -> None:

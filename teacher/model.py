@@ -11,15 +11,16 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqrec.data import PAD
+from seqrec.errors import ModelError
+from seqrec.files import read_json, write_json
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seqrec.data import PAD
-from seqrec.errors import ModelError
-from seqrec.files import read_json, write_json
 from teacher.base import (
     Bits,
     embed_sequence,
@@ -36,6 +37,7 @@ class TeacherConfig:
 
     model: str
     model_fingerprint: str
+    dataset_fingerprint: str
     bits: Bits
     num_layers: int
     num_items: int

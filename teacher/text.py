@@ -5,6 +5,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqrec.data import SequenceDataset
+from seqrec.sources import cache_dir
+
 import numpy as np
 import polars as pl
 import torch
@@ -13,8 +16,6 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqrec.data import SequenceDataset
-from seqrec.sources import cache_dir
 from teacher.base import Bits, load_base, load_tokenizer, model_fingerprint
 
 logger = logging.getLogger(__name__)

@@ -3,13 +3,12 @@
 import os
 from pathlib import Path
 
+from seqrec.data import SequenceDataset, leave_one_out, write_dataset
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
-
-import seqrec  # noqa: F401, I001  sets the OpenMP environment before torch is loaded
-from seqrec.data import SequenceDataset, leave_one_out, write_dataset
 
 USER_CACHE = os.environ.get("SEQREC_CACHE")
 

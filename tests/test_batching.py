@@ -1,8 +1,5 @@
 from collections import Counter
 
-import numpy as np
-import pytest
-
 from seqrec.batching import (
     TrainingBatches,
     covering_windows,
@@ -11,6 +8,9 @@ from seqrec.batching import (
     training_windows,
 )
 from seqrec.data import PAD, SequenceDataset
+
+import numpy as np
+import pytest
 
 MAX_LEN = 4
 

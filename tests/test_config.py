@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
-
 from seqrec.config import default_output_dir, flag, parse_flags, to_json
+
+import pytest
 
 
 @dataclass(frozen=True, kw_only=True)

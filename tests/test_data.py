@@ -3,12 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from seqrec.data import (
     SequenceDataset,
     leave_one_out,
@@ -19,6 +13,12 @@ from seqrec.data import (
 )
 from seqrec.errors import DataError
 from seqrec.files import read_json, write_json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 Times = list[list[int]]  # one ascending list per user
 all_times = st.lists(

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from seqrec.data import SequenceDataset
+
 import polars as pl
 import pytest
 
 from export.recommender import Recommender
-from seqrec.data import SequenceDataset
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,6 +2,9 @@ import copy
 import json
 from pathlib import Path
 
+from seqrec.data import PAD, SequenceDataset
+from seqrec.errors import ModelError
+
 import numpy as np
 import onnx
 import pytest
@@ -11,8 +14,6 @@ from numpy.typing import NDArray
 import export.to_onnx
 from export.graph import OUTPUT_NAMES, check_parity, open_session, write_graph
 from export.to_onnx import ensure_exported, export_student, main
-from seqrec.data import PAD, SequenceDataset
-from seqrec.errors import ModelError
 from student.model import Arch, Student, StudentConfig
 
 NUM_ITEMS, MAX_LEN = 40, 9

@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-import pytest
-
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+
+import pytest
 
 
 def fill(path: Path, text: str) -> None:

@@ -1,4 +1,5 @@
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_packages_import_only_what_the_table_allows(package: str) -> None:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         ours = imported_packages(tree, top_level_only=package == "benchmarks") & set(PACKAGES)
         assert ours - {package} <= ALLOWED[package], file
+
+
+@pytest.mark.parametrize("name", ["teacher/finetune", "student/distill", "benchmarks/latency"])
+def test_entry_points_import_seqrec_before_any_library(name: str) -> None:
+    """It sets the environment that OpenMP reads when torch is loaded."""
+    tree = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = [n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in imports]
+    packages = [str(module).split(".")[0] for module in modules]
+    assert next(p for p in packages if p not in sys.stdlib_module_names) == "seqrec"
 
 
 def test_the_shared_ground_knows_no_language_model_and_no_onnx_library() -> None:

@@ -2,13 +2,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 from seqrec.batching import prefix_offsets
 from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import StaleKnowledgeError
 from seqrec.knowledge import knowledge_bytes, load_knowledge, row_numbers, save_knowledge
+
+import numpy as np
+import pytest
 
 TOP_K = 3
 
@@ -66,6 +66,16 @@ def test_missing_knowledge_is_refused_with_the_command_that_makes_it(
     with pytest.raises(
         StaleKnowledgeError, match=r"accelerate launch teacher/finetune.py --data-dir"
     ):
+        load_knowledge(tmp_path / "knowledge", tiny_dataset)
+
+
+def test_with_a_teacher_at_hand_only_its_answers_are_asked_for_again(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    metrics = {"dataset_fingerprint": tiny_dataset.fingerprint}
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(StaleKnowledgeError, match=r"accelerate launch -m teacher.extract --data"):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
 
 

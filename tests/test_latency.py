@@ -5,6 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from seqrec.data import SequenceDataset
+from seqrec.errors import DataError, ModelError
+from seqrec.files import write_json
+from seqrec.metrics import evaluate, popularity_scores, summarize
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +24,6 @@ from benchmarks.measure import (
     top_lists,
 )
 from benchmarks.runners import PopularityRunner, TeacherRunner, checked_answer, top_k
-from seqrec.data import SequenceDataset
-from seqrec.errors import DataError, ModelError
-from seqrec.files import write_json
-from seqrec.metrics import evaluate, popularity_scores, summarize
 from student.model import Student, StudentConfig
 from teacher.finetune import FinetuneConfig, build_teacher
 

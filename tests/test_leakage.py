@@ -7,16 +7,17 @@ epoch is kept, and that choice may differ.
 
 from pathlib import Path
 
+from seqrec.batching import TrainingBatches
+from seqrec.data import SequenceDataset, write_dataset
+from seqrec.knowledge import load_knowledge
+from seqrec.metrics import popularity_scores
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from accelerate import Accelerator
 
-from seqrec.batching import TrainingBatches
-from seqrec.data import SequenceDataset, write_dataset
-from seqrec.knowledge import load_knowledge
-from seqrec.metrics import popularity_scores
 from student.distill import DistillConfig, train_student
 from student.model import Arch
 from teacher.finetune import FinetuneConfig, run

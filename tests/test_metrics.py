@@ -2,14 +2,6 @@
 
 import math
 
-import ir_measures
-import numpy as np
-import pytest
-import torch
-from ir_measures import RR, Success, nDCG
-from numpy.typing import NDArray
-from torch import Tensor
-
 from seqrec.data import PAD, SequenceDataset
 from seqrec.metrics import (
     NOT_RANKED,
@@ -25,6 +17,14 @@ from seqrec.metrics import (
     summarize,
     target_ranks,
 )
+
+import ir_measures
+import numpy as np
+import pytest
+import torch
+from ir_measures import RR, Success, nDCG
+from numpy.typing import NDArray
+from torch import Tensor
 
 
 def ranks_of(scores: list[float], target: int, excluded: list[int] | None = None) -> int:

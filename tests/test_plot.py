@@ -3,11 +3,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from seqrec.errors import DataError
+
 import numpy as np
 import pytest
 
 from benchmarks.plot import draw, main, pareto_front, spread, write_figure
-from seqrec.errors import DataError
 
 
 def row(system: str, precision: str, p50: float, ndcg: float) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import pytest
-
 from seqrec import prepare as module
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, SourceError
 from seqrec.prepare import PrepareConfig, prepare, prepare_named
 from seqrec.sources import RawDataset
+
+import numpy as np
+import polars as pl
+import pytest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "ml-100k"
 

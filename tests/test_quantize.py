@@ -1,5 +1,7 @@
 from pathlib import Path
 
+from seqrec.errors import ModelError
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,6 @@ from onnx import TensorProto, helper
 from benchmarks.measure import overlap
 from export.graph import open_session, write_graph
 from export.quantize import eight_bit_share, quantize, require_eight_bit
-from seqrec.errors import ModelError
 from student.model import Arch, Student, StudentConfig
 
 NUM_ITEMS, MAX_LEN, DIM = 200, 12, 32

@@ -4,14 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from seqrec.data import SequenceDataset
+from seqrec.errors import ModelError
+
 import numpy as np
 import pytest
 import torch
 
 from export.recommender import Recommender
 from export.to_onnx import export_student
-from seqrec.data import SequenceDataset
-from seqrec.errors import ModelError
 from student.model import Student, StudentConfig
 
 MAX_LEN = 6

@@ -8,10 +8,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
-import pytest
-from polars.testing import assert_frame_equal
-
 from seqrec import sources
 from seqrec.errors import SourceError
 from seqrec.sources import (
@@ -24,6 +20,10 @@ from seqrec.sources import (
     fetch_dataset,
     fetch_model,
 )
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
 
 RATINGS = "196\t242\t3\t881250949\n186\t1412\t5\t891717742\n196\t267\t1\t881250950\n"
 

@@ -1,11 +1,12 @@
 import dataclasses
 from pathlib import Path
 
+from seqrec.data import PAD
+from seqrec.errors import ModelError
+
 import pytest
 import torch
 
-from seqrec.data import PAD
-from seqrec.errors import ModelError
 from student.losses import hard_loss, soft_loss
 from student.model import Arch, Student, StudentConfig
 

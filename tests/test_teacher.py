@@ -4,6 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from seqrec.batching import prefix_offsets
+from seqrec.data import PAD, SequenceDataset
+from seqrec.errors import ModelError, SourceError
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +15,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, BitsAndBytesConfig, DistilBertConfig, DistilBertModel
 
-from seqrec.batching import prefix_offsets
-from seqrec.data import PAD, SequenceDataset
-from seqrec.errors import ModelError, SourceError
 from teacher import base, text
-from teacher.extract import answers
+from teacher.extract import answers, extract_knowledge
 from teacher.finetune import FinetuneConfig, build_teacher
 from teacher.model import Teacher
 
@@ -270,3 +271,13 @@ def test_the_teacher_answers_every_training_prefix_as_the_model_does(
             expected = scores.log_softmax(dim=0)
             np.testing.assert_allclose(values, expected[ids], atol=5e-3)
             np.testing.assert_allclose(values, expected.topk(5).values, atol=5e-3)
+
+
+def test_a_teacher_of_other_data_is_not_asked(
+    teacher: Teacher, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    meta = {**tiny_dataset.meta, "fingerprint": "f" * 64}
+    other = dataclasses.replace(tiny_dataset, meta=meta)
+    with pytest.raises(ModelError, match=r"trained on data set .* Train it again"):
+        extract_knowledge(teacher, other, tmp_path / "k", top_k=3, prefixes_per_user=9)
+    assert not (tmp_path / "k").exists()

@@ -1,14 +1,15 @@
 from pathlib import Path
 
+from seqrec.batching import Batch, TrainingBatches
+from seqrec.data import PAD, SequenceDataset
+from seqrec.errors import SeqRecError
+from seqrec.training import FitConfig, Progress, fit
+
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from seqrec.batching import Batch, TrainingBatches
-from seqrec.data import PAD, SequenceDataset
-from seqrec.errors import SeqRecError
-from seqrec.training import FitConfig, Progress, fit
 from student.losses import hard_loss
 from student.model import Student, StudentConfig
 
