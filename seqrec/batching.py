@@ -57,39 +57,38 @@ def prefix_offsets(dataset: SequenceDataset) -> IntArray:
     return np.concatenate([[0], np.cumsum(np.maximum(dataset.train_lengths - 1, 0))])
 
 
-def training_windows(dataset: SequenceDataset, max_len: int, rng: np.random.Generator) -> Windows:
-    """Cut each user's training events into windows of at most `max_len` inputs.
+def cut_windows(
+    dataset: SequenceDataset, max_len: int, rng: np.random.Generator | None = None
+) -> Windows:
+    """Cut users' training events into windows of at most `max_len` inputs, overlapping by half.
 
-    Every target is in exactly one window. Long sequences are cut at another random place each time,
-    so that over the epochs a target is seen after contexts of every length.
-    """
-    num_targets = np.maximum(dataset.train_lengths - 1, 0)
-    first_cut = np.where(
-        num_targets > max_len, rng.integers(1, max_len + 1, len(num_targets)), num_targets
-    )
-    counts = np.where(num_targets > 0, 1 + -(-(num_targets - first_cut) // max_len), 0)
-    users = np.repeat(np.arange(len(counts)), counts)
-    nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.where(nth == 0, 0, first_cut[users] + (nth - 1) * max_len)
-    ends = np.minimum(first_cut[users] + nth * max_len, num_targets[users])
-    return Windows(users, starts, ends, starts + 1)
+    Every target is learnt, or answered, in exactly one window, and has there at least half of
+    `max_len` items as context, or all there are: much as when a user's next item is asked for. With
+    windows side by side half of the contexts are shorter than that, and accuracy suffers.
 
-
-def covering_windows(dataset: SequenceDataset, max_len: int) -> Windows:
-    """Cut windows so that each target has at least half of `max_len` as context, where it exists.
-
-    Every target is answered exactly once; the windows overlap by half. For reading a trained
-    model's opinion on all training prefixes.
+    Args:
+        dataset: its training events are cut.
+        max_len: inputs per window.
+        rng: cuts long sequences at another place in each call, so that over the epochs a target is
+            seen after contexts of many lengths; without it the places are always the same.
     """
     stride = max(max_len // 2, 1)
     num_targets = np.maximum(dataset.train_lengths - 1, 0)
-    counts = np.where(num_targets > 0, 1 + np.maximum(-(-(num_targets - max_len) // stride), 0), 0)
+    shifts = np.zeros_like(num_targets)
+    if rng is not None:
+        shifts = np.where(num_targets > max_len, rng.integers(0, stride, len(num_targets)), 0)
+    first_ends = max_len - shifts
+    further = np.maximum(-(-(num_targets - first_ends) // stride), 0)
+    counts = np.where(num_targets > 0, 1 + further, 0)
     users = np.repeat(np.arange(len(counts)), counts)
     nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = nth * stride
-    ends = np.minimum(starts + max_len, num_targets[users])
-    first_targets = np.where(nth == 0, 1, starts - stride + max_len + 1)
-    return Windows(users, starts, ends, first_targets)
+    ends = first_ends[users] + nth * stride  # the last one may lie beyond the sequence
+    return Windows(
+        users=users,
+        starts=np.maximum(ends - max_len, 0),
+        ends=np.minimum(ends, num_targets[users]),
+        first_targets=np.where(nth == 0, 1, ends - stride + 1),
+    )
 
 
 def make_batch(
@@ -139,7 +138,7 @@ class TrainingBatches:
     ) -> tuple[int, Iterator[Batch]]:
         """Return how many batches this process gets in an epoch, and the batches."""
         rng = np.random.default_rng([self.seed, epoch])
-        windows = training_windows(self.dataset, self.max_len, rng)
+        windows = cut_windows(self.dataset, self.max_len, rng)
         batches = bucketed_order(windows.ends - windows.starts, self.batch_size, rng)
         rows = prefix_offsets(self.dataset)
         if num_processes > 1:

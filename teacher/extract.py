@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqrec.batching import covering_windows, make_batch, prefix_offsets
+from seqrec.batching import cut_windows, make_batch, prefix_offsets
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
 from seqrec.data import PAD, IntArray, SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
@@ -48,7 +48,7 @@ def answers(
     Every training prefix is answered once, from at least half of the teacher's `max_len` items.
     """
     rows = prefix_offsets(dataset)
-    windows = covering_windows(dataset, teacher.config.max_len)
+    windows = cut_windows(dataset, teacher.config.max_len)
     order = np.argsort(windows.ends - windows.starts, kind="stable")
     steps = range(0, len(order), batch_size)
     for start in tqdm(steps, desc="teacher answers", unit="batch", mininterval=1):
