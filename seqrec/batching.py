@@ -58,21 +58,26 @@ def prefix_offsets(dataset: SequenceDataset) -> IntArray:
 
 
 def cut_windows(
-    dataset: SequenceDataset, max_len: int, rng: np.random.Generator | None = None
+    dataset: SequenceDataset,
+    max_len: int,
+    stride: int | None = None,
+    rng: np.random.Generator | None = None,
 ) -> Windows:
-    """Cut users' training events into windows of at most `max_len` inputs, overlapping by half.
+    """Cut users' training events into windows of at most `max_len` inputs, `stride` apart.
 
-    Every target is learnt, or answered, in exactly one window, and has there at least half of
-    `max_len` items as context, or all there are: much as when a user's next item is asked for. With
-    windows side by side half of the contexts are shorter than that, and accuracy suffers.
+    Every target is learnt, or answered, in exactly one window, and has there at least
+    `max_len - stride` items as context, or all there are.
 
     Args:
         dataset: its training events are cut.
         max_len: inputs per window.
+        stride: 1 to `max_len`; by default half of `max_len`: contexts are then much as long as when
+            a user's next item is asked for. A stride of `max_len` reads each item once, at half the
+            cost, and teaches from shorter contexts.
         rng: cuts long sequences at another place in each call, so that over the epochs a target is
             seen after contexts of many lengths; without it the places are always the same.
     """
-    stride = max(max_len // 2, 1)
+    stride = stride or max(max_len // 2, 1)
     num_targets = np.maximum(dataset.train_lengths - 1, 0)
     shifts = np.zeros_like(num_targets)
     if rng is not None:
@@ -132,13 +137,14 @@ class TrainingBatches:
     max_len: int
     batch_size: int
     seed: int
+    stride: int | None = None  # see `cut_windows`
 
     def epoch(
         self, epoch: int, process_index: int = 0, num_processes: int = 1
     ) -> tuple[int, Iterator[Batch]]:
         """Return how many batches this process gets in an epoch, and the batches."""
         rng = np.random.default_rng([self.seed, epoch])
-        windows = cut_windows(self.dataset, self.max_len, rng)
+        windows = cut_windows(self.dataset, self.max_len, self.stride, rng)
         batches = bucketed_order(windows.ends - windows.starts, self.batch_size, rng)
         rows = prefix_offsets(self.dataset)
         if num_processes > 1:

@@ -58,18 +58,18 @@ def test_long_sequences_are_cut_at_other_places_in_other_epochs(
     tiny_dataset: SequenceDataset,
 ) -> None:
     cuts = [
-        cut_windows(tiny_dataset, MAX_LEN, np.random.default_rng(seed)).starts.tolist()
+        cut_windows(tiny_dataset, MAX_LEN, rng=np.random.default_rng(seed)).starts.tolist()
         for seed in (1, 2)
     ]
     assert cuts[0] != cuts[1]
 
 
-@pytest.mark.parametrize("max_len", [1, 2, 5, 6, 50])
+@pytest.mark.parametrize(("max_len", "stride"), [(1, 1), (5, 2), (6, 3), (6, 6), (6, 1), (50, 25)])
 @pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
-def test_each_target_is_in_one_window_with_half_a_window_of_context(
-    tiny_dataset: SequenceDataset, max_len: int, rng: np.random.Generator | None
+def test_each_target_is_in_one_window_with_the_promised_context(
+    tiny_dataset: SequenceDataset, max_len: int, stride: int, rng: np.random.Generator | None
 ) -> None:
-    windows = cut_windows(tiny_dataset, max_len, rng)
+    windows = cut_windows(tiny_dataset, max_len, stride, rng)
     rows = prefix_offsets(tiny_dataset)
     seen: Counter[int] = Counter()
     for number in range(len(windows)):
@@ -81,7 +81,7 @@ def test_each_target_is_in_one_window_with_half_a_window_of_context(
             position = row - rows[user] + 1  # of the target
             context = position - start
             assert context <= max_len
-            assert context >= min(position, max(max_len // 2, 1))
+            assert context >= min(position, max(max_len - stride, 1))
     assert seen == all_targets(tiny_dataset)
 
 
