@@ -52,7 +52,7 @@ class DistillConfig:
     kd_weight: float = flag(0.5, "share of the loss that is the teacher's, 0 to 1")
     temperature: float = flag(1.0, "above 1 softens the teacher's answers")
     init_from_teacher: bool = flag(True, "start the item table from the teacher's item vectors")
-    num_epochs: int = flag(24, "passes over the training sequences, at most")
+    num_epochs: int = flag(20, "passes over the training sequences, at most")
     patience: int = flag(4, "validations without a better one before stopping; 0: never")
     evaluate_every: int = flag(2, "epochs between validations")
     batch_size: int = flag(128, "windows per step")
