@@ -63,7 +63,7 @@ class FinetuneConfig:
     lora_alpha: int = flag(32, "scale of the LoRA adapter")
     item_dim: int = flag(128, "width of the teacher's item vectors")
     max_len: int = flag(50, "newest items of a history that the teacher reads")
-    num_epochs: int = flag(4, "passes over the training sequences")
+    num_epochs: int = flag(3, "passes over the training sequences")
     batch_size: int = flag(16, "windows per step and process")
     learning_rate: float = flag(1e-3, "peak learning rate")
     dropout: float = flag(0.1, "dropout on item vectors and states")
