@@ -223,6 +223,18 @@ def evaluate(
     return Evaluation(excluding, keeping)
 
 
+def validation_ndcg(
+    score: ScoreFunction,
+    dataset: SequenceDataset,
+    *,
+    max_len: int,
+    device: torch.device | str = "cpu",
+) -> float:
+    """Return what training chooses by: NDCG@10 on the validation targets, headline protocol."""
+    result = evaluate(score, dataset, "valid", max_len=max_len, device=device)
+    return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())
+
+
 def popularity_scores(dataset: SequenceDataset) -> ScoreFunction:
     """Return the popularity baseline: every user gets the items most frequent in training."""
     counts = torch.from_numpy(dataset.train_counts()).float()  # (I + 1,)

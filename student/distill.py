@@ -20,7 +20,7 @@ from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
 from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
-from seqrec.metrics import evaluate, ndcg
+from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.report import metrics_table
 from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
 
@@ -175,18 +175,14 @@ def train_student(
     if knowledge is not None and config.init_from_teacher:
         init_item_table(student, knowledge)
 
-    def validate(model: Student) -> float:
-        result = evaluate(
-            model, dataset, "valid", max_len=config.max_len, device=accelerator.device
-        )
-        return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())
-
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
     progress = fit(
         student,
         make_loss(config, knowledge),
         TrainingBatches(dataset, config.max_len, config.batch_size, config.seed),
-        validate,
+        lambda model: validation_ndcg(
+            model, dataset, max_len=config.max_len, device=accelerator.device
+        ),
         FitConfig(
             num_epochs=config.num_epochs,
             learning_rate=config.learning_rate,

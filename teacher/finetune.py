@@ -30,7 +30,7 @@ from seqrec.config import (
 from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
 from seqrec.files import read_json, write_json
-from seqrec.metrics import evaluate, ndcg
+from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
 from seqrec.report import metrics_table
 from seqrec.training import FitConfig, fit, set_up_cpu
@@ -146,13 +146,6 @@ def run(config: FinetuneConfig) -> None:
         write_json(folder / "config.json", to_json(config))
     teacher = build_teacher(config, dataset, accelerator.device)
 
-    def validate(model: nn.Module) -> float:
-        model.eval()
-        result = evaluate(
-            model, dataset, "valid", max_len=config.max_len, device=accelerator.device
-        )
-        return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())
-
     progress = fit(
         teacher,
         next_item_loss,
@@ -160,7 +153,9 @@ def run(config: FinetuneConfig) -> None:
         TrainingBatches(
             dataset, config.max_len, config.batch_size, config.seed, stride=config.max_len
         ),
-        validate,
+        lambda model: validation_ndcg(
+            model, dataset, max_len=config.max_len, device=accelerator.device
+        ),
         FitConfig(
             num_epochs=config.num_epochs, learning_rate=config.learning_rate, seed=config.seed
         ),
