@@ -39,7 +39,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from teacher.base import Bits, load_base, model_fingerprint, num_4bit_parameters, resolve_model
+from teacher.base import (
+    Bits,
+    compute_dtype,
+    load_base,
+    model_fingerprint,
+    num_4bit_parameters,
+    resolve_model,
+)
 from teacher.extract import extract_knowledge
 from teacher.model import Teacher, TeacherConfig
 from teacher.text import text_vectors
@@ -111,10 +118,11 @@ def build_teacher(
     teacher = Teacher(base, torch.from_numpy(vectors), shape).to(device)
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
     logger.info(
-        "teacher: %s, %d layers, %.1f M weights in 4 bit, %.2f M trained",
+        "teacher: %s, %d layers, %.1f M weights in 4 bit, multiplied in %s; %.2f M trained",
         config.model,
         shape.num_layers,
         num_4bit_parameters(base) / 1e6,
+        str(compute_dtype(device)).removeprefix("torch."),
         trained / 1e6,
     )
     return teacher
