@@ -44,7 +44,7 @@ def train(
         calls += 1
         if calls == kill_at:
             raise Killed
-        return values[calls - 1] if values else float(model.item_embedding.weight.abs().sum())
+        return values[calls - 1] if values else model.item_embedding.weight.abs().sum().item()
 
     config = FitConfig(**{"num_epochs": 4, "learning_rate": 0.01, "seed": seed, **changes})  # type: ignore[arg-type]
     progress = fit(
