@@ -147,7 +147,7 @@ class TransformerEncoder(nn.Module):
         """Encode (B, T, H) to (B, T, H), or to (B, 1, H) for the last position alone."""
         hidden = embedded
         for number, block in enumerate(self.blocks, start=1):
-            # Only keys and values of the last block are needed at every position.
+            # Of the last block only the newest position's output is needed.
             hidden = block(hidden, real, last_only=last_only and number == len(self.blocks))
         return self.norm(hidden)
 
