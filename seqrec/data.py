@@ -8,14 +8,19 @@ On disk it is a directory that `seqrec.prepare` writes:
     events.npy          int32 (E,), item numbers 1..num_items, user by user, each in time order
     offsets.npy         int64 (U + 1,), user u owns events[offsets[u]:offsets[u + 1]]
     split.npy           int64 (U, 3): train_length, valid_position, test_position
+    cold_items.npy      int64 (C,), item numbers, ascending; only where items were held out
 
 The split counts positions inside a user's sequence. Training may use the first `train_length`
 events and nothing else. A validation or test target is the event at its position (-1: the user has
-none); its history is every event before it. Shape letters: U users, I items, E events, T history.
+none); its history is every event before it.
+
+Cold items are in the catalogue with their texts, and in the sequences as test targets alone: no
+training event, no validation target and no history holds one (see `hold_out_items`).
+Shape letters: U users, I items, C cold items, E events, T history.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +60,8 @@ class SequenceDataset:
     events: NDArray[np.int32]  # (E,)
     offsets: IntArray  # (U + 1,)
     split: IntArray  # (U, 3)
+    # (C,), the items that were held out of training on purpose
+    cold_items: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def name(self) -> str:
@@ -122,6 +129,11 @@ class SequenceDataset:
         )
         return np.bincount(self.events[in_train], minlength=self.num_items + 1)
 
+    @cached_property
+    def untrained_items(self) -> IntArray:
+        """Items without any training event, cold or merely unlucky; int64, ascending."""
+        return np.flatnonzero(self.train_counts()[1:] == 0) + 1
+
 
 def leave_one_out(lengths: IntArray) -> IntArray:
     """Split by position: the last event is the test target, the one before it validates.
@@ -183,6 +195,61 @@ def temporal(
     )
 
 
+def choose_cold_items(events: NDArray[np.int32], share: float, seed: int) -> IntArray:
+    """Draw a share of the items that occur in the events, rounded; int64 (C,), ascending."""
+    known = np.unique(events).astype(np.int64)
+    drawn = np.random.default_rng(seed).permutation(known)[: round(share * len(known))]
+    return np.sort(drawn)
+
+
+def hold_out_items(
+    events: NDArray[np.int32], offsets: IntArray, split: IntArray, cold_items: IntArray
+) -> tuple[NDArray[np.int32], IntArray, IntArray]:
+    """Drop every event of the cold items that is not a user's test target.
+
+    The split is made first, so each user is tested on the event that would be the target anyway. A
+    cold validation target is dropped as well, and its user has none: it stands in the history of
+    the test target, and nothing may be chosen by items that are to be new. A target that is left
+    without any history is dropped, since nothing can be asked of a model there.
+
+    Args:
+        events: int32 (E,).
+        offsets: int64 (U + 1,).
+        split: int64 (U, 3), leave-one-out: a user's targets are the last events of the sequence.
+        cold_items: int64 (C,).
+
+    Returns:
+        Events, offsets and split of what is left; all users stay, some perhaps without events.
+    """
+    num_users = len(offsets) - 1
+    users = np.repeat(np.arange(num_users), np.diff(offsets))
+    positions = np.arange(len(events)) - offsets[users]
+    is_cold = np.isin(events, cold_items)
+    train, valid, test = (
+        positions < split[users, 0],
+        positions == split[users, 1],
+        positions == split[users, 2],
+    )
+    train_lengths = np.bincount(users[train & ~is_cold], minlength=num_users)
+    num_valid = np.bincount(users[valid & ~is_cold], minlength=num_users)
+    num_shown = train_lengths + num_valid  # before the test target
+    kept = ~is_cold | test
+    kept &= ~test | (num_shown > 0)[users]
+    lengths = np.bincount(users[kept], minlength=num_users)
+    return (
+        events[kept],
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.stack(
+            [
+                train_lengths,
+                np.where((num_valid > 0) & (train_lengths > 0), train_lengths, -1),
+                np.where((split[:, 2] >= 0) & (num_shown > 0), num_shown, -1),
+            ],
+            axis=1,
+        ),
+    )
+
+
 def repeat_share(events: NDArray[np.int32], offsets: IntArray) -> float:
     """Return the share of events whose item the user had met before."""
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -196,6 +263,7 @@ def compute_fingerprint(
     events: NDArray[np.int32],
     offsets: IntArray,
     split: IntArray,
+    cold_items: IntArray,
 ) -> str:
     """Return the SHA-256 over everything a model can depend on."""
     digest = hashlib.sha256(f"{FORMAT} {VERSION}".encode())
@@ -205,6 +273,8 @@ def compute_fingerprint(
             digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     for array in (events, offsets, split):
         digest.update(np.ascontiguousarray(array).tobytes())
+    if len(cold_items):  # a set without any keeps the fingerprint it always had
+        digest.update(b"\0cold\0" + np.ascontiguousarray(cold_items).tobytes())
     return digest.hexdigest()
 
 
@@ -219,6 +289,7 @@ def write_dataset(
     split: IntArray,
     split_name: Split,
     provenance: dict[str, Any],
+    cold_items: IntArray | None = None,
 ) -> SequenceDataset:
     """Write a prepared data set, whole or not at all, and open it.
 
@@ -232,7 +303,9 @@ def write_dataset(
         split: int64 (U, 3).
         split_name: how `split` was made.
         provenance: where the data came from, kept in `meta.json`.
+        cold_items: int64 (C,), ascending, held out of `events` by `hold_out_items`; None: no item.
     """
+    cold_items = np.empty(0, dtype=np.int64) if cold_items is None else cold_items
     user_ids = user_ids.rename("user_id")  # the fingerprint covers names
     meta = {
         "format": FORMAT,
@@ -244,10 +317,11 @@ def write_dataset(
         "num_train_events": int(split[:, 0].sum()),
         "num_valid_targets": int((split[:, 1] >= 0).sum()),
         "num_test_targets": int((split[:, 2] >= 0).sum()),
+        "num_cold_items": len(cold_items),
         "repeat_share": repeat_share(events, offsets),
         "split": split_name,
         "text_columns": [c for c in items.columns if c != "item_id"],
-        "fingerprint": compute_fingerprint(items, user_ids, events, offsets, split),
+        "fingerprint": compute_fingerprint(items, user_ids, events, offsets, split, cold_items),
         "provenance": provenance,
     }
     with atomic_directory(path) as folder:
@@ -256,6 +330,8 @@ def write_dataset(
         np.save(folder / "events.npy", events)
         np.save(folder / "offsets.npy", offsets)
         np.save(folder / "split.npy", split)
+        if len(cold_items):
+            np.save(folder / "cold_items.npy", cold_items)
         write_json(folder / "meta.json", meta)
     return load_dataset(path)
 
@@ -275,6 +351,9 @@ def load_dataset(path: Path) -> SequenceDataset:
             np.load(path / f"{part}.npy", mmap_mode="r", allow_pickle=False)
             for part in ("events", "offsets", "split")
         )
+        cold_items = np.empty(0, dtype=np.int64)
+        if meta.get("num_cold_items"):
+            cold_items = np.load(path / "cold_items.npy", allow_pickle=False)
         for part in ("items.parquet", "user_ids.parquet"):
             (path / part).stat()
     except (OSError, ValueError, EOFError) as error:  # EOFError: an array's file is empty
@@ -286,11 +365,14 @@ def load_dataset(path: Path) -> SequenceDataset:
             f"{path} is {meta.get('format')} version {meta.get('version')}, expected {FORMAT} "
             f"version {VERSION}. Make it again: {how}"
         )
-    dataset = SequenceDataset(path, meta, events, np.asarray(offsets), np.asarray(split))
-    if (len(offsets) - 1, len(events), len(split)) != (
+    dataset = SequenceDataset(
+        path, meta, events, np.asarray(offsets), np.asarray(split), cold_items
+    )
+    if (len(offsets) - 1, len(events), len(split), len(cold_items)) != (
         meta.get("num_users"),
         meta.get("num_events"),
         meta.get("num_users"),
+        meta.get("num_cold_items", 0),  # sets made before there were any do not say
     ) or offsets[-1] != len(events):
         raise DataError(
             f"the data set at {path} is damaged: its parts differ in length. Make it again: {how}"

@@ -22,6 +22,8 @@ from seqrec.data import (
     IntArray,
     SequenceDataset,
     Split,
+    choose_cold_items,
+    hold_out_items,
     leave_one_out,
     temporal,
     write_dataset,
@@ -36,7 +38,9 @@ import polars as pl
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-PARTS = {"meta.json", "items.parquet", "user_ids.parquet", "events.npy", "offsets.npy", "split.npy"}
+PARTS = {"meta.json", "items.parquet", "user_ids.parquet"} | {
+    f"{name}.npy" for name in ("events", "offsets", "split", "cold_items")
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,10 @@ class PrepareConfig:
     )
     valid_share: float = flag(0.1, "temporal split: share of events in the validation period")
     test_share: float = flag(0.1, "temporal split: share of events in the test period")
+    cold_share: float = flag(
+        0.0, "share of the items to hold out of training, as if they were new; 0: none"
+    )
+    seed: int = flag(0, "seed of the choice of cold items")
     user_column: str = flag("user_id", "column of the interactions with the user")
     item_column: str = flag("item_id", "column of the interactions with the item")
     time_column: str = flag(
@@ -83,6 +91,13 @@ class PrepareConfig:
             raise ValueError("give --output-dir")
         if min(self.valid_share, self.test_share) <= 0 or self.valid_share + self.test_share >= 1:
             raise ValueError("--valid-share and --test-share must be above 0 and below 1 together")
+        if not 0 <= self.cold_share < 1:
+            raise ValueError(f"--cold-share {self.cold_share} is not from 0 to below 1")
+        if self.cold_share and self.split != "leave-one-out":
+            raise ValueError(
+                f"--cold-share goes with --split leave-one-out, not with {self.split}: after a "
+                "moment there are many events, and only a last one can be a cold target"
+            )
 
 
 @dataclass(frozen=True)
@@ -139,16 +154,20 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
     items = _read_items(items_table, config)
     events = _read_events(interactions_table, items, items_table.label, config)
     split = _split(events, interactions_table.label, config)
+    sequences, offsets, split, cold_items = _hold_out(
+        events, split, interactions_table.label, config
+    )
     try:
         dataset = write_dataset(
             path,
             name=config.name or config.dataset or path.resolve().name,
             items=items,
             user_ids=events.user_ids,
-            events=events.items,
-            offsets=events.offsets,
+            events=sequences,
+            offsets=offsets,
             split=split,
             split_name=config.split,
+            cold_items=cold_items,
             provenance={**provenance, "prepared_with": to_json(config)},
         )
     except OSError as error:
@@ -451,6 +470,39 @@ def _split(events: _Events, label: str, config: PrepareConfig) -> IntArray:
         if (split[:, column] < 0).all():
             raise DataError(f"{label} leaves no {part} target. {advice}")
     return split
+
+
+def _hold_out(
+    events: _Events, split: IntArray, label: str, config: PrepareConfig
+) -> tuple[np.ndarray, IntArray, IntArray, IntArray]:
+    """Return events, offsets, split and cold items, the cold items held out of training.
+
+    Raises:
+        DataError: items were to be held out, and no target of one kind is left.
+    """
+    if not config.cold_share:
+        return events.items, events.offsets, split, np.empty(0, dtype=np.int64)
+    cold_items = choose_cold_items(events.items, config.cold_share, config.seed)
+    items, offsets, split = hold_out_items(events.items, events.offsets, split, cold_items)
+    tested = split[:, 2] >= 0
+    is_cold = np.isin(items[offsets[:-1][tested] + split[tested, 2]], cold_items)
+    left = {
+        "training event": split[:, 0].sum(),
+        "validation target": (split[:, 1] >= 0).sum(),
+        "cold test target": is_cold.sum(),
+        "warm test target": (~is_cold).sum(),
+    }
+    for kind, count in left.items():
+        if count == 0:
+            raise DataError(
+                f"{label}: holding out {len(cold_items):,} item(s) leaves no {kind}. Change "
+                "--cold-share, or --seed for another choice"
+            )
+    logger.info(
+        "%s cold items; of %s test targets %s are cold",
+        *(f"{count:,}" for count in (len(cold_items), len(is_cold), is_cold.sum())),
+    )
+    return items, offsets, split, cold_items
 
 
 def main(argv: Sequence[str] | None = None) -> None:
