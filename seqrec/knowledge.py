@@ -1,17 +1,21 @@
 """What a teacher knows about a data set, on disk: all that passes from teacher to student.
 
-A directory, version 1:
+A directory, version 2:
 
     meta.json         format, version, top_k, counts, fingerprints of data and teacher, checksums
     item_ids.npy      int32 (R, K), the teacher's best items per training prefix, best first
     logits.npy        float16 (R, K), their log-probabilities over the whole catalogue
     item_vectors.npy  float16 (I + 1, D), the teacher's item representations; row PAD is zero
+    text_vectors.npy  float16 (I + 1, L), the item texts as the language model alone reads them,
+                      each dimension standardised over the catalogue; row PAD is zero
+    text_stats.npy    float32 (2, L), the mean and deviation that standardised them
 
 A prefix is a training target with all that comes before it. Of each user's prefixes the newest
 `prefixes_per_user` have a row, users in order, prefixes in time order: R is known from the data set
 alone, and R * K * 6 bytes is the size. K = 64 and 100,000 users with nine events each, of which six
 are targets of training, make 0.21 GiB.
-Shape letters: R rows, K teacher items, I items, D width of the teacher's item vectors.
+Shape letters: R rows, K teacher items, I items, D width of the teacher's item vectors,
+L width of the language model.
 """
 
 import contextlib
@@ -31,8 +35,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = "seqrec-knowledge"
-VERSION = 1
-ARRAYS = {"item_ids": np.int32, "logits": np.float16, "item_vectors": np.float16}
+VERSION = 2
+ARRAYS = {
+    "item_ids": np.int32,
+    "logits": np.float16,
+    "item_vectors": np.float16,
+    "text_vectors": np.float16,
+    "text_stats": np.float32,
+}
 
 
 def rebuild_command(dataset: SequenceDataset, output_dir: Path) -> str:
@@ -70,6 +80,8 @@ class Knowledge:
     item_ids: NDArray[np.int32]  # (R, K)
     logits: NDArray[np.float16]  # (R, K)
     item_vectors: NDArray[np.float16]  # (I + 1, D)
+    text_vectors: NDArray[np.float16]  # (I + 1, L)
+    text_stats: NDArray[np.float32]  # (2, L)
     rows: IntArray  # (P,), prefix -> row or -1
 
     @property
@@ -105,6 +117,8 @@ def save_knowledge(
     answers: Iterator[tuple[IntArray, NDArray[np.integer], NDArray[np.floating]]],
     item_vectors: NDArray[np.floating],
     *,
+    text_vectors: NDArray[np.floating],
+    text_stats: NDArray[np.floating],
     top_k: int,
     prefixes_per_user: int,
     teacher: dict[str, Any],
@@ -117,9 +131,11 @@ def save_knowledge(
         answers: yields (prefix numbers (N,), item ids (N, K), logits (N, K)) until every prefix
             has been answered.
         item_vectors: (I + 1, D).
+        text_vectors: (I + 1, L), standardised.
+        text_stats: (2, L), the mean and deviation that standardised them.
         top_k: K.
         prefixes_per_user: how many of a user's newest prefixes are kept.
-        teacher: who answered, kept in `meta.json`.
+        teacher: who answered and how it read the texts, kept in `meta.json`.
     """
     with atomic_directory(path) as folder:
         writer = KnowledgeWriter(folder, dataset, top_k, prefixes_per_user)
@@ -130,6 +146,8 @@ def save_knowledge(
         if (writer.item_ids[:, 0] == 0).any():
             raise AssertionError("the teacher left training prefixes unanswered")
         np.save(folder / "item_vectors.npy", item_vectors.astype(np.float16))
+        np.save(folder / "text_vectors.npy", text_vectors.astype(np.float16))
+        np.save(folder / "text_stats.npy", text_stats.astype(np.float32))
         meta = {
             "format": FORMAT,
             "version": VERSION,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from teacher.model import Teacher
+from teacher.text import MAX_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +92,17 @@ def extract_knowledge(
         dataset,
         answers(teacher.eval(), dataset, top_k, batch_size),
         item_vectors,
+        text_vectors=teacher.text_vectors.float().cpu().numpy(),
+        text_stats=teacher.text_stats.float().cpu().numpy(),
         top_k=top_k,
         prefixes_per_user=prefixes_per_user,
-        teacher={
+        teacher={  # all that it takes to read another text in the same way
             "model": teacher.config.model,
             "model_fingerprint": teacher.config.model_fingerprint,
+            "bits": teacher.config.bits,
+            "num_layers": teacher.config.num_layers,
+            "max_tokens": MAX_TOKENS,
+            "text_columns": dataset.meta["text_columns"],
         },
     )
 

@@ -48,7 +48,7 @@ from teacher.base import (
     resolve_model,
 )
 from teacher.extract import extract_knowledge
-from teacher.model import Teacher, TeacherConfig
+from teacher.model import Teacher, TeacherConfig, item_mask
 from teacher.text import text_vectors
 
 logger = logging.getLogger(__name__)
@@ -86,9 +86,9 @@ class FinetuneConfig:
 
 
 def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
-    """Cross-entropy over the whole catalogue at every real position."""
+    """Cross-entropy over all items that training knows, at every real position."""
     learn = batch.targets != PAD
-    logits = teacher.scores(teacher.encode(batch.items)[learn])
+    logits = teacher.training_scores(teacher.encode(batch.items)[learn])
     return nn.functional.cross_entropy(logits[:, 1:], batch.targets[learn] - 1)
 
 
@@ -98,7 +98,9 @@ def build_teacher(
     """Load the language model, read the item texts with it, and put the trainable parts on."""
     folder = resolve_model(config.model)
     layers = config.num_layers or None
-    vectors = text_vectors(dataset, folder, bits=config.bits, num_layers=layers, device=device)
+    vectors, stats = text_vectors(
+        dataset, folder, bits=config.bits, num_layers=layers, device=device
+    )
     base = load_base(folder, bits=config.bits, num_layers=layers, device=device)
     shape = TeacherConfig(
         model=config.model,
@@ -115,7 +117,13 @@ def build_teacher(
         dropout=config.dropout,
     )
     torch.manual_seed(config.seed)
-    teacher = Teacher(base, torch.from_numpy(vectors), shape).to(device)
+    teacher = Teacher(
+        base,
+        torch.from_numpy(vectors),
+        torch.from_numpy(stats),
+        item_mask(dataset.untrained_items, dataset.num_items),
+        shape,
+    ).to(device)
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
     logger.info(
         "teacher: %s, %d layers, %.1f M weights in 4 bit, multiplied in %s; %.2f M trained",

@@ -4,6 +4,10 @@ Each item of the history enters the language model as one vector, made from the 
 same language model reads it and from a learned vector of the item's own; the model's last state is
 compared with all items. One item costs one position, not all tokens of its title: a history of
 fifty items is a sequence of fifty (compare E4SRec, arXiv:2312.02443; SLMRec, arXiv:2405.17890).
+
+An item without any training event is its text alone: its own vector is zero and stays so, since the
+item is no input, no target, and left out of the softmax in training. Pushed down there as a wrong
+answer to every question, it would be learned to be one.
 Shape letters: B users, T history, I items, V width of item vectors, D width of the language model.
 """
 
@@ -11,7 +15,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqrec.data import PAD
+from seqrec.data import PAD, IntArray
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
 
@@ -49,11 +53,23 @@ class TeacherConfig:
     dropout: float
 
 
+def item_mask(items: IntArray, num_items: int) -> Tensor:
+    """Mark items in a mask over the catalogue, bool (I + 1,)."""
+    mask = torch.zeros(num_items + 1, dtype=torch.bool)
+    mask[torch.from_numpy(items)] = True
+    return mask
+
+
 class Teacher(nn.Module):
     """A LoRA-adapted language model between an item input and an item output."""
 
     def __init__(
-        self, base: PreTrainedModel | PeftModel, text_vectors: Tensor, config: TeacherConfig
+        self,
+        base: PreTrainedModel | PeftModel,
+        text_vectors: Tensor,
+        text_stats: Tensor,
+        untrained: Tensor,
+        config: TeacherConfig,
     ) -> None:
         super().__init__()
         self.config = config
@@ -68,6 +84,8 @@ class Teacher(nn.Module):
             self.base = get_peft_model(base, lora)
         width = self.base.config.hidden_size
         self.register_buffer("text_vectors", text_vectors)  # (I + 1, text_dim), row PAD zero
+        self.register_buffer("text_stats", text_stats)  # (2, text_dim), what standardised them
+        self.register_buffer("untrained", untrained)  # bool (I + 1,), no training event
         self.text_projection = nn.Linear(config.text_dim, config.item_dim, bias=False)
         self.item_embedding = nn.Embedding(config.num_items + 1, config.item_dim, padding_idx=PAD)
         self.input_projection = nn.Linear(config.item_dim, width)
@@ -78,6 +96,7 @@ class Teacher(nn.Module):
         nn.init.normal_(self.item_embedding.weight, std=scale * 0.5)
         with torch.no_grad():
             self.item_embedding.weight[PAD].zero_()
+            self.item_embedding.weight[untrained] = 0
 
     def item_vectors(self) -> Tensor:
         """Return what stands for each item at input and output, (I + 1, V); row PAD is zero."""
@@ -99,6 +118,10 @@ class Teacher(nn.Module):
     def scores(self, states: Tensor) -> Tensor:
         """Score all items for states (..., V): (..., I + 1); column PAD is no item."""
         return states @ self.item_vectors().T
+
+    def training_scores(self, states: Tensor) -> Tensor:
+        """Score all items as `scores` does; -inf for those without a training event."""
+        return self.scores(states).masked_fill(self.untrained, -torch.inf)
 
     def forward(self, items: Tensor) -> Tensor:
         """Score the next item for left-padded histories, int64 (B, T): (B, I + 1)."""
@@ -147,8 +170,17 @@ class Teacher(nn.Module):
             model_folder, bits=config.bits, num_layers=config.num_layers, device=device
         )
         head = load_file(folder / "head.safetensors")
+        buffers = ("text_vectors", "text_stats", "untrained")
+        if not head.keys() >= set(buffers):
+            raise ModelError(
+                f"{folder}/head.safetensors lacks {' and '.join(sorted(set(buffers) - set(head)))}:"
+                " an older version wrote it. Train the teacher again: accelerate launch "
+                f"teacher/finetune.py --model {config.model}"
+            )
         teacher = cls(
-            PeftModel.from_pretrained(base, str(folder / "adapter")), head["text_vectors"], config
+            PeftModel.from_pretrained(base, str(folder / "adapter")),
+            *(head[name] for name in buffers),
+            config,
         )
         missing, unexpected = teacher.load_state_dict(head, strict=False)
         if unexpected or any(not name.startswith("base.") for name in missing):

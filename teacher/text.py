@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from seqrec.data import SequenceDataset
+from seqrec.errors import ModelError
 from seqrec.sources import cache_dir
 
 import numpy as np
@@ -16,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from teacher.base import Bits, load_base, load_tokenizer, model_fingerprint
+from teacher.base import Bits, load_base, load_tokenizer, model_fingerprint, resolve_model
 
 logger = logging.getLogger(__name__)
 
@@ -63,27 +65,26 @@ def mean_of_last_states(
     return vectors
 
 
-def text_vectors(
-    dataset: SequenceDataset,
+def read_texts(
+    texts: Sequence[str],
     folder: Path,
     *,
     bits: Bits,
     num_layers: int | None = None,
     device: torch.device | str = "cpu",
 ) -> NDArray[np.float32]:
-    """Return the vectors of all items' texts, standardised per dimension, float32 (I + 1, D).
+    """Return the vectors of texts as the language model gives them, float32 (N, D).
 
-    The raw vectors are kept in the cache directory, keyed by model and text: a text is read once,
-    whatever catalogue it is in. Row PAD is zero.
+    They are kept in the cache directory, keyed by model and text: a text is read once, whatever
+    catalogue it is in.
 
     Args:
-        dataset: its items' texts are read.
+        texts: one for each item.
         folder: the language model, from `resolve_model`.
         bits: as in `load_base`.
         num_layers: how many of the model's layers read; None is all.
         device: where the model runs.
     """
-    texts = item_texts(dataset.items)
     model_key = hashlib.sha256(
         f"{model_fingerprint(folder)} {bits} {num_layers} {MAX_TOKENS}".encode()
     ).hexdigest()
@@ -110,8 +111,77 @@ def text_vectors(
     logger.info(
         "item texts: %d read now, %d from the cache", len(missing), len(set(keys)) - len(missing)
     )
-    vectors = np.stack([cached[key] for key in keys])
-    standardised = (vectors - vectors.mean(axis=0)) / (vectors.std(axis=0) + 1e-6)
-    return np.concatenate(
-        [np.zeros((1, vectors.shape[1]), np.float32), standardised.astype(np.float32)]
+    return np.stack([cached[key] for key in keys])
+
+
+def text_vectors(
+    dataset: SequenceDataset,
+    folder: Path,
+    *,
+    bits: Bits,
+    num_layers: int | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the vectors of all items' texts, standardised per dimension, and what does that.
+
+    Args:
+        dataset: its items' texts are read, those of cold items as well.
+        folder: as in `read_texts`, and so are the others.
+        bits: as in `load_base`.
+        num_layers: how many of the model's layers read; None is all.
+        device: where the model runs.
+
+    Returns:
+        Vectors, float32 (I + 1, D), row PAD zero; mean and deviation, float32 (2, D). A later text
+        `raw` is brought to the same scale by `(raw - mean) / deviation`.
+    """
+    raw = read_texts(
+        item_texts(dataset.items), folder, bits=bits, num_layers=num_layers, device=device
+    )
+    stats = np.stack([raw.mean(axis=0), raw.std(axis=0) + 1e-6]).astype(np.float32)
+    standardised = (raw - stats[0]) / stats[1]
+    return np.concatenate([np.zeros((1, raw.shape[1]), np.float32), standardised]), stats
+
+
+def read_new_texts(
+    items: pl.DataFrame, reader: Mapping[str, Any], *, device: torch.device | str = "cpu"
+) -> NDArray[np.float32]:
+    """Read items that came later, exactly as a teacher read its catalogue; not standardised.
+
+    Args:
+        items: `item_id`, `title` and further columns. Of those the catalogue had, missing ones are
+            empty; others are not read.
+        reader: `model`, `model_fingerprint`, `bits`, `num_layers`, `max_tokens`, `text_columns`,
+            as `teacher.extract` wrote them.
+        device: where the model runs.
+
+    Returns:
+        float32 (N, D).
+
+    Raises:
+        ModelError: the language model of that name is another one today, or this version cuts texts
+            elsewhere.
+        SourceError: the language model cannot be had.
+    """
+    folder = resolve_model(reader["model"])
+    if model_fingerprint(folder) != reader["model_fingerprint"]:
+        raise ModelError(
+            f"{reader['model']} is not the language model that read the catalogue: its fingerprint "
+            f"differs from {reader['model_fingerprint'][:12]}. Put that one back, or train again: "
+            f"accelerate launch teacher/finetune.py --model {reader['model']}"
+        )
+    if reader["max_tokens"] != MAX_TOKENS:
+        raise ModelError(
+            f"the catalogue was read up to {reader['max_tokens']} tokens of a text, this version "
+            f"reads {MAX_TOKENS}. Train again: accelerate launch teacher/finetune.py"
+        )
+    columns = [pl.col("item_id")]
+    for name in reader["text_columns"]:
+        columns.append(pl.col(name) if name in items.columns else pl.lit("").alias(name))
+    return read_texts(
+        item_texts(items.select(columns)),
+        folder,
+        bits=reader["bits"],
+        num_layers=reader["num_layers"],
+        device=device,
     )

@@ -28,6 +28,8 @@ def save(path: Path, dataset: SequenceDataset, prefixes_per_user: int = 1000) ->
         dataset,
         fake_answers(dataset),
         vectors,
+        text_vectors=np.eye(dataset.num_items + 1, 6),
+        text_stats=np.stack([np.arange(6.0), np.full(6, 0.5)]),
         top_k=TOP_K,
         prefixes_per_user=prefixes_per_user,
         teacher={"model": "fake"},
@@ -50,6 +52,16 @@ def test_each_prefix_gets_back_its_own_answer(
             if row >= 0:
                 assert knowledge.item_ids[row, 0] == prefix % tiny_dataset.num_items + 1
                 assert knowledge.logits[row, 0] == np.float16(-prefix / 64)
+
+
+def test_item_texts_come_back_with_what_standardised_them(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    save(tmp_path / "knowledge", tiny_dataset)
+    knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
+    assert knowledge.text_vectors.dtype == np.float16
+    assert np.array_equal(knowledge.text_vectors, np.eye(tiny_dataset.num_items + 1, 6))
+    assert knowledge.text_stats.tolist() == [[0, 1, 2, 3, 4, 5], [0.5] * 6]
 
 
 def test_the_stated_size_is_the_size_on_disk(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
@@ -79,7 +91,10 @@ def test_with_a_teacher_at_hand_only_its_answers_are_asked_for_again(
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
 
 
-@pytest.mark.parametrize("name", ["item_ids.npy", "logits.npy", "item_vectors.npy"])
+@pytest.mark.parametrize(
+    "name",
+    ["item_ids.npy", "logits.npy", "item_vectors.npy", "text_vectors.npy", "text_stats.npy"],
+)
 @pytest.mark.parametrize("damage", ["one byte changed", "cut short", "removed"])
 def test_damaged_knowledge_is_refused_with_the_command_that_rebuilds_it(
     tiny_dataset: SequenceDataset, tmp_path: Path, name: str, damage: str
@@ -124,7 +139,7 @@ def test_knowledge_of_another_version_is_refused(
     file = tmp_path / "knowledge" / "meta.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
     with pytest.raises(
-        StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 1"
+        StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 2"
     ):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
 

@@ -223,11 +223,14 @@ def test_a_text_is_read_once_whatever_catalogue_it_is_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SEQREC_CACHE", str(tmp_path))
-    first = text.text_vectors(tiny_dataset, tiny_llm, bits=32)
+    first, stats = text.text_vectors(tiny_dataset, tiny_llm, bits=32)
     assert len(read_texts) == tiny_dataset.num_items
-    again = text.text_vectors(tiny_dataset, tiny_llm, bits=32)
+    again, _ = text.text_vectors(tiny_dataset, tiny_llm, bits=32)
     assert len(read_texts) == tiny_dataset.num_items
     assert np.array_equal(first, again)
+    np.testing.assert_allclose(first[1:].mean(axis=0), 0, atol=1e-4)
+    raw = text.read_texts(text.item_texts(tiny_dataset.items), tiny_llm, bits=32)
+    np.testing.assert_allclose(first[1:] * stats[1] + stats[0], raw, atol=1e-5)
     items = tiny_dataset.items.with_columns(
         title=tiny_dataset.items["title"].replace("Emma", "Emma 2")
     )
