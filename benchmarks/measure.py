@@ -58,8 +58,10 @@ def histories_before_test(dataset: SequenceDataset) -> list[NDArray[np.integer]]
     return [dataset.sequence(user)[:position] for user, position in pairs]
 
 
-def top_lists(runner: Runner, dataset: SequenceDataset, *, exclude_seen: bool) -> IntArray:
-    """Ask for every test user's list, one user at a time as in the timed calls.
+def top_lists(
+    runner: Runner, dataset: SequenceDataset, *, exclude_seen: bool, batch_size: int = 1
+) -> IntArray:
+    """Ask for every test user's list, as a rule one user at a time as in the timed calls.
 
     Returns:
         int64 (N, K), K = 20 or the number of items; PAD where there is no answer.
@@ -72,14 +74,14 @@ def top_lists(runner: Runner, dataset: SequenceDataset, *, exclude_seen: bool) -
         max_len=runner.max_len,
         k=min(LIST_LENGTH, dataset.num_items),
         exclude_seen=exclude_seen,
-        batch_size=1,
+        batch_size=batch_size,
     )
     protocol = "seen excluded" if exclude_seen else "seen kept"
     label = f"{runner.system} {runner.precision}, {protocol}"
     return np.concatenate(
         [
             checked_answer(runner, request.items, request.excluded, request.k, dataset.num_items)
-            for request in tqdm(requests, desc=label, unit="user", leave=False, mininterval=0.5)
+            for request in tqdm(requests, desc=label, unit="call", leave=False, mininterval=0.5)
         ]
     )
 

@@ -10,6 +10,8 @@ A recommender is a directory, version 1:
     items.json    {"ids": [...], "titles": [...]}, element i is item number i + 1
     config.json   format, version, arch, precision, max_len, num_items, fingerprints, checksums
     README.md     the model card
+    text_map.safetensors    distilled students: makes rows for new items, see `export.add_items`; a
+                            client does not read it, and it need not be shipped
 
 Shape letters: B users, T history, E excluded, K answers.
 """

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from export.graph import OPSET, check_parity, open_session, write_graph
 from export.quantize import eight_bit_share, quantize
 from export.recommender import FORMAT, VERSION
+from student.cold import FILE as TEXT_MAP_FILE
 from student.model import Student
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,18 @@ def _is_current(folder: Path, student_folder: Path, dataset: SequenceDataset) ->
         "version": VERSION,
         "dataset_fingerprint": dataset.fingerprint,
         "student_sha256": sha256_file(student_folder / "model.safetensors"),
+        "text_map": _text_map(student_folder),
     }
     return whole and all(config.get(key) == value for key, value in expected.items())
+
+
+def _text_map(student_folder: Path) -> dict[str, Any] | None:
+    """Return what an export says of a student's text map; None: it has none, as a control has."""
+    file = student_folder / TEXT_MAP_FILE
+    if not file.is_file():
+        return None
+    reader = read_json(student_folder / "config.json")["text_reader"]
+    return {"sha256": sha256_file(file), "reader": reader}
 
 
 def export_student(
@@ -135,6 +146,7 @@ def export_student(
         "dataset_fingerprint": dataset.fingerprint,
         "student_sha256": sha256_file(student_folder / "model.safetensors"),
         "valid_metrics": about.get("valid_metrics", {}),
+        "text_map": _text_map(student_folder),
     }
     with (
         atomic_directory(folder) as beside,
@@ -152,6 +164,8 @@ def export_student(
             )
         else:
             shutil.copy(graph, beside / "model.onnx")
+        if config["text_map"] is not None:
+            shutil.copy(student_folder / TEXT_MAP_FILE, beside / TEXT_MAP_FILE)
         items = {"ids": dataset.item_ids, "titles": dataset.items["title"].to_list()}
         write_json(beside / "items.json", items)
         config["sha256"] = {

@@ -151,7 +151,7 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
         assert config.items is not None
         interactions_table, items_table = _scan(config.interactions), _scan(config.items)
         provenance = {}
-    items = _read_items(items_table, config)
+    items = _read_items(items_table, config.items_id_column, config.title_column)
     events = _read_events(interactions_table, items, items_table.label, config)
     split = _split(events, interactions_table.label, config)
     sequences, offsets, split, cold_items = _hold_out(
@@ -310,9 +310,16 @@ def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
     return column.fill_null("")
 
 
-def _read_items(table: _Table, config: PrepareConfig) -> pl.DataFrame:
-    """Read the catalogue: `item_id`, `title` and further text columns, rows in file order."""
-    id_column, title_column = config.items_id_column, config.title_column
+def read_items(path: Path, *, id_column: str, title_column: str) -> pl.DataFrame:
+    """Read a table of items: `item_id`, `title` and further text columns, rows in file order.
+
+    Raises:
+        DataError: it is not usable; the line names file, row and what to do.
+    """
+    return _read_items(_scan(path), id_column, title_column)
+
+
+def _read_items(table: _Table, id_column: str, title_column: str) -> pl.DataFrame:
     _require(table, {id_column: "--items-id-column", title_column: "--title-column"})
     schema = table.frame.collect_schema()
     for column, name in ((id_column, "item_id"), (title_column, "title")):

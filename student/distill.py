@@ -5,6 +5,10 @@
 Writes `students/<arch>/distilled/` and `students/<arch>/control/` into the output directory. The
 control has the same shape, the same data, the same number of epochs and the same seed; all it lacks
 is the teacher.
+
+After training, a distilled student's rows of items that have no training event are made from their
+texts (see `student.cold`). A control knows no texts: its rows for such items are random ones that
+training only ever pushed down as wrong answers.
 """
 
 import logging
@@ -12,7 +16,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, recipe
@@ -29,6 +33,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from student.cold import FILE as TEXT_MAP_FILE
+from student.cold import TextMap, fill_untrained_rows, fit_text_map, user_states
 from student.losses import hard_loss, soft_loss
 from student.model import Arch, Student, StudentConfig
 
@@ -137,6 +143,21 @@ def init_item_table(student: Student, knowledge: Knowledge) -> None:
         weight[1:] = start * (weight[1:].std() / start.std())
 
 
+def learn_new_items(student: Student, dataset: SequenceDataset, knowledge: Knowledge) -> TextMap:
+    """Fit a map from texts to rows, make the rows of untrained items by it, and return it."""
+    counts = dataset.train_counts()
+    table = student.item_embedding.weight.detach().float().cpu().numpy()
+    text_map = fit_text_map(
+        table,
+        knowledge.text_vectors,
+        counts,
+        states=user_states(student.eval(), dataset),
+        text_stats=knowledge.text_stats,
+    )
+    fill_untrained_rows(student, text_map, knowledge.text_vectors, counts)
+    return text_map
+
+
 def train_student(
     arch: Arch,
     config: DistillConfig,
@@ -195,6 +216,12 @@ def train_student(
         recipe=wanted,
         label=f"{arch} {role}",
     )
+    about: dict[str, Any] = {"valid_metrics": {"ndcg@10": progress.best_value}}
+    if knowledge is not None:
+        text_map = learn_new_items(student, dataset, knowledge)
+        # The new rows compete with those that were there when training chose its best epoch.
+        value = validation_ndcg(student, dataset, max_len=config.max_len, device=accelerator.device)
+        about = {"valid_metrics": {"ndcg@10": value}, "text_reader": knowledge.meta["teacher"]}
     if accelerator.is_main_process:
         with atomic_directory(folder) as beside:
             student.save_pretrained(
@@ -202,8 +229,10 @@ def train_student(
                 role=role,
                 seed=config.seed,
                 dataset_fingerprint=dataset.fingerprint,
-                valid_metrics={"ndcg@10": progress.best_value},
+                **about,
             )
+            if knowledge is not None:
+                text_map.save(beside / TEXT_MAP_FILE)
             write_json(beside / "recipe.json", wanted)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     return student

@@ -63,6 +63,10 @@ def item_mask(items: IntArray, num_items: int) -> Tensor:
 class Teacher(nn.Module):
     """A LoRA-adapted language model between an item input and an item output."""
 
+    text_vectors: Tensor
+    text_stats: Tensor
+    untrained: Tensor
+
     def __init__(
         self,
         base: PreTrainedModel | PeftModel,
@@ -179,7 +183,9 @@ class Teacher(nn.Module):
             )
         teacher = cls(
             PeftModel.from_pretrained(base, str(folder / "adapter")),
-            *(head[name] for name in buffers),
+            head["text_vectors"],
+            head["text_stats"],
+            head["untrained"],
             config,
         )
         missing, unexpected = teacher.load_state_dict(head, strict=False)

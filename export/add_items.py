@@ -1,0 +1,257 @@
+"""New items into an exported student, from their texts. Entry point: `python -m export.add_items`.
+
+    python -m export.add_items --model-dir runs/ml-100k/export/gru-distilled-int8 \
+        --items new_items.parquet --output-dir gru-distilled-int8-more
+
+The language model that read the catalogue reads the new texts, the student's text map turns them
+into rows (see `student.cold`), and these are appended to the item table of the ONNX file. Nothing
+is trained, and the rows that were there stay as they are to the last bit: so do their scores. In an
+8-bit file new rows are rounded with the table's own scale, and cut off where they go beyond it.
+
+The new items follow the old ones, in the order of their file. Their table needs an id and a title;
+of its other columns those are read that the catalogue had too.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqrec.config import flag, parse_flags
+from seqrec.errors import DataError, ModelError, run_main
+from seqrec.files import atomic_directory, sha256_file, write_json
+from seqrec.prepare import read_items
+
+import numpy as np
+import onnx
+import polars as pl
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from export.graph import INPUT_NAMES, OUTPUT_NAMES, TOLERANCE, open_session
+from export.recommender import Recommender
+from student.cold import FILE as TEXT_MAP_FILE
+from student.cold import TextMap
+
+logger = logging.getLogger(__name__)
+
+NUM_COMPARED_HISTORIES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddItemsConfig:
+    """Which items go into which recommender."""
+
+    model_dir: Path | None = flag(None, "exported distilled student, from export.to_onnx")
+    items: Path | None = flag(None, "table of new items; formats as in seqrec.prepare")
+    output_dir: Path | None = flag(None, "directory to write; must not exist yet")
+    items_id_column: str = flag("item_id", "column of the items with their id")
+    title_column: str = flag("title", "column of the items with their title")
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can know."""
+        if self.model_dir is None or self.items is None or self.output_dir is None:
+            raise ValueError("give --model-dir, --items and --output-dir")
+
+
+def add_items(config: AddItemsConfig) -> None:
+    """Write a recommender that knows the new items too, whole or not at all.
+
+    Raises:
+        DataError: the table is not usable, or an item of it is in the catalogue or has no text.
+        ModelError: the folder holds no distilled student, or the language model is another one.
+        SourceError: the language model cannot be had.
+    """
+    assert config.model_dir is not None  # __post_init__ has seen to it
+    assert config.items is not None
+    assert config.output_dir is not None
+    old = Recommender.from_pretrained(config.model_dir)
+    text_map = _read_text_map(config.model_dir, old.config)
+    if config.output_dir.exists() and (
+        not config.output_dir.is_dir() or any(config.output_dir.iterdir())
+    ):
+        raise DataError(f"{config.output_dir} exists. Give another --output-dir, or move it away")
+    items = _read_new_items(config, old)
+    rows = text_map.rows(text_map.standardise(_read_texts(items, old.config["text_map"]["reader"])))
+    model = onnx.load(config.model_dir / "model.onnx")
+    append_rows(model, rows)
+    _check_old_answers(config.model_dir / "model.onnx", model, len(old.item_ids), old.max_len)
+    about = old.config
+    with atomic_directory(config.output_dir) as beside:
+        onnx.save(model, beside / "model.onnx")
+        write_json(
+            beside / "items.json",
+            {
+                "ids": old.item_ids + items["item_id"].to_list(),
+                "titles": old.titles + items["title"].to_list(),
+            },
+        )
+        shutil.copy(config.model_dir / TEXT_MAP_FILE, beside / TEXT_MAP_FILE)
+        about = {
+            **about,
+            "num_items": about["num_items"] + len(items),
+            "num_parameters": about["num_parameters"] + rows.size,
+            "num_added_items": about.get("num_added_items", 0) + len(items),
+            "sha256": {name: sha256_file(beside / name) for name in about["sha256"]},
+        }
+        write_json(beside / "config.json", about)
+        card = (config.model_dir / "README.md").read_text(encoding="utf-8")
+        (beside / "README.md").write_text(card + _card_note(len(items)), encoding="utf-8")
+    logger.info(
+        "wrote %s: %s items, %s of them new",
+        config.output_dir,
+        f"{about['num_items']:,}",
+        f"{len(items):,}",
+    )
+
+
+def _read_text_map(folder: Path, config: dict[str, Any]) -> TextMap:
+    """Open the text map beside a recommender; a `ModelError` if there is none, or a damaged one."""
+    about = config.get("text_map")
+    if about is None:
+        raise ModelError(
+            f"{folder} has no text map, which only a distilled student has (this one: "
+            f"{config.get('role')}). Give the folder of a distilled one; if it is one, export it "
+            "again: python -m export.to_onnx"
+        )
+    file = folder / TEXT_MAP_FILE
+    text_map = TextMap.load(file)
+    if (found := sha256_file(file)) != about["sha256"]:
+        raise ModelError(
+            f"{file} is damaged: SHA-256 is {found}, expected {about['sha256']}. Export it again: "
+            "python -m export.to_onnx"
+        )
+    return text_map
+
+
+def _read_new_items(config: AddItemsConfig, old: Recommender) -> pl.DataFrame:
+    """Read the table of new items, and refuse those that are known or have no text."""
+    assert config.items is not None
+    items = read_items(
+        config.items, id_column=config.items_id_column, title_column=config.title_column
+    )
+    known = items["item_id"].is_in(old.item_ids)
+    if known.any():
+        row, value = known.arg_true()[0] + 1, items["item_id"].filter(known)[0]
+        raise DataError(
+            f"{config.items}, row {row}: item {value!r} is in {config.model_dir} already "
+            f"({int(known.sum()):,} such rows). Give new items only"
+        )
+    empty = items["title"].str.strip_chars() == ""
+    if empty.any():
+        row, value = empty.arg_true()[0] + 1, items["item_id"].filter(empty)[0]
+        raise DataError(
+            f"{config.items}, row {row}: item {value!r} has no title ({int(empty.sum()):,} such "
+            "rows), and its text is all that is known of it. Fill it in or remove the row"
+        )
+    catalogue = old.config["text_map"]["reader"]["text_columns"]
+    ours = [name for name in items.columns if name != "item_id"]
+    for name in ours:
+        if name not in catalogue:
+            logger.info("column %r is not read: the catalogue had none of that name", name)
+    for name in catalogue:
+        if name not in ours:
+            logger.info("column %r, which the catalogue had, is taken to be empty", name)
+    return items
+
+
+def _read_texts(items: pl.DataFrame, reader: dict[str, Any]) -> NDArray[np.float32]:
+    """Read the new texts with the language model that read the catalogue, float32 (N, L)."""
+    # The one place in this package that needs a language model: a client has none.
+    from teacher.text import read_new_texts
+
+    return read_new_texts(items, reader)
+
+
+def append_rows(model: ModelProto, rows: NDArray[np.float32]) -> None:
+    """Append rows (N, H) to the item table of a graph from `write_graph` or `quantize`, in place.
+
+    Raises:
+        ModelError: the graph has no item table, or one in a form that is not known here.
+    """
+    graph = model.graph
+    lookup, tensor = _item_table(model)
+    table = numpy_helper.to_array(tensor)
+    if table.dtype == np.uint8:
+        scale, zero_point = _quantization(graph, lookup.output[0])
+        levels = np.rint(rows / scale) + zero_point
+        if (cut := int(((levels < 0) | (levels > 255)).sum())) > 0:
+            logger.info("%.2f%% of the new weights are beyond 8 bit", 100 * cut / levels.size)
+        rows = levels.clip(0, 255)
+    elif table.dtype != np.float32:
+        raise ModelError(f"the item table holds {table.dtype}, expected float32 or uint8")
+    extended = np.concatenate([table, rows.astype(table.dtype)])
+    tensor.CopyFrom(numpy_helper.from_array(extended, tensor.name))
+    del graph.value_info[:]  # shapes of what lies between, the table's size among them
+
+
+def _item_table(model: ModelProto) -> tuple[NodeProto, TensorProto]:
+    """Return the node that looks items up, and the table in which it does."""
+    tables = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Gather" and node.input[1] == "items" and node.input[0] in tables:
+            return node, tables[node.input[0]]
+    raise ModelError(
+        "the graph looks its items up in no table. Export it again: python -m export.to_onnx"
+    )
+
+
+def _quantization(graph: GraphProto, looked_up: str) -> tuple[float, int]:
+    """Return scale and zero point of an 8-bit table, found where its lookup is turned to fp32."""
+    node = next(n for n in graph.node if looked_up in n.input)
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    if node.op_type != "DequantizeLinear" or constants[node.input[1]].size != 1:
+        raise ModelError(
+            f"the 8-bit item table is read by {node.op_type}, expected DequantizeLinear with one "
+            "scale. Export it again: python -m export.to_onnx"
+        )
+    return float(constants[node.input[1]].item()), int(constants[node.input[2]].item())
+
+
+def _check_old_answers(file: Path, model: ModelProto, num_items: int, max_len: int) -> None:
+    """Compare old and new graph on random histories, the new items left out.
+
+    Raises:
+        ModelError: an old item's score differs. Equal rows give equal scores, but a matrix product
+            over a wider table may add in another order, so fp32 has its tolerance here too.
+    """
+    sessions = [open_session(source, 1) for source in (file, model.SerializeToString())]
+    new = np.arange(num_items + 1, _item_table(model)[1].dims[0])[None]
+    rng = np.random.default_rng(0)
+    for _ in range(NUM_COMPARED_HISTORIES):
+        items = rng.integers(1, num_items + 1, (1, rng.integers(1, max_len + 1)))
+        scores = []
+        for session, excluded in zip(sessions, (new[:, :0], new), strict=True):
+            feeds = (items, excluded, np.array([num_items]))
+            answer = session.run(OUTPUT_NAMES, dict(zip(INPUT_NAMES, feeds, strict=True)))
+            scores.append(answer[1][0, np.argsort(answer[0][0])])
+        if (moved := np.abs(scores[0] - scores[1]).max()) > TOLERANCE:
+            raise ModelError(
+                f"old items' scores moved by up to {moved:.2g}, "
+                f"{TOLERANCE:g} is allowed. Nothing was written"
+            )
+
+
+def _card_note(num_new: int) -> str:
+    """Return what the model card says of items that came later, as Markdown."""
+    return "\n".join(
+        [
+            "## Added later",
+            "",
+            f"{num_new:,} items were added from their texts by `python -m export.add_items`, "
+            "without training.",
+            "The figures above are those of the catalogue before.",
+            "",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Add items as the command line asks."""
+    add_items(parse_flags(AddItemsConfig, (__doc__ or "").partition("\n")[0], argv))
+
+
+if __name__ == "__main__":
+    run_main(main)
