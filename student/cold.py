@@ -78,6 +78,7 @@ def fit_text_map(
     counts: IntArray,
     *,
     states: NDArray[np.floating],
+    share: float = 1.0,
     text_stats: NDArray[np.floating] | None = None,
 ) -> TextMap:
     """Fit the map from text to table row on the items with training events.
@@ -88,14 +89,17 @@ def fit_text_map(
 
     A regression predicts rows that are shorter than those it learned from, and an item with such a
     row would hardly ever be recommended. So W and b are multiplied by one factor: that with which
-    left-out items, each fold beside the others' own rows, take as many places in the users' top 10
-    as the same items take with their own rows. No target of validation or test enters.
+    left-out items, each fold beside the others' own rows, take a given share of the places in the
+    users' top 10 that the same items take with their own rows. Every place is taken from an item
+    that is known better, so the share is a choice: between new items being found, and old ones. No
+    target of validation or test enters.
 
     Args:
         table: (I + 1, H), trained; row PAD is ignored.
         vectors: (I + 1, L), the texts' vectors, standardised; row PAD is ignored.
         counts: int64 (I + 1,), training events of each item.
         states: (M, H), users' states, from `user_states`.
+        share: how often an item without events is to be recommended; 1: as the average item is.
         text_stats: (2, L), what standardised `vectors`; kept with the map for later items.
 
     Raises:
@@ -114,7 +118,7 @@ def fit_text_map(
     folds = np.random.default_rng(0).permutation(len(known)) % NUM_FOLDS
     penalty, predicted = _leave_out(texts, rows, weights, folds)
     (weight,), (bias,) = _solve(texts, rows, weights, [penalty])
-    factor = fair_factor(states, rows, predicted, folds)
+    factor = fair_factor(states, rows, predicted, folds, share)
     if text_stats is None:
         text_stats = np.stack([np.zeros(texts.shape[1]), np.ones(texts.shape[1])])
     return TextMap(
@@ -144,21 +148,26 @@ def _leave_out(
 
 
 def fair_factor(
-    states: NDArray[np.floating], rows: Matrix, predicted: Matrix, folds: IntArray
+    states: NDArray[np.floating],
+    rows: Matrix,
+    predicted: Matrix,
+    folds: IntArray,
+    share: float = 1.0,
 ) -> float:
-    """Return the factor at which predicted rows are recommended as often as the items' own rows.
+    """Return the factor at which predicted rows are recommended so often, compared with own rows.
 
     Each fold's items in turn get their predicted rows, times the factor s; the others keep theirs.
     Of a user's K best, the fold's j-th best item, of score s q_j, takes a place if it beats the
     others' (K + 1 - j)-th best score: from s = that score / q_j on. With their own rows all folds
-    together take K places of each user's, so s is the (K M)-th smallest of these ratios, or 1 if
-    that is less: predictions are not shortened.
+    together take K places of each user's, so s is the (share K M)-th smallest of these ratios, or 1
+    if that is less: predictions are not shortened.
 
     Args:
         states: (M, H), users.
         rows: (N, H), the items' own.
         predicted: (N, H), from their texts, each by a map that did not know the item.
         folds: int (N,), which items were left out together.
+        share: places to take, as a share of those that the items' own rows take.
     """
     members = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
     k = min(TOP_K, len(folds) - max(map(len, members)))
@@ -176,7 +185,8 @@ def fair_factor(
     reached = reached[np.isfinite(reached)]
     if len(reached) == 0:
         return 1.0  # no text says anything of use: there is nothing to stretch
-    return max(float(reached[min(k * len(states), len(reached)) - 1]), 1.0)
+    places = min(max(round(share * k * len(states)), 1), len(reached))
+    return max(float(reached[places - 1]), 1.0)
 
 
 def _solve(

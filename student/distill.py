@@ -58,6 +58,10 @@ class DistillConfig:
     kd_weight: float = flag(0.5, "share of the loss that is the teacher's, 0 to 1")
     temperature: float = flag(1.0, "above 1 softens the teacher's answers")
     init_from_teacher: bool = flag(True, "start the item table from the teacher's item vectors")
+    new_item_share: float = flag(
+        0.5,
+        "how often an item without training events is recommended; 1: as the average item is",
+    )
     num_epochs: int = flag(20, "passes over the training sequences, at most")
     patience: int = flag(4, "validations without a better one before stopping; 0: never")
     evaluate_every: int = flag(2, "epochs between validations")
@@ -73,6 +77,8 @@ class DistillConfig:
         """Refuse values that cannot work."""
         if not 0 <= self.kd_weight <= 1:
             raise ValueError(f"--kd-weight {self.kd_weight} is not between 0 and 1")
+        if not 0 < self.new_item_share <= 1:
+            raise ValueError(f"--new-item-share {self.new_item_share} is not above 0 and up to 1")
         if self.temperature <= 0:
             raise ValueError(f"--temperature {self.temperature} is not above 0")
 
@@ -143,7 +149,9 @@ def init_item_table(student: Student, knowledge: Knowledge) -> None:
         weight[1:] = start * (weight[1:].std() / start.std())
 
 
-def learn_new_items(student: Student, dataset: SequenceDataset, knowledge: Knowledge) -> TextMap:
+def learn_new_items(
+    student: Student, dataset: SequenceDataset, knowledge: Knowledge, share: float
+) -> TextMap:
     """Fit a map from texts to rows, make the rows of untrained items by it, and return it."""
     counts = dataset.train_counts()
     table = student.item_embedding.weight.detach().float().cpu().numpy()
@@ -152,6 +160,7 @@ def learn_new_items(student: Student, dataset: SequenceDataset, knowledge: Knowl
         knowledge.text_vectors,
         counts,
         states=user_states(student.eval(), dataset),
+        share=share,
         text_stats=knowledge.text_stats,
     )
     fill_untrained_rows(student, text_map, knowledge.text_vectors, counts)
@@ -218,7 +227,7 @@ def train_student(
     )
     about: dict[str, Any] = {"valid_metrics": {"ndcg@10": progress.best_value}}
     if knowledge is not None:
-        text_map = learn_new_items(student, dataset, knowledge)
+        text_map = learn_new_items(student, dataset, knowledge, config.new_item_share)
         # The new rows compete with those that were there when training chose its best epoch.
         value = validation_ndcg(student, dataset, max_len=config.max_len, device=accelerator.device)
         about = {"valid_metrics": {"ndcg@10": value}, "text_reader": knowledge.meta["teacher"]}

@@ -13,7 +13,9 @@ COMMANDS = {
     "extract": ["-m", "accelerate.commands.launch", "-m", "teacher.extract"],
     "distill": ["-m", "student.distill"],
     "export": ["-m", "export.to_onnx"],
+    "add_items": ["-m", "export.add_items"],
     "latency": ["-m", "benchmarks.latency"],
+    "cold": ["-m", "benchmarks.cold"],
 }
 
 
@@ -36,14 +38,14 @@ def test_help_explains_each_flag(name: str) -> None:
     assert len(flags) >= 2
 
 
-@pytest.mark.parametrize("name", ["prepare", "finetune", "distill", "latency"])
+@pytest.mark.parametrize("name", ["prepare", "finetune", "distill", "add_items", "latency"])
 def test_an_unknown_flag_is_refused(name: str) -> None:
     done = start(name, "--learning-rat", "1")
     assert done.returncode != 0
     assert "unrecognized arguments: --learning-rat" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["extract", "distill", "export", "latency"])
+@pytest.mark.parametrize("name", ["extract", "distill", "export", "latency", "cold"])
 def test_a_missing_data_set_is_one_line_with_the_command_that_makes_it(
     name: str, tmp_path: Path
 ) -> None:

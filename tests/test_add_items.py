@@ -1,0 +1,492 @@
+"""New items in an exported student, and what the benchmark says of items that were held out."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import SequenceDataset, choose_cold_items, hold_out_items, write_dataset
+from seqrec.errors import DataError, ModelError
+from seqrec.files import sha256_file
+from seqrec.knowledge import load_knowledge
+from seqrec.metrics import evaluate, hit_rate, ndcg
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+import torch
+from accelerate import Accelerator
+from onnx import numpy_helper
+
+from benchmarks import cold
+from benchmarks.cold import by_group, chance_values
+from export import add_items as module
+from export.add_items import AddItemsConfig, add_items, append_rows
+from export.graph import OUTPUT_NAMES, open_session
+from export.recommender import Recommender
+from export.to_onnx import ensure_exported
+from student.cold import FILE, TextMap
+from student.distill import DistillConfig, train_student
+from student.model import Student
+from teacher.finetune import FinetuneConfig, run
+from teacher.model import Teacher
+from teacher.text import read_new_texts
+
+NEW_ITEMS = pl.DataFrame(
+    {
+        "item_id": ["n1", "n2", "n3"],
+        "title": ["The Moonstone", "The War of the Roses", "Emma"],
+        "category": ["Detective, Mystery", "History", "Romance, Comedy of Manners"],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def cold_dataset(
+    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> SequenceDataset:
+    """The tiny set with six of the thirty books held out."""
+    cold_items = choose_cold_items(tiny_dataset.events, 0.2, seed=0)
+    events, offsets, split = hold_out_items(
+        tiny_dataset.events, tiny_dataset.offsets, tiny_dataset.split, cold_items
+    )
+    return write_dataset(
+        tmp_path_factory.mktemp("cold") / "tiny-cold",
+        name="tiny-cold",
+        items=tiny_dataset.items,
+        user_ids=pl.read_parquet(tiny_dataset.path / "user_ids.parquet")["user_id"],
+        events=events,
+        offsets=offsets,
+        split=split,
+        split_name="leave-one-out",
+        provenance={},
+        cold_items=cold_items,
+    )
+
+
+@pytest.fixture(scope="module")
+def output_dir(
+    cold_dataset: SequenceDataset, tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run: teacher, knowledge, and a GRU and a Transformer with their controls."""
+    path = tmp_path_factory.mktemp("run")
+    run(
+        FinetuneConfig(
+            data_dir=cold_dataset.path,
+            output_dir=path,
+            model=str(tiny_llm),
+            num_layers=1,
+            num_epochs=1,
+            item_dim=16,
+            top_k=5,
+            device="cpu",
+            num_threads=1,
+        )
+    )
+    knowledge = load_knowledge(path / "knowledge", cold_dataset)
+    config = DistillConfig(num_epochs=2, hidden_dim=16, batch_size=16, max_len=7, device="cpu")
+    for arch in ("gru", "transformer"):
+        for role, known in (("control", None), ("distilled", knowledge)):
+            folder = path / "students" / arch / role
+            train_student(arch, config, cold_dataset, known, folder, Accelerator(cpu=True))  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="module", params=["gru", "transformer"])
+def arch(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def pair(
+    request: pytest.FixtureRequest,
+    arch: str,
+    output_dir: Path,
+    cold_dataset: SequenceDataset,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
+    """An exported student, and the same with three items more."""
+    student = output_dir / "students" / arch / "distilled"
+    old = ensure_exported(cold_dataset, output_dir, student, request.param)
+    folder = tmp_path_factory.mktemp("more")
+    NEW_ITEMS.write_parquet(folder / "new.parquet")
+    add_items(
+        AddItemsConfig(model_dir=old, items=folder / "new.parquet", output_dir=folder / "out")
+    )
+    return old, folder / "out"
+
+
+def scores(folder: Path, items: np.ndarray, num_items: int) -> np.ndarray:
+    """Read every item's score out of a file's answer, (num_items + 1,); PAD is -inf."""
+    session = open_session(folder / "model.onnx", num_threads=1)
+    feeds = {
+        "items": items,
+        "excluded": np.zeros((1, 0), dtype=np.int64),
+        "k": np.array([num_items + 1]),
+    }
+    top_items, top_scores = session.run(OUTPUT_NAMES, feeds)
+    return top_scores[0, np.argsort(top_items[0])]
+
+
+def table_of(folder: Path) -> np.ndarray:
+    """Return the item table in a file, float32 or uint8."""
+    graph = onnx.load(folder / "model.onnx").graph
+    lookup = next(n for n in graph.node if n.op_type == "Gather" and n.input[1] == "items")
+    (table,) = (t for t in graph.initializer if t.name == lookup.input[0])
+    return numpy_helper.to_array(table)
+
+
+def new_rows(folder: Path) -> np.ndarray:
+    """Return the rows of the new items as the parts that are tested elsewhere make them."""
+    text_map = TextMap.load(folder / FILE)
+    reader = json.loads((folder / "config.json").read_text())["text_map"]["reader"]
+    return text_map.rows(text_map.standardise(read_new_texts(NEW_ITEMS, reader)))
+
+
+# --- What distillation leaves -------------------------------------------------------------------
+
+
+def test_a_distilled_students_untrained_rows_are_those_that_the_stored_map_predicts(
+    output_dir: Path, cold_dataset: SequenceDataset, arch: str
+) -> None:
+    folder = output_dir / "students" / arch / "distilled"
+    knowledge = load_knowledge(output_dir / "knowledge", cold_dataset)
+    table = Student.from_pretrained(folder).item_embedding.weight.detach().numpy()
+    predicted = TextMap.load(folder / FILE).rows(knowledge.text_vectors)
+    untrained = cold_dataset.untrained_items
+    assert len(untrained) >= 6
+    np.testing.assert_allclose(table[untrained], predicted[untrained], rtol=1e-5, atol=1e-6)
+    others = np.setdiff1d(np.arange(1, len(table)), untrained)
+    assert np.abs(table[others] - predicted[others]).max(axis=1).min() > 1e-4
+    assert not (output_dir / "students" / arch / "control" / FILE).exists()
+
+
+def test_the_recorded_validation_is_that_of_the_student_as_it_is_stored(
+    output_dir: Path, cold_dataset: SequenceDataset, arch: str
+) -> None:
+    folder = output_dir / "students" / arch / "distilled"
+    result = evaluate(Student.from_pretrained(folder), cold_dataset, "valid", max_len=7)
+    recorded = json.loads((folder / "config.json").read_text())["valid_metrics"]["ndcg@10"]
+    assert recorded == pytest.approx(float(ndcg(result.excluding_seen, 10).mean()))
+
+
+def test_the_knowledge_holds_the_texts_as_the_teacher_has_them(
+    output_dir: Path, cold_dataset: SequenceDataset
+) -> None:
+    knowledge = load_knowledge(output_dir / "knowledge", cold_dataset)
+    teacher = Teacher.from_pretrained(output_dir / "teacher")
+    assert np.array_equal(knowledge.text_vectors, teacher.text_vectors.numpy().astype(np.float16))
+    assert np.array_equal(knowledge.text_stats, teacher.text_stats.numpy())
+
+
+# --- Adding items -------------------------------------------------------------------------------
+
+
+def test_old_rows_stay_as_they_were_to_the_last_bit_and_so_do_old_scores(
+    pair: tuple[Path, Path],
+) -> None:
+    old, new = pair
+    before, after = table_of(old), table_of(new)
+    assert after.dtype == before.dtype
+    assert len(after) == len(before) + 3
+    assert np.array_equal(after[: len(before)], before)
+    rng = np.random.default_rng(0)
+    for length in (1, 3, 7):
+        items = rng.integers(1, 31, (1, length))
+        assert np.array_equal(scores(new, items, 33)[:31], scores(old, items, 30))
+
+
+def test_a_new_item_scores_the_product_of_the_users_state_and_its_row(
+    pair: tuple[Path, Path], output_dir: Path, arch: str
+) -> None:
+    _, new = pair
+    student = Student.from_pretrained(output_dir / "students" / arch / "distilled")
+    items = np.array([[3, 1, 4]])
+    with torch.no_grad():
+        state = student.encode(torch.from_numpy(items))[0, -1].numpy()
+    found, expected = scores(new, items, 33)[31:], new_rows(new) @ state
+    if table_of(new).dtype == np.float32:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    else:  # 8 bit of the table's range on each side
+        spread = np.abs(scores(new, items, 33)[1:31]).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.1 * spread)
+
+
+def test_new_rows_of_an_8_bit_table_are_the_nearest_levels_of_its_own_scale(
+    pair: tuple[Path, Path],
+) -> None:
+    _, new = pair
+    table = table_of(new)
+    if table.dtype == np.float32:
+        assert np.array_equal(table[31:], new_rows(new))
+        return
+    graph = onnx.load(new / "model.onnx").graph
+    values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    scale = values["student.item_embedding.weight_scale"]
+    zero_point = values["student.item_embedding.weight_zero_point"].astype(int)
+    low, high = (0 - zero_point) * scale, (255 - zero_point) * scale
+    restored = (table[31:].astype(int) - zero_point) * scale
+    wanted = new_rows(new).clip(low, high)
+    assert np.abs(restored - wanted).max() <= scale * 0.5001
+
+
+def test_a_copy_of_an_untrained_item_scores_as_the_item_does(
+    output_dir: Path, cold_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    """The catalogue's items and later ones are read and standardised in one and the same way."""
+    student = output_dir / "students" / "gru" / "distilled"
+    old = ensure_exported(cold_dataset, output_dir, student, "fp32")
+    number = int(cold_dataset.cold_items[0])
+    row = cold_dataset.items[number - 1].with_columns(item_id=pl.lit("copy"))
+    row.write_csv(tmp_path / "copy.csv")
+    add_items(
+        AddItemsConfig(model_dir=old, items=tmp_path / "copy.csv", output_dir=tmp_path / "out")
+    )
+    found = scores(tmp_path / "out", np.array([[2, 5, 3]]), 31)
+    assert found[31] == pytest.approx(found[number], abs=1e-5)
+
+
+def test_the_recommender_recommends_the_new_items_and_knows_them_in_histories(
+    pair: tuple[Path, Path],
+) -> None:
+    recommender = Recommender.from_pretrained(pair[1])
+    answers = recommender.recommend(["b01", "b02"], k=40)
+    assert len(answers) == 31
+    found = {answer.item_id: answer.title for answer in answers}
+    assert [found[item_id] for item_id in ("n1", "n2", "n3")] == NEW_ITEMS["title"].to_list()
+    assert "n1" not in {a.item_id for a in recommender.recommend(["n1", "b02"], k=40)}
+    about = json.loads((pair[1] / "config.json").read_text())
+    before = json.loads((pair[0] / "config.json").read_text())
+    assert (about["num_items"], about["num_added_items"]) == (33, 3)
+    assert about["num_parameters"] == before["num_parameters"] + 3 * 16
+    assert "3 items were added from their texts" in (pair[1] / "README.md").read_text()
+
+
+def test_items_can_be_added_to_what_items_were_added_to(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pl.DataFrame({"item_id": ["n4"], "title": ["The Monk"]}).write_csv(tmp_path / "new.csv")
+    add_items(
+        AddItemsConfig(model_dir=pair[1], items=tmp_path / "new.csv", output_dir=tmp_path / "again")
+    )
+    recommender = Recommender.from_pretrained(tmp_path / "again")
+    assert recommender.item_ids[-4:] == ["n1", "n2", "n3", "n4"]
+    assert recommender.config["num_added_items"] == 4
+
+
+def test_a_row_beyond_the_8_bit_range_is_cut_off_and_not_wrapped_around(
+    pair: tuple[Path, Path],
+) -> None:
+    model = onnx.load(pair[0] / "model.onnx")
+    if table_of(pair[0]).dtype == np.float32:
+        pytest.skip("an fp32 table has no such range")
+    append_rows(model, np.stack([np.full(16, 1e6), np.full(16, -1e6)]).astype(np.float32))
+    (table,) = (t for t in model.graph.initializer if list(t.dims) == [33, 16])
+    assert numpy_helper.to_array(table)[31:].tolist() == [[255] * 16, [0] * 16]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"item_id": ["n1", "b07"], "title": ["A", "B"]}, r"row 2: item 'b07' is in .* already"),
+        ({"item_id": ["n1", "n1"], "title": ["A", "B"]}, r"row 2: item id 'n1' occurs a second"),
+        ({"item_id": ["n1"], "name": ["A"]}, r"no column 'title'; .* with --title-column"),
+        ({"title": ["A"]}, r"no column 'item_id'; .* with --items-id-column"),
+        ({"item_id": ["n1", "n2"], "title": ["A", " "]}, r"row 2: item 'n2' has no title"),
+        ({"item_id": ["n1", ""], "title": ["A", "B"]}, r"row 2: column 'item_id' is empty"),
+    ],
+)
+def test_items_that_cannot_be_added_are_refused_before_any_text_is_read(
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    items: dict[str, list[str]],
+    message: str,
+) -> None:
+    monkeypatch.setattr(module, "_read_texts", lambda *_: pytest.fail("read a text"))
+    pl.DataFrame(items).write_parquet(tmp_path / "new.parquet")
+    config = AddItemsConfig(
+        model_dir=pair[0], items=tmp_path / "new.parquet", output_dir=tmp_path / "out"
+    )
+    with pytest.raises(DataError, match=message) as caught:
+        add_items(config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def wanted(output_dir: Path, cold_dataset: SequenceDataset, tmp_path: Path) -> AddItemsConfig:
+    """What would work: a copy of an export, new items, a free output directory."""
+    student = output_dir / "students" / "gru" / "distilled"
+    shutil.copytree(
+        ensure_exported(cold_dataset, output_dir, student, "fp32"), tmp_path / "exported"
+    )
+    NEW_ITEMS.write_parquet(tmp_path / "new.parquet")
+    return AddItemsConfig(
+        model_dir=tmp_path / "exported",
+        items=tmp_path / "new.parquet",
+        output_dir=tmp_path / "out",
+    )
+
+
+def refusal(config: AddItemsConfig, kind: type[Exception] = ModelError) -> str:
+    """Return the one line with which a config is refused, having checked nothing was written."""
+    assert config.output_dir is not None
+    before = sorted(config.output_dir.parent.rglob("*"))
+    with pytest.raises(kind) as caught:
+        add_items(config)
+    assert sorted(config.output_dir.parent.rglob("*")) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_without_a_recommender_is_refused(wanted: AddItemsConfig, tmp_path: Path) -> None:
+    message = refusal(dataclasses.replace(wanted, model_dir=tmp_path / "nothing"))
+    assert "python -m export.to_onnx" in message
+
+
+def test_a_control_is_refused(
+    wanted: AddItemsConfig, output_dir: Path, cold_dataset: SequenceDataset
+) -> None:
+    student = output_dir / "students" / "gru" / "control"
+    folder = ensure_exported(cold_dataset, output_dir, student, "fp32")
+    message = refusal(dataclasses.replace(wanted, model_dir=folder))
+    assert "no text map, which only a distilled student has (this one: control)" in message
+
+
+def test_an_output_directory_that_is_taken_is_left_alone(wanted: AddItemsConfig) -> None:
+    message = refusal(dataclasses.replace(wanted, output_dir=wanted.model_dir), DataError)
+    assert "exists. Give another --output-dir" in message
+
+
+def test_a_damaged_text_map_is_refused(wanted: AddItemsConfig) -> None:
+    assert wanted.model_dir is not None
+    file = wanted.model_dir / FILE
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert "is damaged: SHA-256" in refusal(wanted)
+    file.unlink()
+    assert "no usable text map" in refusal(wanted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_fingerprint", "f" * 64, "is not the language model that read the catalogue"),
+        ("max_tokens", 7, "was read up to 7 tokens of a text, this version reads 64"),
+    ],
+)
+def test_a_text_that_would_be_read_otherwise_is_refused(
+    wanted: AddItemsConfig, key: str, value: Any, message: str
+) -> None:
+    assert wanted.model_dir is not None
+    file = wanted.model_dir / "config.json"
+    config = json.loads(file.read_text())
+    config["text_map"]["reader"][key] = value
+    file.write_text(json.dumps(config))
+    assert message in refusal(wanted)
+
+
+@pytest.mark.parametrize("missing", ["model_dir", "items", "output_dir"])
+def test_all_three_paths_must_be_given(missing: str) -> None:
+    paths = {name: Path("x") for name in ("model_dir", "items", "output_dir") if name != missing}
+    with pytest.raises(ValueError, match="give --model-dir, --items and --output-dir"):
+        AddItemsConfig(**paths)
+
+
+def test_an_export_with_another_text_map_is_out_of_date(
+    output_dir: Path, cold_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    shutil.copytree(output_dir / "students" / "gru", tmp_path / "students" / "gru")
+    student = tmp_path / "students" / "gru" / "distilled"
+    folder = ensure_exported(cold_dataset, tmp_path, student, "fp32")
+    text_map = TextMap.load(student / FILE)
+    dataclasses.replace(text_map, bias=text_map.bias + 1).save(student / FILE)
+    ensure_exported(cold_dataset, tmp_path, student, "fp32")
+    assert sha256_file(folder / FILE) == sha256_file(student / FILE)
+
+
+# --- The benchmark ------------------------------------------------------------------------------
+
+
+def test_groups_are_averaged_apart() -> None:
+    values = {"hr@10": np.array([1.0, 0.0, 1.0, 1.0])}
+    groups = by_group(values, np.array([True, True, False, False]))
+    assert groups["cold"]["hr@10"] == 0.5
+    assert groups["warm"] == {"hr@10": 1.0, "hr@10_low": 1.0, "hr@10_high": 1.0}
+
+
+def test_chance_is_the_mean_over_all_orders_of_the_candidates(
+    cold_dataset: SequenceDataset,
+) -> None:
+    values = chance_values(cold_dataset)
+    targets = cold_dataset.eval_targets("test")
+    for row in (0, 17, len(targets.users) - 1):
+        history = cold_dataset.sequence(targets.users[row])[: targets.positions[row]]
+        candidates = 30 - len(set(history.tolist()))
+        ranks = np.arange(1, candidates + 1)  # each once: every rank is equally likely
+        assert values["hr@10"][row] == pytest.approx(hit_rate(ranks, 10).mean())
+        assert values["ndcg@10"][row] == pytest.approx(ndcg(ranks, 10).mean())
+
+
+@pytest.fixture(scope="module")
+def results(output_dir: Path, cold_dataset: SequenceDataset) -> dict[str, Any]:
+    cold.main(["--data-dir", str(cold_dataset.path), "--output-dir", str(output_dir)])
+    content: dict[str, Any] = json.loads((output_dir / "cold.json").read_text())
+    return content
+
+
+def test_the_json_holds_what_the_schema_promises(
+    results: dict[str, Any], cold_dataset: SequenceDataset
+) -> None:
+    assert results["schema"] == "seqrec-cold/1"
+    targets = cold_dataset.eval_targets("test").items
+    num_cold = int(np.isin(targets, cold_dataset.untrained_items).sum())
+    assert results["dataset"] == {
+        "name": "tiny-cold",
+        "fingerprint": cold_dataset.fingerprint,
+        "num_items": 30,
+        "split": "leave-one-out",
+        "protocol": "seen_excluded",
+        "num_cold_items": 6,
+        "num_untrained_items": len(cold_dataset.untrained_items),
+        "num_cold_targets": num_cold,
+        "num_warm_targets": len(targets) - num_cold,
+    }
+    students = [
+        (f"{arch} {role}", precision)
+        for arch in ("gru", "transformer")
+        for role, precision in (("control", "fp32"), ("distilled", "fp32"), ("distilled", "int8"))
+    ]
+    assert [(row["system"], row["precision"]) for row in results["rows"]] == [
+        ("chance", None),
+        ("popularity", "fp32"),
+        ("teacher", "nf4"),
+        *students,
+    ]
+
+
+@pytest.mark.parametrize("system", ["teacher", "gru distilled"])
+def test_the_figures_are_those_of_the_pytorch_model(
+    results: dict[str, Any], output_dir: Path, cold_dataset: SequenceDataset, system: str
+) -> None:
+    if system == "teacher":
+        model: Any = Teacher.from_pretrained(output_dir / "teacher")
+    else:
+        model = Student.from_pretrained(output_dir / "students" / "gru" / "distilled")
+    ranks = evaluate(model, cold_dataset, "test", max_len=model.config.max_len).excluding_seen
+    is_cold = np.isin(cold_dataset.eval_targets("test").items, cold_dataset.untrained_items)
+    row = next(row for row in results["rows"] if row["system"] == system)
+    for group, members in (("cold", is_cold), ("warm", ~is_cold)):
+        assert row[group]["hr@10"] == pytest.approx(hit_rate(ranks[members], 10).mean())
+        assert row[group]["ndcg@10"] == pytest.approx(ndcg(ranks[members], 10).mean())
+
+
+def test_a_set_without_cold_items_is_refused_with_the_flag_that_makes_one(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"holds no item out .* with --cold-share"):
+        cold.main(["--data-dir", str(tiny_dataset.path), "--output-dir", str(tmp_path)])
