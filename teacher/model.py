@@ -175,10 +175,10 @@ class Teacher(nn.Module):
         )
         head = load_file(folder / "head.safetensors")
         buffers = ("text_vectors", "text_stats", "untrained")
-        if not head.keys() >= set(buffers):
+        if lacking := sorted(set(buffers) - set(head)):
             raise ModelError(
-                f"{folder}/head.safetensors lacks {' and '.join(sorted(set(buffers) - set(head)))}:"
-                " an older version wrote it. Train the teacher again: accelerate launch "
+                f"{folder}/head.safetensors lacks {', '.join(lacking)}: an "
+                f"older version wrote it. Remove {folder} and train again: accelerate launch "
                 f"teacher/finetune.py --model {config.model}"
             )
         teacher = cls(

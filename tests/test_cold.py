@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from student.cold import (
     FILE,
@@ -291,6 +292,17 @@ def test_a_teacher_remembers_what_it_was_not_trained_on(
     again = Teacher.from_pretrained(tmp_path)
     assert torch.nonzero(again.untrained).ravel().tolist() == cold_dataset.untrained_items.tolist()
     assert torch.equal(again.text_stats, teacher.text_stats)
+
+
+def test_a_teacher_of_an_older_version_is_refused_with_what_to_do(
+    teacher: Teacher, tmp_path: Path
+) -> None:
+    teacher.save_pretrained(tmp_path)
+    head = load_file(tmp_path / "head.safetensors")
+    del head["untrained"], head["text_stats"]
+    save_file(head, tmp_path / "head.safetensors")
+    with pytest.raises(ModelError, match=r"lacks text_stats, untrained: .* Remove .* train again"):
+        Teacher.from_pretrained(tmp_path)
 
 
 # --- From text to row ---------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from pathlib import Path
 from seqrec.files import read_json
 from seqrec.prepare import PrepareConfig
 
+from benchmarks.cold import ColdConfig
 from benchmarks.latency import BenchmarkConfig
 from benchmarks.report import format_table
+from export.add_items import AddItemsConfig
 from student.distill import DistillConfig
 from teacher.finetune import FinetuneConfig
 
@@ -24,7 +26,14 @@ def test_the_table_is_that_of_the_kept_results() -> None:
 
 
 def test_every_flag_it_names_exists() -> None:
-    configs = (PrepareConfig, FinetuneConfig, DistillConfig, BenchmarkConfig)
+    configs = (
+        PrepareConfig,
+        FinetuneConfig,
+        DistillConfig,
+        AddItemsConfig,
+        BenchmarkConfig,
+        ColdConfig,
+    )
     flags = {
         "--" + field.name.replace("_", "-") for c in configs for field in dataclasses.fields(c)
     }
