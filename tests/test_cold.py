@@ -31,6 +31,7 @@ from student.cold import (
     fit_text_map,
     user_states,
 )
+from student.distill import DistillConfig
 from student.model import Student, StudentConfig
 from teacher.finetune import FinetuneConfig, build_teacher, next_item_loss
 from teacher.model import Teacher
@@ -445,3 +446,21 @@ def test_users_states_are_those_after_their_training_events(cold_dataset: Sequen
             expected.append(student.encode(torch.from_numpy(newest)[None])[0, -1].numpy())
     order = np.random.default_rng(0).permutation(len(users))
     np.testing.assert_allclose(found, np.stack(expected)[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_of_new_items_that_makes_no_sense_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"--new-item-share {share} is not above 0 and up to 1"):
+        DistillConfig(new_item_share=share)
+
+
+def test_a_larger_share_makes_longer_rows_and_changes_nothing_else() -> None:
+    table, vectors, counts, states = linear_catalogue()
+    table += np.random.default_rng(1).normal(size=table.shape) * 3  # hard to predict: short rows
+    small, large = (
+        fit_text_map(table, vectors, counts, states=states, share=share) for share in (0.5, 1.0)
+    )
+    factor = large.weight / small.weight
+    assert factor.min() > 1.01
+    np.testing.assert_allclose(factor, factor[0, 0], rtol=1e-4)
+    np.testing.assert_allclose(large.bias, small.bias * factor[0, 0], rtol=1e-4)
