@@ -116,7 +116,7 @@ def draw(results: dict[str, Any]) -> Figure:
         layout="constrained",
     )
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(archs), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(archs), sharex=True, sharey=True, squeeze=False)[0]
     data = results["dataset"]
     for axes, arch in zip(panels, archs, strict=True):
         own = [row for row in rows if row["arch"] == arch]
@@ -126,7 +126,7 @@ def draw(results: dict[str, Any]) -> Figure:
         ]
         level = control and control["metrics"][data["protocol"]]["ndcg@10"]["mean"]
         axes.set_title(
-            f"{arch}: control {level:.4f}" if level else arch,
+            f"{arch}: control at NDCG@10 {level:.4f}" if level else arch,
             loc="left",
             fontsize=10,
             color=FAMILY_COLORS[arch],
@@ -143,7 +143,7 @@ def draw(results: dict[str, Any]) -> Figure:
     )
     figure.supxlabel(
         "Hollow: within chance, the interval holds zero. Diamond: int8 file. Triangle: teacher. "
-        "Square: two systems averaged.",
+        "Square: mean of two systems.",
         fontsize=7.5,
         color="#777777",
     )

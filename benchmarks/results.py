@@ -133,7 +133,8 @@ def of_data_set(folder: str, results: Results, files: Path) -> list[str]:
         f"## {data['name']}",
         "",
         f"{data['num_users']:,} test users, {data['num_items']:,} items, {data['split']}; "
-        f"headline: {data['protocol'].replace('_', ' ')}. Fingerprint `{data['fingerprint'][:12]}`. "
+        f"headline: {data['protocol'].replace('_', ' ')}. "
+        f"Fingerprint `{data['fingerprint'][:12]}`. "
         f"{machine['cpu']}, {machine['os']}, Python {machine['python']}, {versions}.",
         "",
     ]
