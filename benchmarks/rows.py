@@ -95,14 +95,19 @@ def select_rows(names: Sequence[str]) -> list[str]:
         wanted.update(SETS.get(name, (name,)))
     for name in list(wanted):
         wanted.update(ROWS[name].made_of)
-    known = {setting.name for setting in dataclasses.fields(DistillConfig)}
     for name in sorted(wanted):
-        if unknown := sorted(ROWS[name].overrides.keys() - known):
+        if unknown := unknown_settings(name):
             raise ModelError(
                 f"row {name} sets {', '.join(unknown)}, which student.distill does not have. "
                 "Correct the table in benchmarks/rows.py, or leave the row out: --rows"
             )
     return [name for name in ROWS if name in wanted]
+
+
+def unknown_settings(name: str) -> list[str]:
+    """Return what a row sets that `student.distill` does not have."""
+    known = {setting.name for setting in dataclasses.fields(DistillConfig)}
+    return sorted(ROWS[name].overrides.keys() - known)
 
 
 def needs_teacher(name: str) -> bool:

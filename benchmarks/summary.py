@@ -39,7 +39,7 @@ from tabulate import tabulate
 
 from benchmarks.cells import Cell, Workplace, cell_folder, load_ranks, read_finished
 from benchmarks.report import describe_machine
-from benchmarks.rows import CONTROL, DISTILLED, ROWS, needs_teacher
+from benchmarks.rows import CONTROL, DISTILLED, ROWS, needs_teacher, unknown_settings
 from student.model import Arch
 
 SCHEMA = "seqrec-accuracy/1"
@@ -87,7 +87,7 @@ def collect(place: Workplace, archs: Sequence[Arch], seeds: Sequence[int]) -> di
     found = {}
     for arch in archs:
         for name in ROWS:
-            if needs_teacher(name) and place.knowledge is None:
+            if unknown_settings(name) or (needs_teacher(name) and place.knowledge is None):
                 continue
             pairs = [(cell, read_finished(cell, place)) for cell in row_cells(name, arch, seeds)]
             cells = [(cell, about) for cell, about in pairs if about is not None]
