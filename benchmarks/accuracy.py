@@ -288,9 +288,9 @@ def run(config: AccuracyConfig, command: str) -> list[dict[str, Any]]:
         SeqRecError: what the user can repair: unknown rows, missing data, too few seeds, a stage
             that refuses.
     """
+    datasets = open_data(config)
     rows = select_rows(config.rows)
     check_seeds(rows, config.seeds)
-    datasets = open_data(config)
     roots = [config.output_dir / data_dir.resolve().name for data_dir in config.data_dir]
     if config.train and any(map(needs_teacher, rows)):
         for data_dir, dataset, root in zip(config.data_dir, datasets, roots, strict=True):

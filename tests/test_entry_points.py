@@ -14,6 +14,7 @@ COMMANDS = {
     "distill": ["-m", "student.distill"],
     "export": ["-m", "export.to_onnx"],
     "latency": ["-m", "benchmarks.latency"],
+    "accuracy": ["-m", "benchmarks.accuracy"],
 }
 
 
@@ -36,14 +37,14 @@ def test_help_explains_each_flag(name: str) -> None:
     assert len(flags) >= 2
 
 
-@pytest.mark.parametrize("name", ["prepare", "finetune", "distill", "latency"])
+@pytest.mark.parametrize("name", ["prepare", "finetune", "distill", "latency", "accuracy"])
 def test_an_unknown_flag_is_refused(name: str) -> None:
     done = start(name, "--learning-rat", "1")
     assert done.returncode != 0
     assert "unrecognized arguments: --learning-rat" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["extract", "distill", "export", "latency"])
+@pytest.mark.parametrize("name", ["extract", "distill", "export", "latency", "accuracy"])
 def test_a_missing_data_set_is_one_line_with_the_command_that_makes_it(
     name: str, tmp_path: Path
 ) -> None:
