@@ -26,7 +26,7 @@ from typing import Any, Literal
 from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, ModelError, SeqRecError, run_main
-from seqrec.files import read_json, write_json
+from seqrec.files import sha256_file, write_json
 from seqrec.knowledge import load_knowledge
 from seqrec.training import set_up_cpu
 
@@ -143,11 +143,9 @@ def ensure_teacher(
     words += [f"--output-dir={root.resolve()}", f"--num-threads={config.jobs}"]
     words += shlex.split(config.teacher_flags)
     logger.info("accelerate launch %s", shlex.join(words))
-    times = root / "teacher_times.json"
-    known = read_json(times) if times.is_file() else None
-    interrupted = known is not None and "cpu_s" not in known
-    if known is None:
-        write_json(times, {"command": "accelerate launch " + shlex.join(words)})
+    metrics, checkpoint = root / "teacher" / "metrics.json", root / "teacher" / "checkpoint"
+    before = sha256_file(metrics) if metrics.is_file() else None
+    interrupted = checkpoint.is_dir()  # the times of a run that was killed are lost
     wall, cpu = time.perf_counter(), _children_cpu_s()
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *words], cwd=ROOT, check=False
@@ -157,16 +155,10 @@ def ensure_teacher(
             f"the teacher of {data_dir} was not trained: exit code {done.returncode}, its reason "
             f"stands above. To try it alone: accelerate launch {shlex.join(words)}"
         )
-    if known is None or interrupted:
-        write_json(
-            times,
-            {
-                "command": "accelerate launch " + shlex.join(words),
-                "wall_s": time.perf_counter() - wall,
-                "cpu_s": _children_cpu_s() - cpu,
-                "interrupted": interrupted,
-            },
-        )
+    if sha256_file(metrics) != before:  # else it was finished already
+        cost = {"wall_s": time.perf_counter() - wall, "cpu_s": _children_cpu_s() - cpu}
+        about = {"command": "accelerate launch " + shlex.join(words), "interrupted": interrupted}
+        write_json(root / "teacher_times.json", {**about, **cost})
 
 
 def _children_cpu_s() -> float:
@@ -271,7 +263,7 @@ def compute_in_subprocess(work: Work) -> None:
             [sys.executable, *arguments(cell, place)],
             stdout=log,
             stderr=log,
-            env={**os.environ, END_WITH_PARENT: "1"},
+            env={**os.environ, END_WITH_PARENT: str(os.getpid())},
             check=False,
         )
     if done.returncode:

@@ -69,7 +69,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "seqrec-accuracy-cell/1"
 DEFAULT_OUTPUT_DIR = Path("runs") / "accuracy"
-END_WITH_PARENT = "SEQREC_END_WITH_PARENT"  # set by a grid for the cells it starts
+END_WITH_PARENT = "SEQREC_END_WITH_PARENT"  # the process number of the grid
 BEYOND = np.iinfo(np.int32).max  # `NOT_RANKED` in four bytes
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -396,9 +396,12 @@ def end_with_parent() -> None:
 
     Otherwise the same command, typed again, would compute the cell beside the one still running.
     """
-    if sys.platform == "linux" and os.environ.get(END_WITH_PARENT):
+    parent = os.environ.get(END_WITH_PARENT)
+    if sys.platform == "linux" and parent:
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it ended while we were being loaded
+            raise SystemExit(1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

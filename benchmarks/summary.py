@@ -129,19 +129,35 @@ def summarize_row(ranks: Ranks) -> dict[str, dict[str, dict[str, float]]]:
     return report
 
 
-def gain(own: Ranks, other: Ranks, *, exclude_seen: bool) -> dict[str, float] | None:
+def gain(
+    own: Ranks,
+    other: Ranks,
+    *,
+    exclude_seen: bool,
+    seeds_of: Mapping[int | None, Sequence[int | None]] | None = None,
+) -> dict[str, float] | None:
     """Return NDCG@10 of one row over another's, in percent, paired; see `gain_over` above.
 
-    A row without seeds is compared with all seeds of the other.
+    Args:
+        own: ranks of the row.
+        other: ranks of the row it is compared with. Where one of the two has no seeds, all seeds
+            of the other count.
+        exclude_seen: the protocol.
+        seeds_of: the seeds of `other` that each of `own` is compared with; itself if not given. A
+            row fused of two seeds is compared with the mean of both: one of them may be lucky.
     """
-    common: list[int | None] = [seed for seed in own if seed in other]
-    sides = []
-    for ranks in (own, other):
-        seeds = None if None in own or None in other else common
-        if seeds == []:
-            return None
-        sides.append(per_user(ranks, "ndcg", exclude_seen=exclude_seen, seeds=seeds).mean(axis=0))
-    found = relative_gain(*sides)
+    sides: list[list[int | None]] = [list(own), list(other)]
+    if None not in own and None not in other:
+        pairs = {seed: (seeds_of or {}).get(seed, (seed,)) for seed in own}
+        common = [seed for seed, partners in pairs.items() if all(p in other for p in partners)]
+        sides = [common, [partner for seed in common for partner in pairs[seed]]]
+    if not sides[0]:
+        return None
+    values = [
+        per_user(ranks, "ndcg", exclude_seen=exclude_seen, seeds=seeds).mean(axis=0)
+        for ranks, seeds in zip((own, other), sides, strict=True)
+    ]
+    found = relative_gain(*values)
     return None if found is None else dict(zip(("mean", "low", "high"), found, strict=True))
 
 
@@ -171,6 +187,11 @@ def summarize(place: Workplace, seeds: Sequence[int], command: str) -> dict[str,
             for other in COMPARED
             if other != name and (other, arch) in found
         }
+        seeds_of = {
+            cell.seed: (cell.seed, cell.partner_seed)
+            for cell, _ in finished.cells
+            if cell.partner_seed is not None
+        }
         valid = [cell["valid_ndcg@10"] for cell in about if cell["valid_ndcg@10"] is not None]
         rows.append(
             {
@@ -185,7 +206,9 @@ def summarize(place: Workplace, seeds: Sequence[int], command: str) -> dict[str,
                 "metrics": summarize_row(finished.ranks),
                 "valid_ndcg@10": float(np.mean(valid)) if valid else None,
                 "gain_over": {
-                    other: gain(finished.ranks, ranks, exclude_seen=dataset.exclude_seen)
+                    other: gain(
+                        finished.ranks, ranks, exclude_seen=dataset.exclude_seen, seeds_of=seeds_of
+                    )
                     for other, ranks in others.items()
                 },
                 "num_parameters": about[0]["num_parameters"],

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import seqrec.training
@@ -207,6 +208,19 @@ def test_a_cell_that_fails_in_its_process_is_one_line_with_its_reason(
         accuracy.compute_in_subprocess((place, Cell("control", "transformer", 0)))
 
 
+def test_a_cell_whose_grid_has_ended_does_not_begin(
+    elsewhere: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cells.END_WITH_PARENT, "1")  # the grid's process number; not our parent's
+    monkeypatch.setattr(cells, "COMPUTE", dict.fromkeys(cells.COMPUTE, refuse))
+    monkeypatch.setattr(cells.ctypes, "CDLL", lambda name: SimpleNamespace(prctl=lambda *_: 0))
+    monkeypatch.setattr(cells.sys, "platform", "linux")
+    words = cells.arguments(Cell("control", "gru", 0), elsewhere)[2:]
+    with pytest.raises(SystemExit):
+        cells.main(words)
+    assert not elsewhere.root.exists()
+
+
 # What the figures are.
 
 
@@ -254,6 +268,13 @@ def test_rows_are_compared_over_the_seeds_that_both_have() -> None:
 def test_a_row_without_seeds_is_compared_with_all_seeds_of_the_other() -> None:
     found = gain({None: ranks(3)}, {0: ranks(1), 1: ranks(11)}, exclude_seen=True)
     assert found == pytest.approx({"mean": 0.0, "low": 0.0, "high": 0.0})  # 0.5 over (1 + 0) / 2
+
+
+def test_a_row_fused_of_two_seeds_is_compared_with_the_mean_of_both() -> None:
+    fused, controls = {0: ranks(3)}, {0: ranks(1), 1: ranks(11)}  # 0.5 over (1 + 0) / 2
+    found = gain(fused, controls, exclude_seen=True, seeds_of={0: (0, 1)})
+    assert found == pytest.approx({"mean": 0.0, "low": 0.0, "high": 0.0})
+    assert gain(fused, {0: ranks(1)}, exclude_seen=True, seeds_of={0: (0, 1)}) is None
 
 
 def test_interrupted_cells_are_left_out_of_the_cost() -> None:
