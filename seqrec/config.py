@@ -25,7 +25,8 @@ def flag(default: Any, help: str) -> Any:
 
 def _argument_options(annotation: Any) -> dict[str, Any]:
     """Translate a field's type to keyword arguments of `argparse.ArgumentParser.add_argument`."""
-    if isinstance(annotation, types.UnionType):  # X | None
+    # X | None; of a Literal, Python 3.11 makes it typing.Union
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is bool:

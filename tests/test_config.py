@@ -24,6 +24,7 @@ class Config:
     cutoffs: tuple[int, ...] = flag((5, 10), "where to cut")
     name: str | None = flag(None, "what to call it")
     limit: int | None = flag(None, "how many at most")
+    only: Literal["gru", "transformer"] | None = flag(None, "one of them, or both")
 
     def __post_init__(self) -> None:
         if self.num_epochs < 1:
@@ -58,6 +59,7 @@ def test_no_flag_gives_the_defaults() -> None:
         (["--cutoffs", "1", "2", "3"], "cutoffs", (1, 2, 3)),
         (["--name", "run 1"], "name", "run 1"),
         (["--limit", "10"], "limit", 10),
+        (["--only", "gru"], "only", "gru"),
     ],
 )
 def test_a_flag_sets_its_field_in_the_fields_type_and_no_other(

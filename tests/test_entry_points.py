@@ -16,6 +16,7 @@ COMMANDS = {
     "add_items": ["-m", "export.add_items"],
     "latency": ["-m", "benchmarks.latency"],
     "cold": ["-m", "benchmarks.cold"],
+    "accuracy": ["-m", "benchmarks.accuracy"],
 }
 
 
@@ -38,14 +39,18 @@ def test_help_explains_each_flag(name: str) -> None:
     assert len(flags) >= 2
 
 
-@pytest.mark.parametrize("name", ["prepare", "finetune", "distill", "add_items", "latency"])
+@pytest.mark.parametrize(
+    "name", ["prepare", "finetune", "distill", "add_items", "latency", "accuracy"]
+)
 def test_an_unknown_flag_is_refused(name: str) -> None:
     done = start(name, "--learning-rat", "1")
     assert done.returncode != 0
     assert "unrecognized arguments: --learning-rat" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["extract", "distill", "export", "latency", "cold"])
+@pytest.mark.parametrize(
+    "name", ["extract", "distill", "export", "latency", "cold", "accuracy"]
+)
 def test_a_missing_data_set_is_one_line_with_the_command_that_makes_it(
     name: str, tmp_path: Path
 ) -> None:

@@ -51,7 +51,9 @@ def test_packages_import_only_what_the_table_allows(package: str) -> None:
         assert ours - {package} <= ALLOWED[package], file
 
 
-@pytest.mark.parametrize("name", ["teacher/finetune", "student/distill", "benchmarks/latency"])
+@pytest.mark.parametrize(
+    "name", ["teacher/finetune", "student/distill", "benchmarks/latency", "benchmarks/accuracy"]
+)
 def test_entry_points_import_seqrec_before_any_library(name: str) -> None:
     """It sets the environment that OpenMP reads when torch is loaded."""
     tree = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
