@@ -10,6 +10,7 @@ directory:
     knowledge/   the teacher's answers to all training prefixes (see `seqrec.knowledge`)
 """
 
+import dataclasses
 import logging
 import shutil
 import sys
@@ -33,6 +34,7 @@ from seqrec.files import read_json, write_json
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
 from seqrec.report import metrics_table
+from seqrec.schedule import teacher_schedule
 from seqrec.training import FitConfig, fit, set_up_cpu
 
 import torch
@@ -70,8 +72,10 @@ class FinetuneConfig:
     lora_alpha: int = flag(32, "scale of the LoRA adapter")
     item_dim: int = flag(128, "width of the teacher's item vectors")
     max_len: int = flag(50, "newest items of a history that the teacher reads")
-    num_epochs: int = flag(3, "passes over the training sequences")
-    batch_size: int = flag(16, "windows per step and process")
+    num_epochs: int = flag(
+        0, "passes over the training sequences; 0: by the size of the data, see seqrec.schedule"
+    )
+    batch_size: int = flag(0, "windows per step and process; 0: by the size of the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     dropout: float = flag(0.1, "dropout on item vectors and states")
     top_k: int = flag(64, "teacher items kept per training prefix for the student")
@@ -149,6 +153,12 @@ def run(config: FinetuneConfig) -> None:
         if config.data_dir == DEFAULT_DATA_DIR and not config.data_dir.exists():
             prepare_named(DEFAULT_DATASET, config.data_dir)
         dataset = load_dataset(config.data_dir)
+    schedule = teacher_schedule(dataset, config.max_len)
+    config = dataclasses.replace(
+        config,
+        num_epochs=config.num_epochs or schedule.num_epochs,
+        batch_size=config.batch_size or schedule.batch_size,
+    )
     folder = output_dir / "teacher"
     wanted = recipe(config, dataset_fingerprint=dataset.fingerprint)
     if is_finished(folder, wanted):

@@ -1,0 +1,94 @@
+"""How long to train, in what batches: rules that fit a schedule to the size of a data set.
+
+One recipe serves small and large logs. A rule looks at the training events alone: how many targets
+there are, P, and into how many windows W they are cut. Flags that are given go before the rules.
+
+    teacher   batch: W / 150 windows, 16 to 64     epochs: 600,000 / P, 3 to 8
+    student   batch: W / 100 windows, 32 to 128    epochs: 3,000,000 / P, 6 to 24
+              rate:  4e-3 * sqrt(batch / 128)      negatives: all items up to 2,048, else 1,024
+
+Batches are powers of two. Small sets need small batches, or an epoch has too few steps to move the
+item tables; large ones need few epochs. What the numbers rest on is in `benchmarks/RESULTS.md`.
+"""
+
+from dataclasses import dataclass
+
+from seqrec.batching import cut_windows, prefix_offsets
+from seqrec.data import SequenceDataset
+
+MAX_FULL_SOFTMAX = 2048
+NUM_NEGATIVES = 1024
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule of training."""
+
+    num_epochs: int
+    batch_size: int  # windows
+
+
+def fit_schedule(
+    dataset: SequenceDataset,
+    *,
+    max_len: int,
+    stride: int | None = None,
+    steps: int,
+    batches: tuple[int, int],
+    num_targets: int,
+    epochs: tuple[int, int],
+) -> Schedule:
+    """Fit batch size and epochs to a data set.
+
+    Args:
+        dataset: its training events are counted.
+        max_len: inputs per window.
+        stride: as in `cut_windows`.
+        steps: an epoch's batches, if the bounds allow it.
+        batches: the least and the greatest batch size, powers of two.
+        num_targets: targets to learn in all, if the bounds allow it.
+        epochs: the fewest and the most epochs.
+    """
+    num_windows = len(cut_windows(dataset, max_len, stride))
+    wanted = max(num_windows // steps, 1)
+    batch_size = min(max(1 << (wanted.bit_length() - 1), batches[0]), batches[1])
+    per_epoch = max(int(prefix_offsets(dataset)[-1]), 1)
+    return Schedule(
+        num_epochs=min(max(round(num_targets / per_epoch), epochs[0]), epochs[1]),
+        batch_size=batch_size,
+    )
+
+
+def teacher_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
+    """Return the teacher's schedule; its windows do not overlap."""
+    return fit_schedule(
+        dataset,
+        max_len=max_len,
+        stride=max_len,
+        steps=150,
+        batches=(16, 64),
+        num_targets=600_000,
+        epochs=(3, 8),
+    )
+
+
+def student_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
+    """Return the schedule of a student and of its control."""
+    return fit_schedule(
+        dataset,
+        max_len=max_len,
+        steps=100,
+        batches=(32, 128),
+        num_targets=3_000_000,
+        epochs=(6, 24),
+    )
+
+
+def student_learning_rate(batch_size: int) -> float:
+    """Return the peak learning rate for batches of a size: it grows as the noise falls."""
+    return float(4e-3 * (batch_size / 128) ** 0.5)
+
+
+def num_negatives(num_items: int) -> int:
+    """Return how many items stand for all in a student's softmax; 0: all do."""
+    return 0 if num_items <= MAX_FULL_SOFTMAX else NUM_NEGATIVES
