@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     items: Tensor  # int64 (B, T), left-padded inputs
     targets: Tensor  # int64 (B, T), the item after each input, PAD where there is nothing to learn
-    rows: Tensor  # int64 (B, T), the training prefix each target belongs to, -1 at padding
+    prefixes: Tensor  # int64 (B, T), the prefix that ends with each input, -1: context or padding
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move to a device."""
@@ -35,7 +35,8 @@ class Batch(NamedTuple):
 class Windows:
     """Windows of training events: inputs are events [start, end), targets [start + 1, end + 1).
 
-    Positions count inside a user's sequence. Targets before `first_target` serve as context only.
+    Positions count inside a user's sequence. Targets before `first_target` serve as context only. A
+    window that ends with the sequence has no last target.
     """
 
     users: IntArray  # (W,)
@@ -49,12 +50,12 @@ class Windows:
 
 
 def prefix_offsets(dataset: SequenceDataset) -> IntArray:
-    """Number all training prefixes: user u's target at position t has row offsets[u] + t - 1.
+    """Number all training prefixes: that of user u up to the event at position t is offsets[u] + t.
 
-    A prefix is a target of training with all that comes before it: a user with n training events
-    has n - 1 of them. Returns int64 (U + 1,).
+    A prefix is a training event with all that comes before it: a user with n training events has n
+    of them. All but the longest are followed by a target of training. Returns int64 (U + 1,).
     """
-    return np.concatenate([[0], np.cumsum(np.maximum(dataset.train_lengths - 1, 0))])
+    return np.concatenate([[0], np.cumsum(dataset.train_lengths)])
 
 
 def cut_windows(
@@ -62,6 +63,8 @@ def cut_windows(
     max_len: int,
     stride: int | None = None,
     rng: np.random.Generator | None = None,
+    *,
+    whole: bool = False,
 ) -> Windows:
     """Cut users' training events into windows of at most `max_len` inputs, `stride` apart.
 
@@ -76,40 +79,44 @@ def cut_windows(
             cost, and teaches from shorter contexts.
         rng: cuts long sequences at another place in each call, so that over the epochs a target is
             seen after contexts of many lengths; without it the places are always the same.
+        whole: read each user's last training event as well. What follows it is no target of
+            training, but a teacher has an answer to it.
     """
     stride = stride or max(max_len // 2, 1)
-    num_targets = np.maximum(dataset.train_lengths - 1, 0)
-    shifts = np.zeros_like(num_targets)
+    num_inputs = np.maximum(dataset.train_lengths - (0 if whole else 1), 0)
+    shifts = np.zeros_like(num_inputs)
     if rng is not None:
-        shifts = np.where(num_targets > max_len, rng.integers(0, stride, len(num_targets)), 0)
+        shifts = np.where(num_inputs > max_len, rng.integers(0, stride, len(num_inputs)), 0)
     first_ends = max_len - shifts
-    further = np.maximum(-(-(num_targets - first_ends) // stride), 0)
-    counts = np.where(num_targets > 0, 1 + further, 0)
+    further = np.maximum(-(-(num_inputs - first_ends) // stride), 0)
+    counts = np.where(num_inputs > 0, 1 + further, 0)
     users = np.repeat(np.arange(len(counts)), counts)
     nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
     ends = first_ends[users] + nth * stride  # the last one may lie beyond the sequence
     return Windows(
         users=users,
         starts=np.maximum(ends - max_len, 0),
-        ends=np.minimum(ends, num_targets[users]),
+        ends=np.minimum(ends, num_inputs[users]),
         first_targets=np.where(nth == 0, 1, ends - stride + 1),
     )
 
 
 def make_batch(
-    dataset: SequenceDataset, rows: IntArray, windows: Windows, chosen: IntArray
+    dataset: SequenceDataset, offsets: IntArray, windows: Windows, chosen: IntArray
 ) -> Batch:
-    """Collate windows. `rows` comes from `prefix_offsets`."""
+    """Collate windows. `offsets` comes from `prefix_offsets`."""
     users, starts, ends = windows.users[chosen], windows.starts[chosen], windows.ends[chosen]
     width = int((ends - starts).max())
     positions = ends[:, None] - width + np.arange(width)  # (B, T), of the input
     real = positions >= starts[:, None]
-    learn = positions + 1 >= windows.first_targets[chosen][:, None]
+    asked = real & (positions + 1 >= windows.first_targets[chosen][:, None])
+    followed = asked & (positions + 1 < dataset.train_lengths[users][:, None])
     base = dataset.offsets[users][:, None]
     inputs = np.where(real, dataset.events[base + np.where(real, positions, 0)], PAD)
-    targets = np.where(real & learn, dataset.events[base + np.where(real, positions + 1, 0)], PAD)
-    prefix = np.where(real, rows[users][:, None] + positions, -1)
-    return Batch(*(torch.from_numpy(array.astype(np.int64)) for array in (inputs, targets, prefix)))
+    targets = np.where(followed, dataset.events[base + np.where(followed, positions + 1, 0)], PAD)
+    prefixes = np.where(asked, offsets[users][:, None] + positions, -1)
+    arrays = (inputs, targets, prefixes)
+    return Batch(*(torch.from_numpy(array.astype(np.int64)) for array in arrays))
 
 
 def bucketed_order(
@@ -138,19 +145,22 @@ class TrainingBatches:
     batch_size: int
     seed: int
     stride: int | None = None  # see `cut_windows`
+    whole: bool = False  # the same
 
     def epoch(
         self, epoch: int, process_index: int = 0, num_processes: int = 1
     ) -> tuple[int, Iterator[Batch]]:
         """Return how many batches this process gets in an epoch, and the batches."""
         rng = np.random.default_rng([self.seed, epoch])
-        windows = cut_windows(self.dataset, self.max_len, self.stride, rng)
+        windows = cut_windows(self.dataset, self.max_len, self.stride, rng, whole=self.whole)
         batches = bucketed_order(windows.ends - windows.starts, self.batch_size, rng)
-        rows = prefix_offsets(self.dataset)
+        offsets = prefix_offsets(self.dataset)
         if num_processes > 1:
             batches += batches[: -len(batches) % num_processes]
             batches = batches[process_index::num_processes]
-        return len(batches), (make_batch(self.dataset, rows, windows, chosen) for chosen in batches)
+        return len(batches), (
+            make_batch(self.dataset, offsets, windows, chosen) for chosen in batches
+        )
 
     def steps_per_epoch(self, num_processes: int = 1) -> int:
         """Return about how many batches each process gets; random cuts move it by a few."""

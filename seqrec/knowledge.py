@@ -2,19 +2,21 @@
 
 A directory, version 2:
 
-    meta.json         format, version, top_k, counts, fingerprints of data and teacher, checksums
-    item_ids.npy      int32 (R, K), the teacher's best items per training prefix, best first
-    logits.npy        float16 (R, K), their log-probabilities over the whole catalogue
+    meta.json         format, version, counts, fingerprints of data and teacher, checksums
+    states.npy        float16 (R, D), the teacher's state after each training prefix
     item_vectors.npy  float16 (I + 1, D), the teacher's item representations; row PAD is zero
     text_vectors.npy  float16 (I + 1, L), the item texts as the language model alone reads them,
                       each dimension standardised over the catalogue; row PAD is zero
     text_stats.npy    float32 (2, L), the mean and deviation that standardised them
 
-A prefix is a training target with all that comes before it. Of each user's prefixes the newest
+The product of a state and the item vectors is the teacher's logits over the whole catalogue: its
+complete answer, in less space than its 64 best items with their logits would take.
+
+A prefix is a training event with all that comes before it. Of each user's prefixes the newest
 `prefixes_per_user` have a row, users in order, prefixes in time order: R is known from the data set
-alone, and R * K * 6 bytes is the size. K = 64 and 100,000 users with nine events each, of which six
-are targets of training, make 0.21 GiB.
-Shape letters: R rows, K teacher items, I items, D width of the teacher's item vectors,
+alone, and R * D * 2 bytes is the size. D = 128 and 100,000 users with seven training events each
+make 0.17 GiB.
+Shape letters: R rows, P prefixes, I items, D width of the teacher's item vectors,
 L width of the language model.
 """
 
@@ -37,8 +39,7 @@ from numpy.typing import NDArray
 FORMAT = "seqrec-knowledge"
 VERSION = 2
 ARRAYS = {
-    "item_ids": np.int32,
-    "logits": np.float16,
+    "states": np.float16,
     "item_vectors": np.float16,
     "text_vectors": np.float16,
     "text_stats": np.float32,
@@ -65,10 +66,10 @@ def row_numbers(dataset: SequenceDataset, prefixes_per_user: int) -> IntArray:
     return np.where(kept, np.cumsum(kept) - 1, -1)
 
 
-def knowledge_bytes(dataset: SequenceDataset, top_k: int, prefixes_per_user: int) -> int:
-    """Return the size on disk of the rows, in bytes."""
+def knowledge_bytes(dataset: SequenceDataset, dim: int, prefixes_per_user: int) -> int:
+    """Return the size on disk of the rows, states of `dim` numbers each, in bytes."""
     rows = np.minimum(np.diff(prefix_offsets(dataset)), prefixes_per_user).sum()
-    return int(rows) * top_k * 6
+    return int(rows) * dim * 2
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ class Knowledge:
 
     path: Path
     meta: dict[str, Any]
-    item_ids: NDArray[np.int32]  # (R, K)
-    logits: NDArray[np.float16]  # (R, K)
+    states: NDArray[np.float16]  # (R, D)
     item_vectors: NDArray[np.float16]  # (I + 1, D)
     text_vectors: NDArray[np.float16]  # (I + 1, L)
     text_stats: NDArray[np.float32]  # (2, L)
@@ -90,36 +90,14 @@ class Knowledge:
         return hashlib.sha256(json.dumps(self.meta["sha256"], sort_keys=True).encode()).hexdigest()
 
 
-class KnowledgeWriter:
-    """Fills the arrays of a knowledge directory row by row, in any order, on disk."""
-
-    def __init__(
-        self, folder: Path, dataset: SequenceDataset, top_k: int, prefixes_per_user: int
-    ) -> None:
-        self.rows = row_numbers(dataset, prefixes_per_user)
-        shape = (int((self.rows >= 0).sum()), top_k)
-        self.item_ids = np.lib.format.open_memmap(folder / "item_ids.npy", "w+", np.int32, shape)
-        self.logits = np.lib.format.open_memmap(folder / "logits.npy", "w+", np.float16, shape)
-
-    def write(
-        self, prefixes: IntArray, item_ids: NDArray[np.integer], logits: NDArray[np.floating]
-    ) -> None:
-        """Store answers, (N, K) each, for N prefixes; those without a row are passed over."""
-        rows = self.rows[prefixes]
-        kept = rows >= 0
-        self.item_ids[rows[kept]] = item_ids[kept]
-        self.logits[rows[kept]] = logits[kept]
-
-
 def save_knowledge(
     path: Path,
     dataset: SequenceDataset,
-    answers: Iterator[tuple[IntArray, NDArray[np.integer], NDArray[np.floating]]],
+    answers: Iterator[tuple[IntArray, NDArray[np.floating]]],
     item_vectors: NDArray[np.floating],
     *,
     text_vectors: NDArray[np.floating],
     text_stats: NDArray[np.floating],
-    top_k: int,
     prefixes_per_user: int,
     teacher: dict[str, Any],
 ) -> None:
@@ -128,22 +106,24 @@ def save_knowledge(
     Args:
         path: the directory to make; an older one is replaced.
         dataset: what the teacher was trained on.
-        answers: yields (prefix numbers (N,), item ids (N, K), logits (N, K)) until every prefix
-            has been answered.
+        answers: yields (prefix numbers (N,), states (N, D)) until every prefix has been answered.
         item_vectors: (I + 1, D).
         text_vectors: (I + 1, L), standardised.
         text_stats: (2, L), the mean and deviation that standardised them.
-        top_k: K.
         prefixes_per_user: how many of a user's newest prefixes are kept.
         teacher: who answered and how it read the texts, kept in `meta.json`.
     """
     with atomic_directory(path) as folder:
-        writer = KnowledgeWriter(folder, dataset, top_k, prefixes_per_user)
-        for prefixes, item_ids, logits in answers:
-            writer.write(prefixes, item_ids, logits)
-        writer.item_ids.flush()
-        writer.logits.flush()
-        if (writer.item_ids[:, 0] == 0).any():
+        rows = row_numbers(dataset, prefixes_per_user)
+        shape = (int((rows >= 0).sum()), item_vectors.shape[1])
+        states = np.lib.format.open_memmap(folder / "states.npy", "w+", np.float16, shape)
+        unanswered = rows >= 0
+        for prefixes, answered in answers:
+            kept = rows[prefixes] >= 0
+            states[rows[prefixes[kept]]] = answered[kept]
+            unanswered[prefixes] = False
+        states.flush()
+        if unanswered.any():
             raise AssertionError("the teacher left training prefixes unanswered")
         np.save(folder / "item_vectors.npy", item_vectors.astype(np.float16))
         np.save(folder / "text_vectors.npy", text_vectors.astype(np.float16))
@@ -151,9 +131,8 @@ def save_knowledge(
         meta = {
             "format": FORMAT,
             "version": VERSION,
-            "top_k": top_k,
             "prefixes_per_user": prefixes_per_user,
-            "num_rows": len(writer.item_ids),
+            "num_rows": len(states),
             "num_items": dataset.num_items,
             "dataset_fingerprint": dataset.fingerprint,
             "teacher": teacher,
@@ -189,10 +168,10 @@ def load_knowledge(path: Path, dataset: SequenceDataset) -> Knowledge:
         )
     arrays = {name: _load_array(path / f"{name}.npy", meta, rebuild) for name in ARRAYS}
     rows = row_numbers(dataset, meta["prefixes_per_user"])
-    shape = (int((rows >= 0).sum()), meta["top_k"])
-    if arrays["item_ids"].shape != shape or arrays["logits"].shape != shape:
+    shape = (int((rows >= 0).sum()), arrays["item_vectors"].shape[1])
+    if arrays["states"].shape != shape:
         raise StaleKnowledgeError(
-            f"{path} has {arrays['item_ids'].shape} answers, expected {shape}. {rebuild}"
+            f"{path} has {arrays['states'].shape} answers, expected {shape}. {rebuild}"
         )
     return Knowledge(path, meta, **arrays, rows=rows)
 

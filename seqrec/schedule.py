@@ -13,8 +13,10 @@ item tables; large ones need few epochs. What the numbers rest on is in `benchma
 
 from dataclasses import dataclass
 
-from seqrec.batching import cut_windows, prefix_offsets
+from seqrec.batching import cut_windows
 from seqrec.data import SequenceDataset
+
+import numpy as np
 
 MAX_FULL_SOFTMAX = 2048
 NUM_NEGATIVES = 1024
@@ -52,7 +54,7 @@ def fit_schedule(
     num_windows = len(cut_windows(dataset, max_len, stride))
     wanted = max(num_windows // steps, 1)
     batch_size = min(max(1 << (wanted.bit_length() - 1), batches[0]), batches[1])
-    per_epoch = max(int(prefix_offsets(dataset)[-1]), 1)
+    per_epoch = max(int(np.maximum(dataset.train_lengths - 1, 0).sum()), 1)
     return Schedule(
         num_epochs=min(max(round(num_targets / per_epoch), epochs[0]), epochs[1]),
         batch_size=batch_size,

@@ -2,15 +2,18 @@
 
     python -m student.distill
 
-Writes `students/<arch>/distilled/` and `students/<arch>/control/` into the output directory. The
-control has the same shape, the same data, the same number of epochs and the same seed; all it lacks
-is the teacher.
+Writes into the output directory:
 
-After training, a distilled student's rows of items that have no training event are made from their
-texts (see `student.cold`). A control knows no texts: its rows for such items are random ones that
-training only ever pushed down as wrong answers.
+    assistant/                     a Transformer trained on the data alone, who answers beside the
+                                   teacher (see `student.targets`)
+    targets/<recipe>/              what both together answer to each training prefix
+    students/<arch>/distilled/     the student
+    students/<arch>/control/       its control: the same shape, data, epochs and seed, no teacher
 """
 
+import dataclasses
+import hashlib
+import json
 import logging
 import shutil
 import sys
@@ -26,19 +29,24 @@ from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.report import metrics_table
+from seqrec.schedule import num_negatives, student_learning_rate, student_schedule
 from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from student.cold import FILE as TEXT_MAP_FILE
 from student.cold import TextMap, fill_untrained_rows, fit_text_map, user_states
-from student.losses import hard_loss, soft_loss
+from student.losses import mixed_answer, soft_cross_entropy
 from student.model import Arch, Student, StudentConfig
+from student.targets import Targets, prepare_targets
 
 logger = logging.getLogger(__name__)
+
+ASSISTANT_SEED = 1000  # another than the students', whose errors it should not share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +63,26 @@ class DistillConfig:
     num_heads: int = flag(1, "attention heads of the Transformer")
     dropout: float = flag(0.2, "dropout while training")
     max_len: int = flag(50, "newest items of a history that the student reads")
-    kd_weight: float = flag(0.5, "share of the loss that is the teacher's, 0 to 1")
-    temperature: float = flag(1.0, "above 1 softens the teacher's answers")
-    init_from_teacher: bool = flag(True, "start the item table from the teacher's item vectors")
-    new_item_share: float = flag(
-        0.5,
-        "how often an item without training events is recommended; 1: as the average item is",
+    kd_weight: float = flag(0.5, "share of the loss that is the soft targets', 0 to 1")
+    teacher_share: float | None = flag(
+        None, "the teacher's share of the soft targets, 0 to 1, else the assistant's; by validation"
     )
-    num_epochs: int = flag(20, "passes over the training sequences, at most")
+    temperature: float = flag(1.0, "above 1 softens the soft targets")
+    top_k: int = flag(64, "items kept per soft target")
+    init: Literal["teacher", "text", "random"] = flag(
+        "teacher", "what the item table starts from: the teacher's item vectors, the texts', chance"
+    )
+    new_item_share: float = flag(
+        0.5, "how often items without training events are recommended; 1: as the average item is"
+    )
+    num_negatives: int | None = flag(
+        None, "items sampled for the softmax, 0: all; by the catalogue's size, see seqrec.schedule"
+    )
+    num_epochs: int = flag(0, "passes over the training sequences, at most; 0: by the data's size")
     patience: int = flag(4, "validations without a better one before stopping; 0: never")
     evaluate_every: int = flag(2, "epochs between validations")
-    batch_size: int = flag(128, "windows per step")
-    learning_rate: float = flag(2e-3, "peak learning rate")
+    batch_size: int = flag(0, "windows per step; 0: by the data's size")
+    learning_rate: float = flag(0.0, "peak learning rate; 0: by the batch size")
     device: Literal["auto", "cpu", "cuda"] = flag(
         "auto", "where to train; auto takes a GPU if there is one"
     )
@@ -79,48 +95,51 @@ class DistillConfig:
             raise ValueError(f"--kd-weight {self.kd_weight} is not between 0 and 1")
         if not 0 < self.new_item_share <= 1:
             raise ValueError(f"--new-item-share {self.new_item_share} is not above 0 and up to 1")
+        if self.teacher_share is not None and not 0 <= self.teacher_share <= 1:
+            raise ValueError(f"--teacher-share {self.teacher_share} is not between 0 and 1")
         if self.temperature <= 0:
             raise ValueError(f"--temperature {self.temperature} is not above 0")
 
 
-class TeacherSignal:
-    """Looks up the teacher's answers for the prefixes of a batch."""
-
-    def __init__(self, knowledge: Knowledge) -> None:
-        self.knowledge = knowledge
-
-    def __call__(self, prefixes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return which prefixes (P,) have a row, bool (P,), and those rows' items and logits."""
-        rows = self.knowledge.rows[prefixes.cpu().numpy()]
-        known = rows >= 0
-        items = self.knowledge.item_ids[rows[known]].astype(np.int64)
-        logits = self.knowledge.logits[rows[known]].astype(np.float32)
-        device = prefixes.device
-        return (
-            torch.from_numpy(known).to(device),
-            torch.from_numpy(items).to(device),
-            torch.from_numpy(logits).to(device),
-        )
+def scheduled(config: DistillConfig, dataset: SequenceDataset) -> DistillConfig:
+    """Put what `seqrec.schedule` says in place of what is left to it."""
+    schedule = student_schedule(dataset, config.max_len)
+    batch_size = config.batch_size or schedule.batch_size
+    negatives = config.num_negatives
+    return dataclasses.replace(
+        config,
+        num_epochs=config.num_epochs or schedule.num_epochs,
+        batch_size=batch_size,
+        learning_rate=config.learning_rate or student_learning_rate(batch_size),
+        num_negatives=num_negatives(dataset.num_items) if negatives is None else negatives,
+    )
 
 
-def make_loss(config: DistillConfig, knowledge: Knowledge | None) -> LossFunction:
-    """Return the training loss: (1 - kd_weight) * hard + kd_weight * soft, or hard alone.
+def make_loss(
+    config: DistillConfig, dataset: SequenceDataset, targets: Targets | None
+) -> LossFunction:
+    """Return the training loss: cross-entropy with the next item, mixed with the soft targets.
 
-    Prefixes without a row in the knowledge add nothing to the soft part.
+    Items without a training event are never sampled as negatives.
     """
-    signal = TeacherSignal(knowledge) if knowledge is not None else None
+    trained = np.flatnonzero(dataset.train_counts() > 0)
+    sampled = config.num_negatives and min(config.num_negatives, len(trained))
 
     def loss(student: Student, batch: Batch) -> Tensor:
-        learn = batch.targets != PAD
-        logits = student.logits(student.encode(batch.items)[learn])  # (P, I)
-        hard = hard_loss(logits, batch.targets[learn])
-        if signal is None:
-            return hard
-        known, items, teacher_logits = signal(batch.rows[learn])
-        if not known.any():
-            return hard
-        soft = soft_loss(logits[known], items, teacher_logits, config.temperature)
-        return (1 - config.kd_weight) * hard + config.kd_weight * soft
+        asked = batch.prefixes >= 0 if targets is not None else batch.targets != PAD
+        items, weights = batch.targets[asked][:, None], torch.ones(())
+        if targets is None:
+            weights = torch.ones_like(items, dtype=torch.float32)
+        else:
+            opinion, log_probs = targets(batch.prefixes[asked])
+            log_probs = log_probs / config.temperature
+            items, weights = mixed_answer(items[:, 0], opinion, log_probs, config.kd_weight)
+        negatives = None
+        if sampled:
+            chosen = torch.randperm(len(trained))[:sampled].numpy()
+            negatives = torch.from_numpy(trained[chosen]).to(items.device)
+        states = student.encode(batch.items)[asked]
+        return soft_cross_entropy(states, student.item_embedding.weight, items, weights, negatives)
 
     return loss
 
@@ -136,17 +155,54 @@ def principal_components(vectors: Tensor, dim: int) -> Tensor:
     return torch.nn.functional.pad(projected, (0, dim - projected.shape[1]))
 
 
-def init_item_table(student: Student, knowledge: Knowledge) -> None:
-    """Start the item table from the teacher's item vectors, at the scale it had.
+def init_item_table(student: Student, vectors: NDArray[np.floating]) -> None:
+    """Start the item table from item vectors (I + 1, D), at the scale it had.
 
     After LLM2BERT4Rec (arXiv:2309.03613): the language model's item vectors, reduced by principal
     components.
     """
-    vectors = torch.from_numpy(knowledge.item_vectors[1:].astype(np.float32))
     weight = student.item_embedding.weight
-    start = principal_components(vectors, student.config.hidden_dim)
+    start = principal_components(
+        torch.from_numpy(vectors[1:].astype(np.float32)), student.config.hidden_dim
+    )
     with torch.no_grad():
         weight[1:] = start * (weight[1:].std() / start.std())
+
+
+def soft_targets(
+    config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge, accelerator: Accelerator
+) -> Targets:
+    """Train the assistant and have it and the teacher answer, unless that is done already."""
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    assistant = None
+    assistant_config = dataclasses.replace(
+        config,
+        seed=ASSISTANT_SEED,
+        **{name: getattr(DistillConfig, name) for name in ("kd_weight", "teacher_share", "init")},
+        **{name: getattr(DistillConfig, name) for name in ("temperature", "top_k")},
+    )
+    wanted: dict[str, Any] = {
+        "knowledge": knowledge.fingerprint,
+        "teacher_share": config.teacher_share,
+        "top_k": config.top_k,
+    }
+    if config.teacher_share != 1:
+        folder = output_dir / "assistant"
+        assistant = train_student(
+            "transformer", assistant_config, dataset, None, folder, accelerator, label="assistant"
+        )
+        wanted["assistant"] = read_json(folder / "recipe.json")
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
+    return prepare_targets(
+        output_dir / "targets" / digest,
+        dataset,
+        knowledge,
+        assistant,
+        share=config.teacher_share,
+        top_k=config.top_k,
+        recipe=wanted,
+        device=accelerator.device,
+    )
 
 
 def learn_new_items(
@@ -174,22 +230,37 @@ def train_student(
     knowledge: Knowledge | None,
     folder: Path,
     accelerator: Accelerator,
+    *,
+    label: str | None = None,
 ) -> Student:
     """Train one student, or its control where `knowledge` is None, and write it into `folder`.
 
     A student that was finished with the same recipe is loaded, not trained again.
+
+    Args:
+        arch: what to train.
+        config: the flags; `config.arch` is not looked at.
+        dataset: what to train on.
+        knowledge: the teacher's; None trains on the data alone.
+        folder: where the student goes.
+        accelerator: moves and distributes.
+        label: shown on the progress bar; by default the architecture and the role.
     """
+    config = scheduled(config, dataset)
     role = "control" if knowledge is None else "distilled"
+    label = label or f"{arch} {role}"
     wanted = recipe(
-        config,
-        arch=arch,
+        dataclasses.replace(config, arch=arch),
         role=role,
         dataset_fingerprint=dataset.fingerprint,
         knowledge_fingerprint=knowledge and knowledge.fingerprint,
     )
     if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == wanted:
-        logger.info("%s %s: already trained, in %s", arch, role, folder)
+        logger.info("%s: already trained, in %s", label, folder)
         return Student.from_pretrained(folder)
+    targets = None
+    if knowledge is not None and config.kd_weight > 0:
+        targets = soft_targets(config, dataset, knowledge, accelerator)
     torch.manual_seed(config.seed)
     student = Student(
         StudentConfig(
@@ -202,14 +273,17 @@ def train_student(
             max_len=config.max_len,
         )
     ).to(accelerator.device)
-    if knowledge is not None and config.init_from_teacher:
-        init_item_table(student, knowledge)
+    if knowledge is not None and config.init != "random":
+        by_text = config.init == "text"
+        init_item_table(student, knowledge.text_vectors if by_text else knowledge.item_vectors)
 
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
     progress = fit(
         student,
-        make_loss(config, knowledge),
-        TrainingBatches(dataset, config.max_len, config.batch_size, config.seed),
+        make_loss(config, dataset, targets),
+        TrainingBatches(
+            dataset, config.max_len, config.batch_size, config.seed, whole=targets is not None
+        ),
         lambda model: validation_ndcg(
             model, dataset, max_len=config.max_len, device=accelerator.device
         ),
@@ -223,7 +297,7 @@ def train_student(
         accelerator=accelerator,
         checkpoint_dir=checkpoint_dir,
         recipe=wanted,
-        label=f"{arch} {role}",
+        label=label,
     )
     about: dict[str, Any] = {"valid_metrics": {"ndcg@10": progress.best_value}}
     if knowledge is not None:

@@ -48,6 +48,7 @@ class GRUEncoder(nn.Module):
 
     It has no biases: a zero input then leaves a zero state at zero, so left padding, whose
     embedding is zero, changes nothing, and the exported graph needs neither lengths nor packing.
+    The states are normalised, so that scores can be of any size although a gate's are not.
     """
 
     def __init__(self, config: StudentConfig) -> None:
@@ -63,11 +64,14 @@ class GRUEncoder(nn.Module):
             batch_first=True,
             dropout=dropout,
         )
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.hidden_dim)
 
     def forward(self, embedded: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
         """Encode (B, T, H) to the state after each item (B, T, H), or the last, (B, 1, H)."""
         states, _ = self.gru(embedded * self.input_scale)
-        return states[:, -1:] if last_only else states
+        normed: Tensor = self.norm(self.dropout(states[:, -1:] if last_only else states))
+        return normed
 
 
 class CausalBlock(nn.Module):

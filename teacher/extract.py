@@ -12,7 +12,7 @@ from pathlib import Path
 
 from seqrec.batching import cut_windows, make_batch, prefix_offsets
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
-from seqrec.data import PAD, IntArray, SequenceDataset, load_dataset
+from seqrec.data import IntArray, SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
 from seqrec.knowledge import knowledge_bytes, save_knowledge
 from seqrec.training import set_up_cpu
@@ -34,7 +34,6 @@ class ExtractConfig:
 
     data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
     output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
-    top_k: int = flag(64, "teacher items kept per training prefix")
     prefixes_per_user: int = flag(500, "newest prefixes kept per user; bounds the size on disk")
     batch_size: int = flag(32, "windows at once")
     num_threads: int = flag(0, "CPU threads; 0: all cores")
@@ -42,24 +41,22 @@ class ExtractConfig:
 
 @torch.inference_mode()
 def answers(
-    teacher: Teacher, dataset: SequenceDataset, top_k: int, batch_size: int
-) -> Iterator[tuple[IntArray, NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield (prefix numbers (N,), best items (N, K), their log-probabilities (N, K)).
+    teacher: Teacher, dataset: SequenceDataset, batch_size: int
+) -> Iterator[tuple[IntArray, NDArray[np.float32]]]:
+    """Yield (prefix numbers (N,), the teacher's states after them (N, V)).
 
     Every training prefix is answered once, from at least half of the teacher's `max_len` items.
     """
-    rows = prefix_offsets(dataset)
-    windows = cut_windows(dataset, teacher.config.max_len)
+    offsets = prefix_offsets(dataset)
+    windows = cut_windows(dataset, teacher.config.max_len, whole=True)
     order = np.argsort(windows.ends - windows.starts, kind="stable")
     steps = range(0, len(order), batch_size)
     for start in tqdm(steps, desc="teacher answers", unit="batch", mininterval=1):
         chosen = order[start : start + batch_size]
-        batch = make_batch(dataset, rows, windows, chosen).to(teacher.device)
-        learn = batch.targets != PAD
-        scores = teacher.scores(teacher.encode(batch.items)[learn])  # (N, I + 1)
-        scores[:, PAD] = -torch.inf
-        best, items = scores.log_softmax(dim=1).topk(top_k, dim=1)
-        yield batch.rows[learn].cpu().numpy(), items.cpu().numpy(), best.cpu().numpy()
+        batch = make_batch(dataset, offsets, windows, chosen).to(teacher.device)
+        asked = batch.prefixes >= 0
+        states = teacher.encode(batch.items)[asked]
+        yield batch.prefixes[asked].cpu().numpy(), states.float().cpu().numpy()
 
 
 def extract_knowledge(
@@ -67,7 +64,6 @@ def extract_knowledge(
     dataset: SequenceDataset,
     path: Path,
     *,
-    top_k: int,
     prefixes_per_user: int,
     batch_size: int = 32,
 ) -> None:
@@ -82,19 +78,17 @@ def extract_knowledge(
             f"{dataset.path} is {dataset.fingerprint[:12]}. Train it again: accelerate launch "
             f"teacher/finetune.py --data-dir {dataset.path}"
         )
-    top_k = min(top_k, dataset.num_items)
-    gib = knowledge_bytes(dataset, top_k, prefixes_per_user) / 2**30
+    gib = knowledge_bytes(dataset, teacher.config.item_dim, prefixes_per_user) / 2**30
     logger.info("teacher knowledge: %.2f GiB in %s", gib, path)
     with torch.inference_mode():
         item_vectors = teacher.item_vectors().float().cpu().numpy()
     save_knowledge(
         path,
         dataset,
-        answers(teacher.eval(), dataset, top_k, batch_size),
+        answers(teacher.eval(), dataset, batch_size),
         item_vectors,
         text_vectors=teacher.text_vectors.float().cpu().numpy(),
         text_stats=teacher.text_stats.float().cpu().numpy(),
-        top_k=top_k,
         prefixes_per_user=prefixes_per_user,
         teacher={  # all that it takes to read another text in the same way
             "model": teacher.config.model,
@@ -119,7 +113,6 @@ def main() -> None:
         teacher,
         dataset,
         output_dir / "knowledge",
-        top_k=config.top_k,
         prefixes_per_user=config.prefixes_per_user,
         batch_size=config.batch_size,
     )

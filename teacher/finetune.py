@@ -78,7 +78,6 @@ class FinetuneConfig:
     batch_size: int = flag(0, "windows per step and process; 0: by the size of the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     dropout: float = flag(0.1, "dropout on item vectors and states")
-    top_k: int = flag(64, "teacher items kept per training prefix for the student")
     prefixes_per_user: int = flag(
         500, "newest prefixes kept per user for the student; bounds the size on disk"
     )
@@ -237,7 +236,6 @@ def write_knowledge(
         teacher,
         dataset,
         output_dir / "knowledge",
-        top_k=config.top_k,
         prefixes_per_user=config.prefixes_per_user,
     )
 

@@ -48,9 +48,7 @@ def test_an_unknown_flag_is_refused(name: str) -> None:
     assert "unrecognized arguments: --learning-rat" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "name", ["extract", "distill", "export", "latency", "cold", "accuracy"]
-)
+@pytest.mark.parametrize("name", ["extract", "distill", "export", "latency", "cold", "accuracy"])
 def test_a_missing_data_set_is_one_line_with_the_command_that_makes_it(
     name: str, tmp_path: Path
 ) -> None:

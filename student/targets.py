@@ -1,0 +1,199 @@
+"""Soft targets: what teacher and assistant together answer to each training prefix.
+
+The teacher, a language model, and the assistant, a Transformer student trained on the data alone,
+err differently: the mean of their log-probabilities ranks better than either (a logarithmic opinion
+pool; Hinton, 2002, eq. 1). How much the teacher has to say in it is chosen by validation. Students
+learn from the best K items of that mixture, which is worked out once per data set and kept:
+
+    meta.json        recipe, the shares that were tried and the NDCG@10 they had in validation
+    item_ids.npy     int32 (R, K), the best items per training prefix, best first
+    log_probs.npy    float16 (R, K), their log-probabilities over the whole catalogue
+
+Rows are those of the knowledge (see `seqrec.knowledge`).
+Shape letters: R rows, K items kept, N prefixes at once, I items, U users.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqrec.batching import cut_windows, make_batch, prefix_offsets
+from seqrec.data import IntArray, SequenceDataset
+from seqrec.files import atomic_directory, read_json, write_json
+from seqrec.knowledge import Knowledge
+from seqrec.metrics import ndcg, pad_left, target_ranks
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from student.model import Student
+
+logger = logging.getLogger(__name__)
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the teacher's, to choose from
+MIN_USERS = 100  # with fewer to validate on, a choice would be chance
+FALLBACK_SHARE = 0.5
+WINDOWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Soft targets of a data set, memory-mapped."""
+
+    meta: dict[str, Any]
+    item_ids: NDArray[np.int32]  # (R, K)
+    log_probs: NDArray[np.float16]  # (R, K)
+    rows: IntArray  # prefix -> row or -1
+
+    def __call__(self, prefixes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return items int64 (N, K), PAD where there is no answer, and log-probabilities."""
+        rows = self.rows[prefixes.cpu().numpy()]
+        known = (rows >= 0)[:, None]
+        items = np.where(known, self.item_ids[rows], 0).astype(np.int64)
+        log_probs = np.where(known, self.log_probs[rows], 0).astype(np.float32)
+        return (
+            torch.from_numpy(items).to(prefixes.device),
+            torch.from_numpy(log_probs).to(prefixes.device),
+        )
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Teacher and assistant, who answer as one."""
+
+    knowledge: Knowledge
+    item_vectors: Tensor  # (I + 1, D), the teacher's
+    assistant: Student | None  # None: the teacher answers alone
+
+    @property
+    def device(self) -> torch.device:
+        """Where they answer."""
+        return self.item_vectors.device
+
+    def teacher(self, rows: IntArray) -> Tensor:
+        """Return the teacher's log-probabilities after known prefixes: (N, I)."""
+        states = torch.from_numpy(self.knowledge.states[rows].astype(np.float32)).to(self.device)
+        return (states @ self.item_vectors[1:].T).log_softmax(dim=1)
+
+    def mixed(self, teacher: Tensor, states: Tensor | None, share: float) -> Tensor:
+        """Return the scores of the mixture (N, I), not normalised; `states` are the assistant's."""
+        if self.assistant is None or states is None:
+            return teacher
+        assistant: Tensor = self.assistant.logits(states).log_softmax(dim=1)
+        return assistant.lerp(teacher, share)
+
+
+@torch.inference_mode()
+def choose_share(pool: Pool, dataset: SequenceDataset, batch_size: int = 256) -> dict[str, float]:
+    """Return the validation NDCG@10 of the mixture for each share of the teacher's.
+
+    A user counts if what comes before the validation target is all training events: to that prefix
+    the teacher's answer is known. Seen items are left out as in the headline figures.
+
+    Returns:
+        {"0.0": value, ...}; empty if fewer than 100 users count.
+    """
+    assert pool.assistant is not None
+    targets = dataset.eval_targets("valid")
+    last_prefixes = prefix_offsets(dataset)[1:] - 1
+    lengths = dataset.train_lengths[targets.users]
+    counted = np.flatnonzero((targets.positions == lengths) & (lengths > 0))
+    if len(counted) < MIN_USERS:
+        return {}
+    values = np.zeros((len(SHARES), len(counted)))
+    max_len = pool.assistant.config.max_len
+    for start in range(0, len(counted), batch_size):
+        chosen = counted[start : start + batch_size]
+        histories = [dataset.train_sequence(user) for user in targets.users[chosen]]
+        shown = torch.from_numpy(pad_left(histories, max_len)).to(pool.device)
+        states = pool.assistant.encode(shown, last_only=True)[:, -1]
+        teacher = pool.teacher(pool.knowledge.rows[last_prefixes[targets.users[chosen]]])
+        wanted = torch.from_numpy(targets.items[chosen])
+        seen = torch.from_numpy(pad_left(histories)) if dataset.exclude_seen else None
+        for number, share in enumerate(SHARES):
+            scores = torch.nn.functional.pad(pool.mixed(teacher, states, share), (1, 0)).cpu()
+            ranks = target_ranks(scores, wanted, seen).numpy()
+            values[number, start : start + len(chosen)] = ndcg(ranks, 10)
+    return {str(share): float(v.mean()) for share, v in zip(SHARES, values, strict=True)}
+
+
+@torch.inference_mode()
+def answers(
+    pool: Pool, dataset: SequenceDataset, share: float, top_k: int
+) -> Iterator[tuple[IntArray, NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (rows (N,), best items (N, K), their log-probabilities (N, K)) for all known rows."""
+    max_len = pool.assistant.config.max_len if pool.assistant else 1
+    offsets = prefix_offsets(dataset)
+    windows = cut_windows(dataset, max_len, whole=True)
+    order = np.argsort(windows.ends - windows.starts, kind="stable")
+    steps = range(0, len(order), WINDOWS_AT_ONCE)
+    for start in tqdm(steps, desc="soft targets", unit="batch", mininterval=1):
+        batch = make_batch(dataset, offsets, windows, order[start : start + WINDOWS_AT_ONCE])
+        rows = np.full(batch.prefixes.shape, -1)
+        asked = batch.prefixes.numpy() >= 0
+        rows[asked] = pool.knowledge.rows[batch.prefixes.numpy()[asked]]
+        known = torch.from_numpy(rows >= 0).to(pool.device)
+        states = (
+            pool.assistant.encode(batch.items.to(pool.device))[known] if pool.assistant else None
+        )
+        rows = rows[rows >= 0]
+        mixed = pool.mixed(pool.teacher(rows), states, share).log_softmax(dim=1)
+        best, items = mixed.topk(top_k, dim=1)
+        yield rows, items.cpu().numpy() + 1, best.cpu().numpy()
+
+
+def prepare_targets(
+    folder: Path,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    assistant: Student | None,
+    *,
+    share: float | None,
+    top_k: int,
+    recipe: dict[str, Any],
+    device: torch.device,
+) -> Targets:
+    """Return the soft targets in `folder`, made now unless it holds those of this recipe.
+
+    Args:
+        folder: where they are kept.
+        dataset: its training prefixes are answered.
+        knowledge: the teacher's.
+        assistant: who answers with it; None: nobody.
+        share: the teacher's share of the mixture, 0 to 1; None: by validation.
+        top_k: items kept per prefix.
+        recipe: all that decides the result, as JSON values.
+        device: where to compute.
+    """
+    meta_file = folder / "meta.json"
+    if not (meta_file.is_file() and read_json(meta_file)["recipe"] == recipe):
+        vectors = torch.from_numpy(knowledge.item_vectors.astype(np.float32)).to(device)
+        pool = Pool(knowledge, vectors, assistant.to(device).eval() if assistant else None)
+        tried: dict[str, float] = {}
+        if assistant is None:
+            share = 1.0
+        elif share is None:
+            tried = choose_share(pool, dataset)
+            share = float(max(tried, key=tried.__getitem__)) if tried else FALLBACK_SHARE
+            logger.info("teacher's share by validation NDCG@10: %g of %s", share, tried)
+        with atomic_directory(folder) as beside:
+            shape = (len(knowledge.states), min(top_k, dataset.num_items))
+            maps = {
+                name: np.lib.format.open_memmap(beside / f"{name}.npy", "w+", dtype, shape)
+                for name, dtype in (("item_ids", np.int32), ("log_probs", np.float16))
+            }
+            for rows, items, log_probs in answers(pool, dataset, share, shape[1]):
+                maps["item_ids"][rows], maps["log_probs"][rows] = items, log_probs
+            for array in maps.values():
+                array.flush()
+            write_json(beside / "meta.json", {"recipe": recipe, "share": share, "tried": tried})
+    item_ids, log_probs = (
+        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("item_ids", "log_probs")
+    )
+    return Targets(read_json(meta_file), item_ids, log_probs, knowledge.rows)
