@@ -56,7 +56,7 @@ def ranks(*values: int) -> Evaluation:
 def config(
     tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AccuracyConfig:
-    teacher = f"--model {tiny_llm} --num-layers 1 --num-epochs 1 --item-dim 8 --max-len 6 --top-k 4"
+    teacher = f"--model {tiny_llm} --num-layers 1 --num-epochs 1 --item-dim 8 --max-len 6"
     return AccuracyConfig(
         data_dir=(tiny_dataset.path,),
         output_dir=tmp_path_factory.mktemp("accuracy"),

@@ -80,7 +80,6 @@ def output_dir(
             num_layers=1,
             num_epochs=1,
             item_dim=16,
-            top_k=5,
             device="cpu",
             num_threads=1,
         )
