@@ -47,6 +47,8 @@ from student.targets import Targets, prepare_targets
 logger = logging.getLogger(__name__)
 
 ASSISTANT_SEED = 1000  # another than the students', whose errors it should not share
+# Flags that say nothing to one who has no teacher: students that differ in these share an assistant.
+OF_THE_TAUGHT = ("kd_weight", "teacher_share", "temperature", "top_k", "init", "new_item_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +180,7 @@ def soft_targets(
     assistant_config = dataclasses.replace(
         config,
         seed=ASSISTANT_SEED,
-        **{name: getattr(DistillConfig, name) for name in ("kd_weight", "teacher_share", "init")},
-        **{name: getattr(DistillConfig, name) for name in ("temperature", "top_k")},
+        **{name: getattr(DistillConfig, name) for name in OF_THE_TAUGHT},
     )
     wanted: dict[str, Any] = {
         "knowledge": knowledge.fingerprint,
