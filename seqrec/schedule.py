@@ -3,12 +3,12 @@
 One recipe serves small and large logs. A rule looks at the training events alone: how many targets
 there are, P, and into how many windows W they are cut. Flags that are given go before the rules.
 
-    teacher   batch: W / 150 windows, 16 to 64     epochs: 600,000 / P, 3 to 8
+    teacher   batch: W / 150 windows, 16 to 64     epochs: 600,000 / P, 2 to 8
     student   batch: W / 100 windows, 32 to 128    epochs: 3,000,000 / P, 6 to 24
               rate:  4e-3 * sqrt(batch / 128)      negatives: all items up to 2,048, else 1,024
 
 Batches are powers of two. Small sets need small batches, or an epoch has too few steps to move the
-item tables; large ones need few epochs. What the numbers rest on is in `benchmarks/RESULTS.md`.
+item tables; large ones need few epochs.
 """
 
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def teacher_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
         steps=150,
         batches=(16, 64),
         num_targets=600_000,
-        epochs=(3, 8),
+        epochs=(2, 8),
     )
 
 

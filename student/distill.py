@@ -15,8 +15,10 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +48,8 @@ from student.targets import Targets, prepare_targets
 
 logger = logging.getLogger(__name__)
 
+NEW_ITEM_SHARES = (0.5, 0.2, 0.1, 0.05, 0.0)
+MAX_WARM_LOSS = 0.005
 ASSISTANT_SEED = 1000  # another than the students', whose errors it should not share
 # Flags that say nothing to one who has no teacher: students that differ in these share an assistant.
 OF_THE_TAUGHT = ("kd_weight", "teacher_share", "temperature", "top_k", "init", "new_item_share")
@@ -70,12 +74,14 @@ class DistillConfig:
         None, "the teacher's share of the soft targets, 0 to 1, else the assistant's; by validation"
     )
     temperature: float = flag(1.0, "above 1 softens the soft targets")
-    top_k: int = flag(64, "items kept per soft target")
+    top_k: int = flag(32, "items kept per soft target")
     init: Literal["teacher", "text", "random"] = flag(
         "teacher", "what the item table starts from: the teacher's item vectors, the texts', chance"
     )
-    new_item_share: float = flag(
-        0.5, "how often items without training events are recommended; 1: as the average item is"
+    new_item_share: float | None = flag(
+        None,
+        "how often items without training events are recommended, 1: as the average item is; by "
+        "validation: as often as costs it at most 0.5 %",
     )
     num_negatives: int | None = flag(
         None, "items sampled for the softmax, 0: all; by the catalogue's size, see seqrec.schedule"
@@ -213,20 +219,38 @@ def soft_targets(
 
 
 def learn_new_items(
-    student: Student, dataset: SequenceDataset, knowledge: Knowledge, share: float
+    student: Student,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    share: float | None,
+    validate: Callable[[Student], float],
 ) -> TextMap:
-    """Fit a map from texts to rows, make the rows of untrained items by it, and return it."""
+    """Fit a map from texts to rows, make the rows of untrained items by it, and return it.
+
+    Args:
+        student: trained; the rows of items without a training event are changed in place.
+        dataset: what it was trained on.
+        knowledge: has the texts' vectors.
+        share: as in `fit_text_map`; None takes the largest of `NEW_ITEM_SHARES` that costs at most
+            `MAX_WARM_LOSS` of the validation figure: known items shall not suffer for new ones.
+        validate: maps the student to its validation figure.
+    """
     counts = dataset.train_counts()
     table = student.item_embedding.weight.detach().float().cpu().numpy()
-    text_map = fit_text_map(
-        table,
-        knowledge.text_vectors,
-        counts,
-        states=user_states(student.eval(), dataset),
-        share=share,
-        text_stats=knowledge.text_stats,
-    )
-    fill_untrained_rows(student, text_map, knowledge.text_vectors, counts)
+    states = user_states(student.eval(), dataset)
+    enough = (1 - MAX_WARM_LOSS) * validate(student) if share is None else -math.inf
+    for tried in NEW_ITEM_SHARES if share is None else (share,):
+        text_map = fit_text_map(
+            table,
+            knowledge.text_vectors,
+            counts,
+            states=states,
+            share=tried,
+            text_stats=knowledge.text_stats,
+        )
+        fill_untrained_rows(student, text_map, knowledge.text_vectors, counts)
+        if validate(student) >= enough:
+            break
     return text_map
 
 
@@ -284,6 +308,9 @@ def train_student(
         by_text = config.init == "text"
         init_item_table(student, knowledge.text_vectors if by_text else knowledge.item_vectors)
 
+    def validate(model: Student) -> float:
+        return validation_ndcg(model, dataset, max_len=config.max_len, device=accelerator.device)
+
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
     progress = fit(
         student,
@@ -291,9 +318,7 @@ def train_student(
         TrainingBatches(
             dataset, config.max_len, config.batch_size, config.seed, whole=targets is not None
         ),
-        lambda model: validation_ndcg(
-            model, dataset, max_len=config.max_len, device=accelerator.device
-        ),
+        validate,
         FitConfig(
             num_epochs=config.num_epochs,
             learning_rate=config.learning_rate,
@@ -308,10 +333,10 @@ def train_student(
     )
     about: dict[str, Any] = {"valid_metrics": {"ndcg@10": progress.best_value}}
     if knowledge is not None:
-        text_map = learn_new_items(student, dataset, knowledge, config.new_item_share)
+        text_map = learn_new_items(student, dataset, knowledge, config.new_item_share, validate)
         # The new rows compete with those that were there when training chose its best epoch.
-        value = validation_ndcg(student, dataset, max_len=config.max_len, device=accelerator.device)
-        about = {"valid_metrics": {"ndcg@10": value}, "text_reader": knowledge.meta["teacher"]}
+        about["valid_metrics"] = {"ndcg@10": validate(student)}
+        about["text_reader"] = knowledge.meta["teacher"]
     if accelerator.is_main_process:
         with atomic_directory(folder) as beside:
             student.save_pretrained(
