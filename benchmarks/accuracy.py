@@ -2,11 +2,12 @@
 
     python -m benchmarks.accuracy --data-dir data/ml-100k data/mine --seeds 0 1 2 --jobs 2
 
-For every data set: trains the teacher if there is none, makes the soft targets that students share,
-then trains and judges every row of `benchmarks/rows.py` for each architecture and seed, a cell each,
-and writes `accuracy.json` (see `benchmarks.summary`) and `accuracy.png` into `OUTPUT_DIR/<data>`. A finished cell is never computed
-again and a killed one goes on from its checkpoint: type the same command. Each cell runs on one
-thread; `--jobs 2` runs two at once, which is the most that two cores can do.
+For every data set: trains the teacher if there is none, makes the soft targets that students
+share, then trains and judges every row of `benchmarks/rows.py` for each architecture and seed, a
+cell each, and writes `accuracy.json` (see `benchmarks.summary`) and `accuracy.png` into
+`OUTPUT_DIR/<data>`. A finished cell is never computed again and a killed one goes on from its
+checkpoint: type the same command. Each cell runs on one thread; `--jobs 2` runs two at once, which
+is the most that two cores can do.
 """
 
 import logging

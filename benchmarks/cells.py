@@ -8,9 +8,8 @@ A finished cell is a folder `OUTPUT_DIR/<data>/cells/<arch>-<row>-seed<seed>-<di
     ranks.safetensors   int32 (N,) `excluding_seen` and `keeping_seen`: each test target's rank
     students/, export/  what was trained and exported, laid out as the stages lay it out
 
-Beside `cells/` lies what they share: the teacher, its knowledge, the assistant and the soft targets.
-
-It is never computed again: another recipe has another digest, so it gets another folder.
+Beside `cells/` lies what cells share: teacher, knowledge, assistant and soft targets. A finished
+cell is never computed again: another recipe has another digest, so it gets another folder.
 """
 
 import contextlib

@@ -250,10 +250,10 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         for row in rows
     ]
-    once = [f"{' and '.join(shared)}: made once, for all cells that share them."] if shared else []
+    once = f"{' and '.join(shared)}: made once, for all cells that share them.".capitalize()
     return [
         "CPU-hours of one cell, mean over the cells that ran in one piece.",
-        *(sentence[0].upper() + sentence[1:] for sentence in once),
+        *([once] if shared else []),
         "",
         *markdown_table(["row", *shared, *own, "cells"], table),
     ]

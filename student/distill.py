@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 NEW_ITEM_SHARES = (0.5, 0.2, 0.1, 0.05, 0.0)
 MAX_WARM_LOSS = 0.005
 ASSISTANT_SEED = 1000  # another than the students', whose errors it should not share
-# Flags that say nothing to one who has no teacher: students that differ in these share an assistant.
+# Flags that say nothing to who has no teacher: students that differ in them share an assistant.
 OF_THE_TAUGHT = ("kd_weight", "teacher_share", "temperature", "top_k", "init", "new_item_share")
 
 

@@ -137,7 +137,8 @@ def test_a_distilled_student_does_not_depend_on_held_out_events(
                 output_dir=tmp_path / f"out-{dataset.name}",
                 num_epochs=1,
                 hidden_dim=16,
-                teacher_share=0.3,  # validation may choose it: that is what validation is for
+                teacher_share=0.3,  # these two are validation's to choose, if they are not given
+                new_item_share=0.5,
                 device="cpu",
             ),
             dataset,
