@@ -101,8 +101,8 @@ class DistillConfig:
         """Refuse values that cannot work."""
         if not 0 <= self.kd_weight <= 1:
             raise ValueError(f"--kd-weight {self.kd_weight} is not between 0 and 1")
-        if not 0 < self.new_item_share <= 1:
-            raise ValueError(f"--new-item-share {self.new_item_share} is not above 0 and up to 1")
+        if self.new_item_share is not None and not 0 <= self.new_item_share <= 1:
+            raise ValueError(f"--new-item-share {self.new_item_share} is not between 0 and 1")
         if self.teacher_share is not None and not 0 <= self.teacher_share <= 1:
             raise ValueError(f"--teacher-share {self.teacher_share} is not between 0 and 1")
         if self.temperature <= 0:
