@@ -20,6 +20,7 @@ from student import distill
 from student.distill import (
     DistillConfig,
     init_item_table,
+    learn_new_items,
     make_loss,
     scheduled,
     soft_targets,
@@ -195,7 +196,7 @@ def test_what_is_left_to_the_rules_is_put_into_the_recipe(
         ({"kd_weight": 1.5}, "--kd-weight 1.5"),
         ({"teacher_share": -0.1}, "--teacher-share -0.1"),
         ({"temperature": 0.0}, "--temperature 0.0"),
-        ({"new_item_share": 0.0}, "--new-item-share 0.0"),
+        ({"new_item_share": 1.5}, "--new-item-share 1.5"),
     ],
 )
 def test_flags_that_cannot_work_are_refused(flags: dict[str, Any], message: str) -> None:
@@ -276,6 +277,37 @@ def test_items_that_nobody_was_trained_on_are_never_sampled(
         assert student.item_embedding.weight.grad is not None
         touched |= (student.item_embedding.weight.grad != 0).any(dim=1)
     assert touched.nonzero().flatten().tolist() == list(range(1, 9))
+
+
+# New items.
+
+
+@pytest.mark.parametrize(
+    ("values", "share"),
+    [
+        ([0.5, 0.498], 0.5),  # 0.4 % less
+        ([0.5, 0.49, 0.497, 0.498], 0.1),  # 2 %, 0.6 %, 0.4 % less
+        ([0.5, 0.51], 0.5),
+        ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4], 0.0),  # whatever it costs: they must have some row
+        ([0.0, 0.0], 0.5),  # nothing to lose
+    ],
+)
+def test_new_items_are_recommended_as_often_as_known_ones_can_bear(
+    write_sequences: WriteSequences,
+    make_knowledge: MakeKnowledge,
+    values: list[float],
+    share: float,
+) -> None:
+    rng = np.random.default_rng(0)
+    sequences = [(rng.permutation(24)[:8] + 1).tolist() for _ in range(60)]
+    dataset = write_sequences(sequences, 36)  # twelve that nobody was trained on
+    knowledge, left = make_knowledge(dataset), list(values)
+    free, given = make_student(36), make_student(36)
+    found = learn_new_items(free, dataset, knowledge, None, lambda student: left.pop(0))
+    assert left == []  # no more is tried than it takes
+    expected = learn_new_items(given, dataset, knowledge, share, lambda student: 0.0)
+    assert np.array_equal(found.weight, expected.weight)
+    assert torch.equal(free.item_embedding.weight, given.item_embedding.weight)
 
 
 # What the item table starts from.
