@@ -2,11 +2,12 @@
 
     python -m benchmarks.accuracy --data-dir data/ml-100k data/mine --seeds 0 1 2 --jobs 2
 
-For every data set: trains the teacher if there is none, then trains and judges every row of
-`benchmarks/rows.py` for each architecture and seed, a cell each, and writes `accuracy.json` (see
-`benchmarks.summary`) and `accuracy.png` into `OUTPUT_DIR/<data>`. A finished cell is never computed
-again and a killed one goes on from its checkpoint: type the same command. Each cell runs on one
-thread; `--jobs 2` runs two at once, which is the most that two cores can do.
+For every data set: trains the teacher if there is none, makes the soft targets that students
+share, then trains and judges every row of `benchmarks/rows.py` for each architecture and seed, a
+cell each, and writes `accuracy.json` (see `benchmarks.summary`) and `accuracy.png` into
+`OUTPUT_DIR/<data>`. A finished cell is never computed again and a killed one goes on from its
+checkpoint: type the same command. Each cell runs on one thread; `--jobs 2` runs two at once, which
+is the most that two cores can do.
 """
 
 import logging
@@ -43,6 +44,7 @@ from benchmarks.cells import (
     open_workplace,
     read_finished,
     run_cell,
+    share_soft_targets,
     sources,
 )
 from benchmarks.plot_accuracy import write_figure
@@ -164,6 +166,13 @@ def ensure_teacher(
 def _children_cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def share_all_soft_targets(cells: Sequence[Cell], place: Workplace) -> None:
+    """Make what cells share before the first begins: two at once would make the same twice."""
+    todo = [cell for cell in cells if read_finished(cell, place) is None]
+    for cell in {cell.row: cell for cell in reversed(todo)}.values():  # one of each row
+        share_soft_targets(cell, place)
 
 
 def seconds_left(
@@ -300,6 +309,8 @@ def run(config: AccuracyConfig, command: str) -> list[dict[str, Any]]:
     ]
     if config.train:
         planned = plan(rows, config.archs, config.seeds)
+        for place in places:
+            share_all_soft_targets(planned[0], place)
         compute = compute_in_subprocess if config.jobs > 1 else compute_here
         run_grid(
             [[(place, cell) for cell in cells for place in places] for cells in planned],

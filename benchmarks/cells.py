@@ -8,7 +8,8 @@ A finished cell is a folder `OUTPUT_DIR/<data>/cells/<arch>-<row>-seed<seed>-<di
     ranks.safetensors   int32 (N,) `excluding_seen` and `keeping_seen`: each test target's rank
     students/, export/  what was trained and exported, laid out as the stages lay it out
 
-It is never computed again: another recipe has another digest, so it gets another folder.
+Beside `cells/` lies what cells share: teacher, knowledge, assistant and soft targets. A finished
+cell is never computed again: another recipe has another digest, so it gets another folder.
 """
 
 import contextlib
@@ -62,7 +63,7 @@ from benchmarks.report import describe_machine
 from benchmarks.rows import ROWS, needs_teacher, select_rows
 from benchmarks.runners import OnnxRunner
 from export.to_onnx import ensure_exported
-from student.distill import DistillConfig, train_student
+from student.distill import DistillConfig, soft_targets, train_assistant, train_student
 from student.model import Arch, Student
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Workplace:
     """Where the cells of one data set are, and what they share."""
 
     dataset: SequenceDataset
-    root: Path  # teacher/ and knowledge/ as the stages write them, and cells/
+    root: Path  # teacher/, knowledge/, assistant/, targets/ as the stages write them, and cells/
     output_dir: Path  # the parent of `root`, as `--output-dir` gave it
     student_flags: str  # of `student.distill`, for all students alike
     device: Device
@@ -205,6 +206,42 @@ class Stopwatch:
         }
 
 
+def share_soft_targets(cell: Cell, place: Workplace) -> dict[str, dict[str, float]]:
+    """Make what a taught student learns from and shares with others, unless it is there.
+
+    Returns:
+        What it cost, by stage "assistant" and "soft targets": wall_s and cpu_s, kept beside what
+        they made. A stage is missing if the student does without it, or if its cost is not known.
+    """
+    if ROWS[cell.row].kind != "student" or not ROWS[cell.row].taught:
+        return {}
+    config, accelerator = student_config(cell, place), Accelerator(cpu=place.device == "cpu")
+    if config.kd_weight == 0:
+        return {}
+    if place.knowledge is None:
+        raise ModelError(f"{cell}: no teacher in {place.root}")
+    watch, files = Stopwatch(), {}
+    if config.teacher_share != 1:
+        trained = place.root / "assistant" / "recipe.json"
+        files["assistant"] = place.root / "assistant_times.json"
+        before = read_json(trained) if trained.is_file() else None
+        # The times of a run that was killed are lost.
+        interrupted = (place.root / "assistant-checkpoint").is_dir()
+        with watch.stage("assistant"):
+            train_assistant(config, place.dataset, accelerator)
+        if read_json(trained) != before:
+            files["assistant"].unlink(missing_ok=True)
+            if not interrupted:
+                write_json(files["assistant"], watch.times["assistant"])
+    there = set((place.root / "targets").glob("*"))
+    with watch.stage("soft targets"):
+        made = soft_targets(config, place.dataset, place.knowledge, accelerator).path
+    files["soft targets"] = made.with_name(f"{made.name}_times.json")
+    if made not in there:
+        write_json(files["soft targets"], watch.times["soft targets"])
+    return {stage: read_json(file) for stage, file in files.items() if file.is_file()}
+
+
 def run_cell(cell: Cell, place: Workplace) -> dict[str, Any]:
     """Return a cell's `cell.json`, computed now unless it is finished.
 
@@ -301,6 +338,7 @@ def _student(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
     accelerator = Accelerator(cpu=place.device == "cpu")
     knowledge = place.knowledge if ROWS[cell.row].taught else None
     assert cell.arch is not None
+    shared = share_soft_targets(cell, place)
     with watch.stage("train"):
         student = train_student(cell.arch, config, place.dataset, knowledge, folder, accelerator)
     student = student.to(accelerator.device).eval()
@@ -313,6 +351,7 @@ def _student(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
     return result, {
         "valid_ndcg@10": valid,
         "num_parameters": student.num_parameters,
+        "shared_times": shared,
         **_describe_file(folder / "model.safetensors", place),
     }
 

@@ -234,25 +234,28 @@ def what_helped(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def cost(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what each stage of a row costs, in CPU-hours of one cell."""
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["times"]))
+    """Return what each stage of a row costs, in CPU-hours: shared ones, then those of one cell."""
+    shared = list(dict.fromkeys(stage for row in rows for stage in row["shared_times"]))
+    own = list(dict.fromkeys(stage for row in rows for stage in row["times"]))
 
-    def hours(row: Mapping[str, Any], stage: str) -> str:
-        times = row["times"].get(stage)
+    def hours(times: Mapping[str, float] | None) -> str:
         return "-" if times is None else f"{times['cpu_s'] / 3600:.3f}"
 
     table = [
         [
             row["row"],
-            *(hours(row, stage) for stage in stages),
+            *(hours(row["shared_times"].get(stage)) for stage in shared),
+            *(hours(row["times"].get(stage)) for stage in own),
             str(max((times["num_cells"] for times in row["times"].values()), default=0)),
         ]
         for row in rows
     ]
+    once = f"{' and '.join(shared)}: made once, for all cells that share them.".capitalize()
     return [
-        "CPU-hours of one cell, mean over the cells that ran in one piece:",
+        "CPU-hours of one cell, mean over the cells that ran in one piece.",
+        *([once] if shared else []),
         "",
-        *markdown_table(["row", *stages, "cells"], table),
+        *markdown_table(["row", *shared, *own, "cells"], table),
     ]
 
 

@@ -25,11 +25,11 @@ class Row:
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of `DistillConfig`'s defaults
     taught: bool = True  # a student: whether it is given the teacher's knowledge
     made_of: tuple[str, ...] = ()  # int8: the row that is exported; fusion: those averaged
-    ablation: bool = False  # one override away from "distilled", and run only when asked for
+    ablation: bool = False  # a part taken from "distilled", and run only when asked for
 
 
 def ablation(about: str, **overrides: Any) -> Row:
-    """Return a row that differs from "distilled" in what is named."""
+    """Return a row that differs from "distilled" in what is named: one thing, or all of a kind."""
     return Row(about, overrides=overrides, ablation=True)
 
 
@@ -40,11 +40,11 @@ ROWS: dict[str, Row] = {
     "teacher": Row("the fine-tuned language model itself", "teacher"),
     CONTROL: Row("the student on the data alone, no teacher", taught=False),
     "text": Row(
-        "starts from the untuned language model's vectors of the item texts; no teacher behaviour",
+        "starts from the untuned language model's vectors of the item texts; no soft targets",
         overrides={"init": "text", "kd_weight": 0.0},
     ),
     "vectors": Row(
-        "starts from the tuned teacher's item vectors; no teacher behaviour",
+        "starts from the tuned teacher's item vectors; no soft targets",
         overrides={"init": "teacher", "kd_weight": 0.0},
     ),
     DISTILLED: Row("the student as `python -m student.distill` trains it"),
@@ -64,9 +64,23 @@ ROWS: dict[str, Row] = {
         made_of=(CONTROL, "teacher"),
     ),
     "behaviour-only": ablation("distilled, but a random item table to start from", init="random"),
-    "kd-weight-0.25": ablation("distilled, a quarter of the loss the teacher's", kd_weight=0.25),
-    "kd-weight-0.75": ablation("distilled, three quarters the teacher's", kd_weight=0.75),
-    "temperature-2": ablation("distilled from softened answers of the teacher", temperature=2.0),
+    "teacher-alone": ablation(
+        "distilled from the teacher's behaviour alone, no assistant beside it", teacher_share=1.0
+    ),
+    "assistant-alone": ablation(
+        "distilled from the assistant's behaviour alone, no language model in it", teacher_share=0.0
+    ),
+    "no-language-model": ablation(
+        "distilled from the assistant's behaviour alone and a random item table to start from: "
+        "owes the language model nothing but the rows of new items",
+        teacher_share=0.0,
+        init="random",
+    ),
+    "kd-weight-0.25": ablation(
+        "distilled, a quarter of the loss the soft targets'", kd_weight=0.25
+    ),
+    "kd-weight-0.75": ablation("distilled, three quarters the soft targets'", kd_weight=0.75),
+    "temperature-2": ablation("distilled from softened soft targets", temperature=2.0),
 }
 
 SETS = {

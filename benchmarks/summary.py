@@ -23,6 +23,8 @@ Schema "seqrec-accuracy/1":
       num_parameters, file_bytes    of the system; a fusion's are the sum of its parts
       times         by stage: wall_s and cpu_s, mean over the cells that ran in one piece, and
                     num_cells, how many those are
+      shared_times  of what is made once and shared by cells: by stage "assistant" and "soft
+                    targets", wall_s and cpu_s, as far as they are known
       cells         their folders, seeds, files' checksums, times
 """
 
@@ -214,6 +216,7 @@ def summarize(place: Workplace, seeds: Sequence[int], command: str) -> dict[str,
                 "num_parameters": about[0]["num_parameters"],
                 "file_bytes": about[0].get("file_bytes"),
                 "times": mean_times(about),
+                "shared_times": next(filter(None, (c.get("shared_times") for c in about)), {}),
                 "cells": [
                     {
                         "folder": str(cell_folder(cell, place).relative_to(place.root)),

@@ -55,7 +55,7 @@ def parse_flags(
             options["default"] = field.default
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
-            help=field.metadata["help"],
+            help=field.metadata["help"].replace("%", "%%"),  # argparse fills in what % stands for
             required=required,
             **options,
         )

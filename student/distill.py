@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 NEW_ITEM_SHARES = (0.5, 0.2, 0.1, 0.05, 0.0)
 MAX_WARM_LOSS = 0.005
 ASSISTANT_SEED = 1000  # another than the students', whose errors it should not share
+# Flags that say nothing to who has no teacher: students that differ in them share an assistant.
+OF_THE_TAUGHT = ("kd_weight", "teacher_share", "temperature", "top_k", "init", "new_item_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,29 +177,34 @@ def init_item_table(student: Student, vectors: NDArray[np.floating]) -> None:
         weight[1:] = start * (weight[1:].std() / start.std())
 
 
+def train_assistant(
+    config: DistillConfig, dataset: SequenceDataset, accelerator: Accelerator
+) -> Student:
+    """Train the assistant, unless that is done already; it knows nothing of a teacher's."""
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    own = dataclasses.replace(
+        config,
+        seed=ASSISTANT_SEED,
+        **{name: getattr(DistillConfig, name) for name in OF_THE_TAUGHT},
+    )
+    folder = output_dir / "assistant"
+    return train_student("transformer", own, dataset, None, folder, accelerator, label="assistant")
+
+
 def soft_targets(
     config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge, accelerator: Accelerator
 ) -> Targets:
     """Train the assistant and have it and the teacher answer, unless that is done already."""
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     assistant = None
-    assistant_config = dataclasses.replace(
-        config,
-        seed=ASSISTANT_SEED,
-        **{name: getattr(DistillConfig, name) for name in ("kd_weight", "teacher_share", "init")},
-        **{name: getattr(DistillConfig, name) for name in ("temperature", "top_k")},
-    )
     wanted: dict[str, Any] = {
         "knowledge": knowledge.fingerprint,
         "teacher_share": config.teacher_share,
         "top_k": config.top_k,
     }
     if config.teacher_share != 1:
-        folder = output_dir / "assistant"
-        assistant = train_student(
-            "transformer", assistant_config, dataset, None, folder, accelerator, label="assistant"
-        )
-        wanted["assistant"] = read_json(folder / "recipe.json")
+        assistant = train_assistant(config, dataset, accelerator)
+        wanted["assistant"] = read_json(output_dir / "assistant" / "recipe.json")
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
     return prepare_targets(
         output_dir / "targets" / digest,

@@ -4,8 +4,6 @@ Shape letters: P training positions, I items, K items with a share in the answer
 width of the student.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -50,8 +48,9 @@ def soft_cross_entropy(
         column[negatives] = torch.arange(num_sampled, device=items.device)
         twice = torch.zeros(len(items), num_sampled + 1, dtype=torch.bool, device=items.device)
         twice = twice.scatter_(1, column[items], value=True)[:, :-1]  # (P, M)
-        stands_for = math.log(max(num_items - items.shape[1], 1) / num_sampled)
-        sampled = (states @ table[negatives].T + stands_for).masked_fill(twice, LOWEST)
+        others = (num_items - (items != 0).sum(dim=1)).clamp(min=1)  # (P,)
+        stands_for = (others / (num_sampled - twice.sum(dim=1)).clamp(min=1)).log()
+        sampled = (states @ table[negatives].T + stands_for[:, None]).masked_fill(twice, LOWEST)
         own = chosen.masked_fill(items == 0, LOWEST)
         log_sum = torch.cat([own, sampled], dim=1).logsumexp(dim=1)
     lost = weights.sum(dim=1) * log_sum - (weights * chosen).sum(dim=1)

@@ -45,6 +45,7 @@ WINDOWS_AT_ONCE = 64
 class Targets:
     """Soft targets of a data set, memory-mapped."""
 
+    path: Path
     meta: dict[str, Any]
     item_ids: NDArray[np.int32]  # (R, K)
     log_probs: NDArray[np.float16]  # (R, K)
@@ -196,4 +197,4 @@ def prepare_targets(
         np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in ("item_ids", "log_probs")
     )
-    return Targets(read_json(meta_file), item_ids, log_probs, knowledge.rows)
+    return Targets(folder, read_json(meta_file), item_ids, log_probs, knowledge.rows)

@@ -1,9 +1,11 @@
 """A data set and language models small enough to train on within seconds."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset, leave_one_out, write_dataset
+from seqrec.knowledge import Knowledge, load_knowledge, save_knowledge
 
 import numpy as np
 import polars as pl
@@ -104,6 +106,63 @@ def tiny_dataset(
         split_name="leave-one-out",
         provenance={"source": "made by tests/conftest.py"},
     )
+
+
+@pytest.fixture
+def write_sequences(tmp_path: Path) -> Callable[[list[list[int]], int], SequenceDataset]:
+    """Return what writes users' sequences of items 1..I as a data set, split leave-one-out."""
+
+    def write(sequences: list[list[int]], num_items: int) -> SequenceDataset:
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        titles = [f"title {item}" for item in range(1, num_items + 1)]
+        return write_dataset(
+            tmp_path / "written",
+            name="written",
+            items=pl.DataFrame({"item_id": titles, "title": titles}),
+            user_ids=pl.Series([f"u{user}" for user in range(len(sequences))]),
+            events=np.concatenate(sequences).astype(np.int32),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            split=leave_one_out(lengths),
+            split_name="leave-one-out",
+            provenance={},
+        )
+
+    return write
+
+
+@pytest.fixture
+def make_knowledge(tmp_path: Path) -> Callable[..., Knowledge]:
+    """Return what writes and opens knowledge whose states are given, or else drawn by chance."""
+
+    def make(
+        dataset: SequenceDataset,
+        states: np.ndarray | None = None,  # (P, D), of all prefixes
+        item_vectors: np.ndarray | None = None,  # (I + 1, D)
+        *,
+        prefixes_per_user: int = 1000,
+        seed: int = 0,
+        name: str = "knowledge",
+    ) -> Knowledge:
+        rng = np.random.default_rng(seed)
+        num_prefixes = int(dataset.train_lengths.sum())
+        if states is None:
+            states = rng.normal(size=(num_prefixes, 6))
+        if item_vectors is None:
+            item_vectors = rng.normal(size=(dataset.num_items + 1, states.shape[1]))
+            item_vectors[0] = 0
+        save_knowledge(
+            tmp_path / name,
+            dataset,
+            iter([(np.arange(num_prefixes), states)]),
+            item_vectors,
+            text_vectors=rng.normal(size=(dataset.num_items + 1, 5)),
+            text_stats=np.stack([np.zeros(5), np.ones(5)]),
+            prefixes_per_user=prefixes_per_user,
+            teacher={"model": "made by tests/conftest.py"},
+        )
+        return load_knowledge(tmp_path / name, dataset)
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)

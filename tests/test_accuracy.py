@@ -35,6 +35,7 @@ from benchmarks.fusion import fuse
 from benchmarks.rows import ROWS, needs_teacher, select_rows
 from benchmarks.summary import fusion_pairs, gain, mean_times, summarize_row
 from export.graph import open_session
+from student import distill
 from student.distill import DistillConfig
 from student.model import Student
 
@@ -56,7 +57,7 @@ def ranks(*values: int) -> Evaluation:
 def config(
     tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AccuracyConfig:
-    teacher = f"--model {tiny_llm} --num-layers 1 --num-epochs 1 --item-dim 8 --max-len 6 --top-k 4"
+    teacher = f"--model {tiny_llm} --num-layers 1 --num-epochs 1 --item-dim 8 --max-len 6"
     return AccuracyConfig(
         data_dir=(tiny_dataset.path,),
         output_dir=tmp_path_factory.mktemp("accuracy"),
@@ -198,6 +199,91 @@ def test_cells_in_processes_of_their_own_give_the_same_results(
         before = read_finished(Cell("control", "gru", cell["seed"]), place)
         assert before is not None
         assert cell["file_sha256"] == before["file_sha256"]
+
+
+# What cells share.
+
+
+def test_what_is_shared_is_there_before_the_first_cell_begins(
+    config: AccuracyConfig, place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    fit = distill.fit
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        made.append(named["label"])
+        return fit(*arguments, **named)
+
+    class Begun(Exception):
+        pass
+
+    def begin(work: Any) -> None:
+        made.append("first cell")
+        raise Begun
+
+    monkeypatch.setattr(distill, "fit", counting)
+    monkeypatch.setattr(accuracy, "compute_here", begin)
+    for part in ("teacher", "knowledge"):
+        shutil.copytree(place.root / part, tmp_path / "tiny" / part)
+    rows = ("text", "distilled", "teacher-alone", "assistant-alone", "kd-weight-0.25")
+    start = dataclasses.replace(config, output_dir=tmp_path, rows=rows, teacher_flags="")
+    with pytest.raises(Begun):
+        run(start, "")
+    assert made == ["assistant", "first cell"]
+    folders = [path for path in (tmp_path / "tiny" / "targets").iterdir() if path.is_dir()]
+    recipes = [read_json(folder / "meta.json")["recipe"] for folder in folders]
+    # The fourth row learns otherwise from the same soft targets as the first.
+    assert sorted(str(recipe["teacher_share"]) for recipe in recipes) == ["0.0", "1.0", "None"]
+
+
+@pytest.mark.parametrize("rows", [("control",), ("text", "vectors")])
+def test_rows_without_soft_targets_share_nothing(
+    config: AccuracyConfig, place: Workplace, rows: tuple[str, ...], tmp_path: Path
+) -> None:
+    elsewhere = dataclasses.replace(place, root=tmp_path)
+    (cells, _) = plan(rows, ["gru"], [0])
+    accuracy.share_all_soft_targets(cells, elsewhere)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_made_for_cells_that_are_finished(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy, "share_soft_targets", refuse)
+    accuracy.share_all_soft_targets([Cell("distilled", "gru", seed) for seed in (0, 1)], place)
+
+
+def test_the_cost_of_what_is_shared_is_kept_and_told(
+    place: Workplace, results: dict[str, Any]
+) -> None:
+    told = {row["row"]: row["shared_times"] for row in results["rows"]}
+    assert told["distilled"].keys() == {"assistant", "soft targets"}
+    for times in told["distilled"].values():
+        assert times["cpu_s"] > 0
+        assert times["wall_s"] > 0
+    assert not any(times for row, times in told.items() if row != "distilled")
+    # It is the cost of making them, not of finding them there, whoever asks and when.
+    for seed in (0, 1):
+        assert cells.share_soft_targets(Cell("distilled", "gru", seed), place) == told["distilled"]
+    alone = cells.share_soft_targets(Cell("teacher-alone", "gru", 0), place)
+    assert alone.keys() == {"soft targets"}
+
+
+def test_the_cost_of_an_assistant_whose_training_was_killed_is_not_known(
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, save = dataclasses.replace(place, root=tmp_path), seqrec.training._save_checkpoint
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            cells.share_soft_targets(Cell("distilled", "gru", 0), elsewhere)
+    found = cells.share_soft_targets(Cell("distilled", "gru", 0), elsewhere)
+    assert found.keys() == {"soft targets"}
 
 
 def test_a_cell_that_fails_in_its_process_is_one_line_with_its_reason(
@@ -428,18 +514,26 @@ def test_the_time_left_is_that_of_the_cells_most_alike(elsewhere: Workplace) -> 
 # The table of rows.
 
 
-def test_each_ablation_is_one_override_away_from_distilled() -> None:
-    for name in select_or_skip("ablations"):
+# All others change one thing: what is owed to the language model at all is its start and its share.
+OF_TWO = {"no-language-model": {"init": "random", "teacher_share": 0.0}}
+
+
+def test_each_ablation_changes_one_thing_of_distilled() -> None:
+    for name in select_rows(["ablations"]):
         row = ROWS[name]
-        assert (row.kind, row.taught, len(row.overrides)) == ("student", True, 1), name
-        (setting, value) = next(iter(row.overrides.items()))
-        assert value != getattr(DistillConfig(), setting), name
+        if not row.ablation:
+            continue
+        assert (row.kind, row.taught) == ("student", True), name
+        assert row.overrides == OF_TWO[name] if name in OF_TWO else len(row.overrides) == 1, name
+        for setting, value in row.overrides.items():
+            assert value != getattr(DistillConfig(), setting), name
 
 
-def select_or_skip(names: str) -> list[str]:
-    if "init" not in {field.name for field in dataclasses.fields(DistillConfig)}:
-        pytest.skip("student.distill has no --init yet, which rows of the table set")
-    return [name for name in select_rows([names]) if ROWS[name].ablation]
+def test_the_rows_without_soft_targets_and_distilled_itself_are_what_they_say() -> None:
+    assert ROWS["text"].overrides == {"init": "text", "kd_weight": 0.0}
+    assert ROWS["vectors"].overrides == {"init": "teacher", "kd_weight": 0.0}
+    assert ROWS["distilled"].overrides == {}
+    assert not any(ROWS[name].ablation for name in ("text", "vectors", "distilled"))
 
 
 def test_the_rows_that_need_no_teacher_are_known() -> None:

@@ -80,13 +80,14 @@ def output_dir(
             num_layers=1,
             num_epochs=1,
             item_dim=16,
-            top_k=5,
             device="cpu",
             num_threads=1,
         )
     )
     knowledge = load_knowledge(path / "knowledge", cold_dataset)
-    config = DistillConfig(num_epochs=2, hidden_dim=16, batch_size=16, max_len=7, device="cpu")
+    config = DistillConfig(
+        output_dir=path, num_epochs=2, hidden_dim=16, batch_size=16, max_len=7, device="cpu"
+    )
     for arch in ("gru", "transformer"):
         for role, known in (("control", None), ("distilled", knowledge)):
             folder = path / "students" / arch / role

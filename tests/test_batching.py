@@ -14,37 +14,77 @@ import pytest
 MAX_LEN = 4
 
 
-def all_targets(dataset: SequenceDataset) -> Counter[int]:
-    return Counter(range(int(prefix_offsets(dataset)[-1])))
+def all_prefixes(dataset: SequenceDataset, *, followed: bool) -> Counter[tuple[int, int]]:
+    """Return each user's training positions, without the last where a target has to follow."""
+    return Counter(
+        (user, position)
+        for user, length in enumerate(dataset.train_lengths.tolist())
+        for position in range(length - followed)
+    )
 
 
+def user_and_position(dataset: SequenceDataset, prefix: int) -> tuple[int, int]:
+    """Find a prefix by counting training events user by user."""
+    for user, length in enumerate(dataset.train_lengths.tolist()):
+        if prefix < length:
+            return user, prefix
+        prefix -= length
+    raise AssertionError("there is no such prefix")
+
+
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("max_len", [1, 3, 4, 50])
 def test_every_training_target_is_in_exactly_one_batch_of_an_epoch(
-    tiny_dataset: SequenceDataset, max_len: int
+    tiny_dataset: SequenceDataset, max_len: int, whole: bool
 ) -> None:
-    batches = TrainingBatches(tiny_dataset, max_len, batch_size=8, seed=3)
+    batches = TrainingBatches(tiny_dataset, max_len, batch_size=8, seed=3, whole=whole)
     for epoch in range(3):
-        seen: Counter[int] = Counter()
+        learnt: Counter[tuple[int, int]] = Counter()
         for batch in batches.epoch(epoch)[1]:
             assert batch.items.shape[1] <= max_len
-            seen.update(batch.rows[batch.targets != PAD].tolist())
-        assert seen == all_targets(tiny_dataset)
+            prefixes = batch.prefixes[batch.targets != PAD].tolist()
+            learnt.update(user_and_position(tiny_dataset, prefix) for prefix in prefixes)
+        assert learnt == all_prefixes(tiny_dataset, followed=True)
 
 
-def test_a_batch_holds_the_events_it_says(tiny_dataset: SequenceDataset) -> None:
-    offsets = prefix_offsets(tiny_dataset)
-    batch = next(TrainingBatches(tiny_dataset, MAX_LEN, batch_size=5, seed=0).epoch(0)[1])
-    for items, targets, rows in zip(batch.items, batch.targets, batch.rows, strict=True):
-        for column in range(len(items)):
-            if items[column] == PAD:
-                assert targets[column] == PAD
-                assert rows[column] == -1
-                continue
-            user = int(np.searchsorted(offsets, int(rows[column]), side="right")) - 1
-            position = int(rows[column] - offsets[user]) + 1
-            sequence = tiny_dataset.train_sequence(user)
-            assert items[column] == sequence[position - 1]
-            assert targets[column] in (PAD, sequence[position])  # PAD: context only
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("max_len", [1, 3, 4, 50])
+def test_every_training_prefix_is_asked_once_and_the_longest_only_of_a_teacher(
+    tiny_dataset: SequenceDataset, max_len: int, whole: bool
+) -> None:
+    batches = TrainingBatches(tiny_dataset, max_len, batch_size=8, seed=3, whole=whole)
+    asked: Counter[tuple[int, int]] = Counter()
+    for batch in batches.epoch(1)[1]:
+        prefixes = batch.prefixes[batch.prefixes >= 0].tolist()
+        asked.update(user_and_position(tiny_dataset, prefix) for prefix in prefixes)
+        if not whole:  # nothing is asked there that has no target
+            assert ((batch.prefixes >= 0) == (batch.targets != PAD)).all()
+    assert asked == all_prefixes(tiny_dataset, followed=not whole)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_batch_holds_the_events_it_says(tiny_dataset: SequenceDataset, whole: bool) -> None:
+    found_last = 0
+    for batch in TrainingBatches(tiny_dataset, MAX_LEN, 5, seed=0, whole=whole).epoch(0)[1]:
+        for items, targets, prefixes in zip(*batch, strict=True):
+            user, last = user_and_position(tiny_dataset, int(prefixes[-1]))  # always asked
+            sequence = tiny_dataset.train_sequence(user).tolist()
+            for column in range(len(items)):
+                position = last - (len(items) - 1 - column)
+                if items[column] == PAD:
+                    assert (targets[column], prefixes[column]) == (PAD, -1)
+                    continue
+                assert items[column] == sequence[position]
+                if prefixes[column] < 0:
+                    assert targets[column] == PAD  # context only
+                    continue
+                assert user_and_position(tiny_dataset, int(prefixes[column])) == (user, position)
+                if position + 1 < len(sequence):
+                    assert targets[column] == sequence[position + 1]
+                else:  # what follows is held out
+                    assert targets[column] == PAD
+                    found_last += 1
+    assert found_last == (np.count_nonzero(tiny_dataset.train_lengths) if whole else 0)
 
 
 def test_padding_stands_on_the_left(tiny_dataset: SequenceDataset) -> None:
@@ -64,33 +104,33 @@ def test_long_sequences_are_cut_at_other_places_in_other_epochs(
     assert cuts[0] != cuts[1]
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(("max_len", "stride"), [(1, 1), (5, 2), (6, 3), (6, 6), (6, 1), (50, 25)])
-@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
-def test_each_target_is_in_one_window_with_the_promised_context(
-    tiny_dataset: SequenceDataset, max_len: int, stride: int, rng: np.random.Generator | None
+@pytest.mark.parametrize("seed", [None, 0])
+def test_each_prefix_is_asked_in_one_window_with_the_promised_context(
+    tiny_dataset: SequenceDataset, max_len: int, stride: int, seed: int | None, whole: bool
 ) -> None:
-    windows = cut_windows(tiny_dataset, max_len, stride, rng)
-    rows = prefix_offsets(tiny_dataset)
-    seen: Counter[int] = Counter()
+    rng = None if seed is None else np.random.default_rng(seed)
+    windows = cut_windows(tiny_dataset, max_len, stride, rng, whole=whole)
+    offsets = prefix_offsets(tiny_dataset)
+    seen: Counter[tuple[int, int]] = Counter()
     for number in range(len(windows)):
-        batch = make_batch(tiny_dataset, rows, windows, np.array([number]))
-        answered = batch.rows[batch.targets != PAD].tolist()
-        seen.update(answered)
-        user, start = windows.users[number], windows.starts[number]
-        for row in answered:
-            position = row - rows[user] + 1  # of the target
-            context = position - start
-            assert context <= max_len
-            assert context >= min(position, max(max_len - stride, 1))
-    assert seen == all_targets(tiny_dataset)
+        batch = make_batch(tiny_dataset, offsets, windows, np.array([number]))
+        for prefix in batch.prefixes[batch.prefixes >= 0].tolist():
+            user, position = user_and_position(tiny_dataset, prefix)
+            assert user == windows.users[number]
+            context = position + 1 - windows.starts[number]  # items up to and with this one
+            assert min(position + 1, max(max_len - stride, 1)) <= context <= max_len
+            seen[user, position] += 1
+    assert seen == all_prefixes(tiny_dataset, followed=not whole)
 
 
 def test_processes_share_an_epoch_and_take_equally_many_batches(
     tiny_dataset: SequenceDataset,
 ) -> None:
     batches = TrainingBatches(tiny_dataset, MAX_LEN, batch_size=7, seed=0)
-    alone = {tuple(b.rows.flatten().tolist()) for b in batches.epoch(5)[1]}
+    alone = {tuple(b.prefixes.flatten().tolist()) for b in batches.epoch(5)[1]}
     shares = [batches.epoch(5, process_index=i, num_processes=3) for i in range(3)]
     assert len({count for count, _ in shares}) == 1
-    together = {tuple(b.rows.flatten().tolist()) for _, share in shares for b in share}
+    together = {tuple(b.prefixes.flatten().tolist()) for _, share in shares for b in share}
     assert together == alone

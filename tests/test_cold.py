@@ -448,9 +448,9 @@ def test_users_states_are_those_after_their_training_events(cold_dataset: Sequen
     np.testing.assert_allclose(found, np.stack(expected)[order], atol=1e-5)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5])
+@pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_of_new_items_that_makes_no_sense_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"--new-item-share {share} is not above 0 and up to 1"):
+    with pytest.raises(ValueError, match=rf"--new-item-share {share} is not between 0 and 1"):
         DistillConfig(new_item_share=share)
 
 

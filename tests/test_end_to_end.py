@@ -60,8 +60,6 @@ def finished(
         "2",
         "--num-epochs",
         "20",
-        "--top-k",
-        "8",
     )
     type_in(
         "-m",

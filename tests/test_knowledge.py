@@ -5,32 +5,40 @@ from pathlib import Path
 from seqrec.batching import prefix_offsets
 from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import StaleKnowledgeError
-from seqrec.knowledge import knowledge_bytes, load_knowledge, row_numbers, save_knowledge
+from seqrec.knowledge import knowledge_bytes, load_knowledge, save_knowledge
 
 import numpy as np
 import pytest
 
-TOP_K = 3
+DIM = 8
 
 
-def fake_answers(dataset: SequenceDataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Answer prefix p with items p % I + 1, ... and logits -p, ..., in a shuffled order."""
+def states_of(prefixes: np.ndarray) -> np.ndarray:
+    """Return a state of its own for each prefix, (N, DIM), exact in float16."""
+    return (prefixes[:, None] + np.arange(DIM)).astype(np.float64)
+
+
+def fake_answers(dataset: SequenceDataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Answer every prefix with its state, in a shuffled order."""
     prefixes = np.random.default_rng(0).permutation(prefix_offsets(dataset)[-1])
     for chosen in np.array_split(prefixes, 7):
-        first = chosen[:, None] + np.arange(TOP_K)
-        yield chosen, first % dataset.num_items + 1, -first / 64
+        yield chosen, states_of(chosen)
 
 
-def save(path: Path, dataset: SequenceDataset, prefixes_per_user: int = 1000) -> None:
-    vectors = np.random.default_rng(0).normal(size=(dataset.num_items + 1, 8))
+def save(
+    path: Path,
+    dataset: SequenceDataset,
+    prefixes_per_user: int = 1000,
+    answers: Iterator[tuple[np.ndarray, np.ndarray]] | None = None,
+) -> None:
+    vectors = np.random.default_rng(0).normal(size=(dataset.num_items + 1, DIM))
     save_knowledge(
         path,
         dataset,
-        fake_answers(dataset),
+        fake_answers(dataset) if answers is None else answers,
         vectors,
         text_vectors=np.eye(dataset.num_items + 1, 6),
         text_stats=np.stack([np.arange(6.0), np.full(6, 0.5)]),
-        top_k=TOP_K,
         prefixes_per_user=prefixes_per_user,
         teacher={"model": "fake"},
     )
@@ -50,8 +58,19 @@ def test_each_prefix_gets_back_its_own_answer(
         assert (rows[:-prefixes_per_user] == -1).all()
         for prefix, row in zip(prefixes, rows, strict=True):
             if row >= 0:
-                assert knowledge.item_ids[row, 0] == prefix % tiny_dataset.num_items + 1
-                assert knowledge.logits[row, 0] == np.float16(-prefix / 64)
+                assert np.array_equal(knowledge.states[row], states_of(np.array([prefix]))[0])
+    used = knowledge.rows[knowledge.rows >= 0]
+    assert sorted(used) == list(range(len(knowledge.states)))  # no row is shared, none is idle
+
+
+def test_a_teacher_that_leaves_a_prefix_out_writes_nothing(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    last = prefix_offsets(tiny_dataset)[-1] - 1  # a user's longest prefix
+    answered = [(p[p != last], s[p != last]) for p, s in fake_answers(tiny_dataset)]
+    with pytest.raises(AssertionError, match="unanswered"):
+        save(tmp_path / "knowledge", tiny_dataset, answers=iter(answered))
+    assert not (tmp_path / "knowledge").exists()
 
 
 def test_item_texts_come_back_with_what_standardised_them(
@@ -67,9 +86,10 @@ def test_item_texts_come_back_with_what_standardised_them(
 def test_the_stated_size_is_the_size_on_disk(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
     save(tmp_path / "knowledge", tiny_dataset, prefixes_per_user=2)
     knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
-    stated = knowledge_bytes(tiny_dataset, TOP_K, prefixes_per_user=2)
-    assert stated == knowledge.item_ids.nbytes + knowledge.logits.nbytes
-    assert (row_numbers(tiny_dataset, 2) >= 0).sum() * TOP_K * 6 == stated
+    stated = knowledge_bytes(tiny_dataset, DIM, prefixes_per_user=2)
+    assert stated == knowledge.states.nbytes
+    rows = sum(min(length, 2) for length in tiny_dataset.train_lengths.tolist())
+    assert stated == rows * DIM * 2  # two bytes a number
 
 
 def test_missing_knowledge_is_refused_with_the_command_that_makes_it(
@@ -93,7 +113,7 @@ def test_with_a_teacher_at_hand_only_its_answers_are_asked_for_again(
 
 @pytest.mark.parametrize(
     "name",
-    ["item_ids.npy", "logits.npy", "item_vectors.npy", "text_vectors.npy", "text_stats.npy"],
+    ["states.npy", "item_vectors.npy", "text_vectors.npy", "text_stats.npy"],
 )
 @pytest.mark.parametrize("damage", ["one byte changed", "cut short", "removed"])
 def test_damaged_knowledge_is_refused_with_the_command_that_rebuilds_it(

@@ -7,7 +7,6 @@ from seqrec.errors import ModelError
 import pytest
 import torch
 
-from student.losses import hard_loss, soft_loss
 from student.model import Arch, Student, StudentConfig
 
 ARCHS: tuple[Arch, ...] = ("gru", "transformer")
@@ -81,32 +80,6 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
     with pytest.raises(ModelError, match="no usable student"):
         Student.from_pretrained(tmp_path / "a")
-
-
-def test_hard_loss_is_minus_the_log_probability_of_the_target() -> None:
-    logits = torch.tensor([[1.0, 2.0, 5.0]]).log()  # odds of items 1, 2, 3
-    assert hard_loss(logits, torch.tensor([3])).exp().item() == pytest.approx(8 / 5)
-
-
-def test_soft_loss_is_zero_when_the_student_agrees_with_the_teacher() -> None:
-    logits = torch.tensor([[0.5, -1.0, 2.0]])
-    items = torch.tensor([[3, 1, 2]])
-    agreeing = torch.tensor([[2.0, 0.5, -1.0]]) + 7  # a constant changes no probability
-    assert soft_loss(logits, items, agreeing, temperature=3.0).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_soft_loss_is_the_kl_divergence_times_the_squared_temperature() -> None:
-    # Student uniform over four items; teacher 1/2, 1/2 on two of them: KL = log(1/2 / 1/4) = log 2.
-    uniform = torch.zeros(1, 4)
-    loss = soft_loss(uniform, torch.tensor([[1, 4]]), torch.zeros(1, 2), temperature=3.0)
-    assert loss.item() == pytest.approx(9 * 0.6931472)
-
-
-def test_soft_loss_counts_mass_outside_the_teachers_items_against_the_student() -> None:
-    items, teacher = torch.tensor([[1, 2]]), torch.zeros(1, 2)
-    inside = soft_loss(torch.tensor([[1.0, 1.0, -5.0]]), items, teacher, 1.0)
-    outside = soft_loss(torch.tensor([[1.0, 1.0, 5.0]]), items, teacher, 1.0)
-    assert outside > inside + 1
 
 
 @pytest.mark.parametrize("arch", ARCHS)

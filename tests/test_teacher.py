@@ -7,6 +7,7 @@ from pathlib import Path
 from seqrec.batching import prefix_offsets
 from seqrec.data import PAD, SequenceDataset
 from seqrec.errors import ModelError, SourceError
+from seqrec.knowledge import load_knowledge
 
 import numpy as np
 import pytest
@@ -253,27 +254,37 @@ def test_a_texts_vector_does_not_depend_on_the_texts_beside_it(tiny_llm: Path) -
         )
 
 
-def test_the_teacher_answers_every_training_prefix_as_the_model_does(
-    teacher: Teacher, tiny_dataset: SequenceDataset
+@pytest.mark.parametrize("prefixes_per_user", [3, 1000])
+def test_states_times_item_vectors_are_the_teachers_own_scores(
+    tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path: Path, prefixes_per_user: int
 ) -> None:
+    teacher = make_teacher(tiny_dataset, tiny_llm)
+    extract_knowledge(
+        teacher, tiny_dataset, tmp_path / "k", prefixes_per_user=prefixes_per_user, batch_size=4
+    )
+    knowledge = load_knowledge(tmp_path / "k", tiny_dataset)
+    logits = knowledge.states.astype(np.float32) @ knowledge.item_vectors.astype(np.float32).T
     offsets = prefix_offsets(tiny_dataset)
-    answered = {}
-    for prefixes, items, logits in answers(teacher, tiny_dataset, top_k=5, batch_size=4):
-        for prefix, ids, values in zip(prefixes, items, logits, strict=True):
-            answered[int(prefix)] = (ids, values)
-    assert sorted(answered) == list(range(offsets[-1]))
-    # A user's first prefixes are seen whole: compare with the model asked directly.
-    for user in range(0, tiny_dataset.num_users, 7):
-        sequence = tiny_dataset.train_sequence(user)
-        for length in range(1, min(len(sequence) - 1, teacher.config.max_len) + 1):
+    for user in range(0, tiny_dataset.num_users, 3):
+        sequence = tiny_dataset.train_sequence(user).astype(np.int64)
+        rows = knowledge.rows[offsets[user] : offsets[user + 1]]
+        assert (rows[-prefixes_per_user:] >= 0).all()
+        # `max_len` is 6, windows are 3 apart: position 5 is the last one answered from the first
+        # window, 6 to 8 are answered from the items 3 on, 9 to 11 from the items 6 on.
+        for position in {0, 5, 6, 8, 9, len(sequence) - 1} & set(np.flatnonzero(rows >= 0)):
+            start = 0 if position < 6 else position // 3 * 3 - 3
             with torch.inference_mode():
-                history = torch.from_numpy(sequence[:length].astype(np.int64))
-                scores = teacher(history[None])[0]
-                scores[PAD] = -torch.inf
-            ids, values = answered[int(offsets[user]) + length - 1]
-            expected = scores.log_softmax(dim=0)
-            np.testing.assert_allclose(values, expected[ids], atol=5e-3)
-            np.testing.assert_allclose(values, expected.topk(5).values, atol=5e-3)
+                scores = teacher(torch.from_numpy(sequence[None, start : position + 1]))[0]
+            np.testing.assert_allclose(logits[rows[position], 1:], scores[1:], atol=2e-2)
+
+
+def test_every_prefix_is_asked_once(teacher: Teacher, tiny_dataset: SequenceDataset) -> None:
+    asked = [
+        prefix
+        for prefixes, states in answers(teacher, tiny_dataset, batch_size=4)
+        for prefix, _ in zip(prefixes.tolist(), states, strict=True)
+    ]
+    assert sorted(asked) == list(range(tiny_dataset.train_lengths.sum()))
 
 
 def test_a_teacher_of_other_data_is_not_asked(
@@ -282,5 +293,5 @@ def test_a_teacher_of_other_data_is_not_asked(
     meta = {**tiny_dataset.meta, "fingerprint": "f" * 64}
     other = dataclasses.replace(tiny_dataset, meta=meta)
     with pytest.raises(ModelError, match=r"trained on data set .* Train it again"):
-        extract_knowledge(teacher, other, tmp_path / "k", top_k=3, prefixes_per_user=9)
+        extract_knowledge(teacher, other, tmp_path / "k", prefixes_per_user=9)
     assert not (tmp_path / "k").exists()

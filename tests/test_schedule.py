@@ -1,0 +1,96 @@
+"""The rules of a schedule, on data whose windows and targets are counted by hand."""
+
+from pathlib import Path
+
+from seqrec.data import SequenceDataset
+from seqrec.schedule import (
+    Schedule,
+    fit_schedule,
+    num_negatives,
+    student_learning_rate,
+    student_schedule,
+    teacher_schedule,
+)
+
+import numpy as np
+import pytest
+
+
+def dataset_of(num_users: int, num_train_events: int) -> SequenceDataset:
+    """Return equal users; nothing but how many of what there are matters here."""
+    length = num_train_events + 2
+    split = [[num_train_events, num_train_events, num_train_events + 1]] * num_users
+    return SequenceDataset(
+        Path("nowhere"),
+        {},
+        np.ones(num_users * length, dtype=np.int32),
+        np.arange(num_users + 1) * length,
+        np.array(split),
+        np.empty(0, dtype=np.int64),
+    )
+
+
+# Ten users with 5 targets each: 50 targets, and two windows of 4 inputs, 2 apart: 20 windows.
+@pytest.mark.parametrize(
+    ("steps", "num_targets", "expected"),
+    [
+        (3, 300, Schedule(num_epochs=6, batch_size=4)),  # 20 / 3 = 6.7: the power of 2 below
+        (5, 330, Schedule(num_epochs=7, batch_size=4)),  # 330 / 50 = 6.6, rounded
+        (1, 300, Schedule(num_epochs=6, batch_size=8)),  # 16, were it not for the bound
+        (100, 300, Schedule(num_epochs=6, batch_size=2)),  # fewer windows than steps
+        (3, 100_000, Schedule(num_epochs=9, batch_size=4)),
+        (3, 10, Schedule(num_epochs=2, batch_size=4)),
+    ],
+)
+def test_epochs_and_batches_follow_the_data_within_their_bounds(
+    steps: int, num_targets: int, expected: Schedule
+) -> None:
+    found = fit_schedule(
+        dataset_of(10, 6),
+        max_len=4,
+        steps=steps,
+        batches=(2, 8),
+        num_targets=num_targets,
+        epochs=(2, 9),
+    )
+    assert found == expected
+
+
+def test_windows_that_do_not_overlap_are_fewer() -> None:
+    # 9 inputs: cut 4 apart they make 3 windows of 4, ten users 30; cut 1 apart, 6 windows, 60.
+    bounds = {"steps": 1, "batches": (1, 64), "num_targets": 1, "epochs": (1, 1)}
+    for stride, batch_size in [(4, 16), (1, 32)]:
+        found = fit_schedule(dataset_of(10, 10), max_len=4, stride=stride, **bounds)  # type: ignore[arg-type]
+        assert found.batch_size == batch_size
+
+
+@pytest.mark.parametrize("num_train_events", [0, 1])
+def test_data_without_a_target_have_a_schedule(num_train_events: int) -> None:
+    found = student_schedule(dataset_of(3, num_train_events), max_len=50)
+    assert found == Schedule(num_epochs=24, batch_size=32)
+
+
+@pytest.mark.parametrize(
+    ("num_users", "teacher", "student"),
+    [
+        (10, Schedule(8, 16), Schedule(24, 32)),  # 250 targets: all bounds of small data
+        (4_000, Schedule(6, 16), Schedule(24, 32)),  # 600,000 / 100,000; 4,000 / 150 = 26.7
+        (10_000, Schedule(2, 64), Schedule(12, 64)),  # 3,000,000 / 250,000; 10,000 / 150 = 66.7
+        (40_000, Schedule(2, 64), Schedule(6, 128)),  # 1,000,000 targets: all those of large
+    ],
+)
+def test_teacher_and_student_keep_to_the_rules_that_are_written_down(
+    num_users: int, teacher: Schedule, student: Schedule
+) -> None:
+    dataset = dataset_of(num_users, 26)  # 25 targets each, in one window
+    assert teacher_schedule(dataset, max_len=30) == teacher
+    assert student_schedule(dataset, max_len=50) == student
+
+
+def test_the_learning_rate_grows_with_the_root_of_the_batch() -> None:
+    assert student_learning_rate(128) == pytest.approx(4e-3)
+    assert student_learning_rate(32) == pytest.approx(2e-3)
+
+
+def test_a_small_catalogue_is_not_sampled() -> None:
+    assert [num_negatives(n) for n in (30, 2048, 2049, 50_000)] == [0, 0, 1024, 1024]

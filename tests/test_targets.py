@@ -1,0 +1,273 @@
+"""Soft targets: what teacher and assistant together answer, and who of them is listened to."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seqrec.batching import prefix_offsets
+from seqrec.data import SequenceDataset
+from seqrec.knowledge import Knowledge
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from student import targets
+from student.model import Student, StudentConfig
+from student.targets import FALLBACK_SHARE, Pool, Targets, choose_share, prepare_targets
+
+CPU = torch.device("cpu")
+NUM_ITEMS, NUM_USERS, STRENGTH, NOISE = 20, 120, 10.0, 30.0
+MakeKnowledge = Callable[..., Knowledge]
+WriteSequences = Callable[[list[list[int]], int], SequenceDataset]
+
+
+class Opponent(nn.Module):
+    """Stands for an assistant: its logits depend on the last item alone, (I + 1, I)."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.by_last_item = logits
+        self.config = StudentConfig(arch="gru", num_items=logits.shape[1], max_len=8)
+
+    def encode(self, items: Tensor, *, last_only: bool = False) -> Tensor:
+        return self.by_last_item[items[:, -1:] if last_only else items]
+
+    def logits(self, states: Tensor) -> Tensor:
+        return states
+
+
+def knows_the_shelf() -> Tensor:
+    """Return logits that prefer the next item on the shelf."""
+    logits = torch.zeros(NUM_ITEMS + 1, NUM_ITEMS)
+    logits[torch.arange(1, NUM_ITEMS + 1), torch.arange(1, NUM_ITEMS + 1) % NUM_ITEMS] = STRENGTH
+    return logits
+
+
+def noise() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(NUM_ITEMS + 1, NUM_ITEMS, generator=generator) * NOISE
+
+
+@pytest.fixture
+def shelf(write_sequences: WriteSequences) -> SequenceDataset:
+    """Users who take five to seven books in shelf order, wherever they start."""
+    starts = np.random.default_rng(0).integers(NUM_ITEMS, size=NUM_USERS)
+    sequences = [
+        ((start + np.arange(5 + user % 3)) % NUM_ITEMS + 1).tolist()
+        for user, start in enumerate(starts)
+    ]
+    return write_sequences(sequences, NUM_ITEMS)
+
+
+def teacher_of(
+    dataset: SequenceDataset, logits: Tensor, make_knowledge: MakeKnowledge
+) -> Knowledge:
+    """Make the knowledge of a teacher with these logits after each last item."""
+    last_items = np.concatenate([dataset.train_sequence(u) for u in range(dataset.num_users)])
+    vectors = np.eye(NUM_ITEMS + 1, NUM_ITEMS, k=-1)  # of item i: unit vector i - 1
+    return make_knowledge(dataset, logits.numpy()[last_items], vectors)
+
+
+def pool_of(knowledge: Knowledge, assistant: Any) -> Pool:
+    vectors = torch.from_numpy(knowledge.item_vectors.astype(np.float32))
+    return Pool(knowledge, vectors, assistant)
+
+
+def small_student(num_items: int, max_len: int = 30) -> Student:
+    torch.manual_seed(0)
+    student = Student(
+        StudentConfig(arch="transformer", num_items=num_items, hidden_dim=8, max_len=max_len)
+    )
+    nn.init.normal_(student.item_embedding.weight[1:].data)
+    return student.eval()
+
+
+def prepare(
+    folder: Path,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    assistant: Any,
+    share: float | None,
+    recipe: str = "one",
+    top_k: int = 4,
+) -> Targets:
+    return prepare_targets(
+        folder,
+        dataset,
+        knowledge,
+        assistant,
+        share=share,
+        top_k=top_k,
+        recipe={"recipe": recipe},
+        device=CPU,
+    )
+
+
+# The mixture.
+
+
+def test_a_mixture_is_the_mean_of_log_probabilities_by_shares(
+    tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge
+) -> None:
+    pool = pool_of(make_knowledge(tiny_dataset), Opponent(torch.zeros(4, 3)))
+    teacher, assistant = torch.tensor([[0.8, 0.1, 0.1]]).log(), torch.tensor([[0.2, 0.4, 0.4]])
+    found = pool.mixed(teacher, assistant.log() + 5, 0.25).exp()[0].tolist()
+    expected = [0.8**0.25 * 0.2**0.75, 0.1**0.25 * 0.4**0.75, 0.1**0.25 * 0.4**0.75]
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("share", "prefixes_per_user"), [(0.3, 1000), (0.5, 4), (0.0, 1000)])
+def test_each_prefix_gets_the_best_of_what_both_say_to_it(
+    tiny_dataset: SequenceDataset,
+    make_knowledge: MakeKnowledge,
+    tmp_path: Path,
+    share: float,
+    prefixes_per_user: int,
+) -> None:
+    knowledge = make_knowledge(tiny_dataset, prefixes_per_user=prefixes_per_user)
+    student = small_student(tiny_dataset.num_items)
+    found = prepare(tmp_path / "t", tiny_dataset, knowledge, student, share)
+    prefix, row = 0, 0
+    vectors = torch.from_numpy(knowledge.item_vectors[1:].astype(np.float32))
+    for user in range(tiny_dataset.num_users):
+        sequence = torch.from_numpy(tiny_dataset.train_sequence(user).astype(np.int64))
+        for length in range(1, len(sequence) + 1):
+            items, log_probs = found(torch.tensor([prefix]))
+            prefix += 1
+            if length <= len(sequence) - prefixes_per_user:
+                assert items.tolist() == [[0] * 4]  # nobody was asked
+                continue
+            state = torch.from_numpy(knowledge.states[row].astype(np.float32))
+            row += 1
+            with torch.inference_mode():
+                own = student(sequence[None, :length])[0, 1:].log_softmax(dim=0)
+            mixed = share * (vectors @ state).log_softmax(dim=0) + (1 - share) * own
+            expected = mixed.log_softmax(dim=0)
+            assert items[0].tolist() == (expected.argsort(descending=True)[:4] + 1).tolist()
+            torch.testing.assert_close(
+                log_probs[0], expected[items[0] - 1], atol=5e-3, rtol=1e-3
+            )  # float16
+    assert prefix == tiny_dataset.train_lengths.sum()
+
+
+def test_a_teacher_who_answers_alone_needs_no_assistant(
+    shelf: SequenceDataset, make_knowledge: MakeKnowledge, tmp_path: Path
+) -> None:
+    knowledge = teacher_of(shelf, knows_the_shelf(), make_knowledge)
+    found = prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
+    assert found.meta["share"] == 1.0
+    best = math.exp(STRENGTH) / (math.exp(STRENGTH) + NUM_ITEMS - 1)
+    prefixes = torch.arange(int(prefix_offsets(shelf)[-1]))
+    items, log_probs = found(prefixes)
+    assert log_probs[:, 0].tolist() == pytest.approx([math.log(best)] * len(prefixes), abs=1e-4)
+    last_items = np.concatenate([shelf.train_sequence(u) for u in range(shelf.num_users)])
+    assert items[:, 0].tolist() == (last_items % NUM_ITEMS + 1).tolist()
+
+
+def test_no_more_items_are_kept_than_there_are(
+    shelf: SequenceDataset, make_knowledge: MakeKnowledge, tmp_path: Path
+) -> None:
+    knowledge = teacher_of(shelf, noise(), make_knowledge)
+    found = prepare(tmp_path / "t", shelf, knowledge, None, share=1.0, top_k=64)
+    assert found.item_ids.shape == (shelf.train_lengths.sum(), NUM_ITEMS)
+    assert (np.sort(found.item_ids, axis=1) == np.arange(1, NUM_ITEMS + 1)).all()
+
+
+# Who is listened to.
+
+
+@pytest.mark.parametrize(
+    ("teacher", "assistant", "share"),
+    [(knows_the_shelf, noise, 1.0), (noise, knows_the_shelf, 0.0)],
+)
+def test_validation_listens_to_the_one_who_knows(
+    shelf: SequenceDataset,
+    make_knowledge: MakeKnowledge,
+    tmp_path: Path,
+    teacher: Callable[[], Tensor],
+    assistant: Callable[[], Tensor],
+    share: float,
+) -> None:
+    knowledge = teacher_of(shelf, teacher(), make_knowledge)
+    found = prepare(tmp_path / "t", shelf, knowledge, Opponent(assistant()), share=None)
+    assert found.meta["share"] == share
+    tried = found.meta["tried"]
+    assert tried[str(share)] == pytest.approx(1.0)  # always the next on the shelf
+    assert all(value < 0.99 for other, value in tried.items() if other != str(share))
+    chosen = prepare(tmp_path / "u", shelf, knowledge, Opponent(assistant()), share=share)
+    assert np.array_equal(found.item_ids, chosen.item_ids)
+
+
+def test_the_value_of_a_share_is_what_a_direct_computation_gives(
+    shelf: SequenceDataset, make_knowledge: MakeKnowledge
+) -> None:
+    teacher, assistant = noise().flip(0) / NOISE, noise() / NOISE
+    pool = pool_of(teacher_of(shelf, teacher, make_knowledge), Opponent(assistant))
+    found = choose_share(pool, shelf, batch_size=50)
+    values = []
+    for user in range(shelf.num_users):
+        *history, target, _ = shelf.sequence(user).tolist()
+        own, other = (t[history[-1]].log_softmax(dim=0) for t in (assistant, teacher))
+        mixed = (0.25 * other + 0.75 * own).tolist()
+        left = [item for item in range(1, NUM_ITEMS + 1) if item not in history]
+        rank = 1 + sum(mixed[item - 1] > mixed[target - 1] for item in left)
+        values.append(1 / math.log2(rank + 1) if rank <= 10 else 0.0)
+    # The teacher's states are float16: now and then two items change places.
+    assert found["0.25"] == pytest.approx(np.mean(values), abs=0.01)
+
+
+def test_with_too_few_users_to_choose_by_both_count_alike(
+    tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge, tmp_path: Path
+) -> None:
+    student = small_student(tiny_dataset.num_items)
+    knowledge = make_knowledge(tiny_dataset)
+    found = prepare(tmp_path / "t", tiny_dataset, knowledge, student, share=None)
+    assert found.meta["tried"] == {}
+    assert found.meta["share"] == FALLBACK_SHARE == 0.5
+
+
+# What is made stays.
+
+
+def test_soft_targets_are_made_once_for_a_recipe(
+    shelf: SequenceDataset,
+    make_knowledge: MakeKnowledge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    knowledge = teacher_of(shelf, knows_the_shelf(), make_knowledge)
+    made = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), share=1.0)
+    answers, calls = targets.answers, []
+
+    def counting(*arguments: Any) -> Any:
+        calls.append(arguments[2])
+        return answers(*arguments)
+
+    monkeypatch.setattr(targets, "answers", counting)
+    again = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), share=1.0)
+    assert calls == []
+    assert np.array_equal(made.item_ids, again.item_ids)
+    other = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), share=0.0, recipe="two")
+    assert calls == [0.0]
+    assert not np.array_equal(made.item_ids, other.item_ids)
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_finished(
+    shelf: SequenceDataset,
+    make_knowledge: MakeKnowledge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dying(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    knowledge = teacher_of(shelf, knows_the_shelf(), make_knowledge)
+    with monkeypatch.context() as patch:
+        patch.setattr(targets, "answers", dying)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
+    assert not (tmp_path / "t").exists()
+    assert (prepare(tmp_path / "t", shelf, knowledge, None, share=1.0).item_ids > 0).all()
