@@ -39,6 +39,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the teacher's, to choose from
 MIN_USERS = 100  # with fewer to validate on, a choice would be chance
 FALLBACK_SHARE = 0.5
 WINDOWS_AT_ONCE = 64
+ROWS_AT_ONCE = 512  # times the catalogue is what has to fit into memory
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,18 @@ def answers(
         rows = np.full(batch.prefixes.shape, -1)
         asked = batch.prefixes.numpy() >= 0
         rows[asked] = pool.knowledge.rows[batch.prefixes.numpy()[asked]]
-        known = torch.from_numpy(rows >= 0).to(pool.device)
-        states = (
-            pool.assistant.encode(batch.items.to(pool.device))[known] if pool.assistant else None
-        )
+        states = None
+        if pool.assistant:
+            known = torch.from_numpy(rows >= 0).to(pool.device)
+            states = pool.assistant.encode(batch.items.to(pool.device))[known]
         rows = rows[rows >= 0]
-        mixed = pool.mixed(pool.teacher(rows), states, share).log_softmax(dim=1)
-        best, items = mixed.topk(top_k, dim=1)
-        yield rows, items.cpu().numpy() + 1, best.cpu().numpy()
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            part = slice(first, first + ROWS_AT_ONCE)
+            mixed = pool.mixed(
+                pool.teacher(rows[part]), None if states is None else states[part], share
+            )
+            best, items = mixed.log_softmax(dim=1).topk(top_k, dim=1)
+            yield rows[part], items.cpu().numpy() + 1, best.cpu().numpy()
 
 
 def prepare_targets(
