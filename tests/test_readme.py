@@ -7,6 +7,7 @@ from pathlib import Path
 from seqrec.files import read_json
 from seqrec.prepare import PrepareConfig
 
+from benchmarks.accuracy import AccuracyConfig
 from benchmarks.cold import ColdConfig
 from benchmarks.latency import BenchmarkConfig
 from benchmarks.report import format_table
@@ -33,6 +34,7 @@ def test_every_flag_it_names_exists() -> None:
         AddItemsConfig,
         BenchmarkConfig,
         ColdConfig,
+        AccuracyConfig,
     )
     flags = {
         "--" + field.name.replace("_", "-") for c in configs for field in dataclasses.fields(c)
