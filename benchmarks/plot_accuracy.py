@@ -133,10 +133,11 @@ def draw(results: dict[str, Any]) -> Figure:
         )
         axes.set_xlabel("NDCG@10 over the control, %; bar: 95 % interval")
     panels[0].set_yticks(range(len(names)), names)
-    seeds = max((len(row["seeds"]) for row in results["rows"]), default=0)
+    counts = sorted({len(row["seeds"]) for row in results["rows"]} - {0}) or [1]
+    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     figure.suptitle(
         f"{data['name']}: {data['num_users']:,} users, {data['num_items']:,} items, "
-        f"{data['protocol'].replace('_', ' ')}, mean of {seeds} seed{'s' * (seeds != 1)}",
+        f"{data['protocol'].replace('_', ' ')}, mean of {seeds} seed{'s' * (counts[-1] != 1)}",
         x=0.01,
         ha="left",
         fontsize=11,
