@@ -297,7 +297,7 @@ def test_a_cell_that_fails_in_its_process_is_one_line_with_its_reason(
 def test_a_cell_whose_grid_has_ended_does_not_begin(
     elsewhere: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(cells.END_WITH_PARENT, "1")  # the grid's process number; not our parent's
+    monkeypatch.setenv(cells.END_WITH_PARENT, "-1")  # no process has that number
     monkeypatch.setattr(cells, "COMPUTE", dict.fromkeys(cells.COMPUTE, refuse))
     monkeypatch.setattr(cells.ctypes, "CDLL", lambda name: SimpleNamespace(prctl=lambda *_: 0))
     monkeypatch.setattr(cells.sys, "platform", "linux")
