@@ -5,7 +5,7 @@ python -m benchmarks.plot --input runs/ml-100k/benchmark.json --output benchmark
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,10 +193,17 @@ def _describe(figure: Figure, axes: Axes, results: dict[str, Any]) -> None:
 
 def write_figure(results: dict[str, Any], path: Path) -> None:
     """Draw results and write the picture, beside `path` first."""
+    save_figure(draw, results, path)
+
+
+def save_figure(
+    drawing: Callable[[dict[str, Any]], Figure], results: dict[str, Any], path: Path
+) -> None:
+    """Write what `drawing` makes of results, in the common style, beside `path` first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
     with mpl.rc_context(STYLE):
-        draw(results).savefig(
+        drawing(results).savefig(
             beside, metadata={"Software": None} if path.suffix == ".png" else None
         )
     beside.replace(path)

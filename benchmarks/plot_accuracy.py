@@ -13,14 +13,13 @@ from seqrec.config import flag, parse_flags
 from seqrec.errors import DataError, run_main
 from seqrec.files import read_json
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from benchmarks.plot import FAMILY_COLORS, OTHER_COLOR, STYLE
+from benchmarks.plot import FAMILY_COLORS, OTHER_COLOR, save_figure
 from benchmarks.rows import CONTROL
 
 logger = logging.getLogger(__name__)
@@ -153,13 +152,7 @@ def draw(results: dict[str, Any]) -> Figure:
 
 def write_figure(results: dict[str, Any], path: Path) -> None:
     """Draw results and write the picture, beside `path` first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    with mpl.rc_context(STYLE):
-        draw(results).savefig(
-            beside, metadata={"Software": None} if path.suffix == ".png" else None
-        )
-    beside.replace(path)
+    save_figure(draw, results, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
