@@ -8,7 +8,7 @@ A finished cell is a folder `OUTPUT_DIR/<data>/cells/<arch>-<row>-seed<seed>-<di
     ranks.safetensors   int32 (N,) `excluding_seen` and `keeping_seen`: each test target's rank
     students/, export/  what was trained and exported, laid out as the stages lay it out
 
-Beside `cells/` lies what cells share: teacher, knowledge, assistant and soft targets. A finished
+Beside `cells/` lies what cells share: teacher, knowledge, assistants and soft targets. A finished
 cell is never computed again: another recipe has another digest, so it gets another folder.
 """
 
@@ -63,7 +63,14 @@ from benchmarks.report import describe_machine
 from benchmarks.rows import ROWS, needs_teacher, select_rows
 from benchmarks.runners import OnnxRunner
 from export.to_onnx import ensure_exported
-from student.distill import DistillConfig, soft_targets, train_assistant, train_student
+from student.distill import (
+    ASSISTANTS,
+    DistillConfig,
+    assistant_folder,
+    soft_targets,
+    train_assistant,
+    train_student,
+)
 from student.model import Arch, Student
 
 logger = logging.getLogger(__name__)
@@ -96,7 +103,7 @@ class Workplace:
     """Where the cells of one data set are, and what they share."""
 
     dataset: SequenceDataset
-    root: Path  # teacher/, knowledge/, assistant/, targets/ as the stages write them, and cells/
+    root: Path  # teacher/, knowledge/, assistants/, targets/ as the stages write them, and cells/
     output_dir: Path  # the parent of `root`, as `--output-dir` gave it
     student_flags: str  # of `student.distill`, for all students alike
     device: Device
@@ -210,8 +217,9 @@ def share_soft_targets(cell: Cell, place: Workplace) -> dict[str, dict[str, floa
     """Make what a taught student learns from and shares with others, unless it is there.
 
     Returns:
-        What it cost, by stage "assistant" and "soft targets": wall_s and cpu_s, kept beside what
-        they made. A stage is missing if the student does without it, or if its cost is not known.
+        What it cost, by stage ("gru assistant", "transformer assistant", "soft targets"): wall_s
+        and cpu_s, kept beside what they made. A stage is missing if the student does without it,
+        or if its cost is not known.
     """
     if ROWS[cell.row].kind != "student" or not ROWS[cell.row].taught:
         return {}
@@ -221,18 +229,19 @@ def share_soft_targets(cell: Cell, place: Workplace) -> dict[str, dict[str, floa
     if place.knowledge is None:
         raise ModelError(f"{cell}: no teacher in {place.root}")
     watch, files = Stopwatch(), {}
-    if config.teacher_share != 1:
-        trained = place.root / "assistant" / "recipe.json"
-        files["assistant"] = place.root / "assistant_times.json"
+    for arch in ASSISTANTS if config.teacher_share != 1 else ():
+        stage, folder = f"{arch} assistant", assistant_folder(config, arch)
+        files[stage] = folder.with_name(f"{arch}_times.json")
+        trained = folder / "recipe.json"
         before = read_json(trained) if trained.is_file() else None
         # The times of a run that was killed are lost.
-        interrupted = (place.root / "assistant-checkpoint").is_dir()
-        with watch.stage("assistant"):
-            train_assistant(config, place.dataset, accelerator)
+        interrupted = folder.with_name(f"{arch}-checkpoint").is_dir()
+        with watch.stage(stage):
+            train_assistant(arch, config, place.dataset, accelerator)
         if read_json(trained) != before:
-            files["assistant"].unlink(missing_ok=True)
+            files[stage].unlink(missing_ok=True)
             if not interrupted:
-                write_json(files["assistant"], watch.times["assistant"])
+                write_json(files[stage], watch.times[stage])
     there = set((place.root / "targets").glob("*"))
     with watch.stage("soft targets"):
         made = soft_targets(config, place.dataset, place.knowledge, accelerator).path

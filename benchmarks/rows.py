@@ -65,13 +65,13 @@ ROWS: dict[str, Row] = {
     ),
     "behaviour-only": ablation("distilled, but a random item table to start from", init="random"),
     "teacher-alone": ablation(
-        "distilled from the teacher's behaviour alone, no assistant beside it", teacher_share=1.0
+        "distilled from the teacher's behaviour alone, no assistants beside it", teacher_share=1.0
     ),
-    "assistant-alone": ablation(
-        "distilled from the assistant's behaviour alone, no language model in it", teacher_share=0.0
+    "assistants-alone": ablation(
+        "distilled from the assistants' behaviour alone, no language model in it", teacher_share=0.0
     ),
     "no-language-model": ablation(
-        "distilled from the assistant's behaviour alone and a random item table to start from: "
+        "distilled from the assistants' behaviour alone and a random item table to start from: "
         "owes the language model nothing but the rows of new items",
         teacher_share=0.0,
         init="random",

@@ -23,8 +23,8 @@ Schema "seqrec-accuracy/1":
       num_parameters, file_bytes    of the system; a fusion's are the sum of its parts
       times         by stage: wall_s and cpu_s, mean over the cells that ran in one piece, and
                     num_cells, how many those are
-      shared_times  of what is made once and shared by cells: by stage "assistant" and "soft
-                    targets", wall_s and cpu_s, as far as they are known
+      shared_times  of what is made once and shared by cells: by stage (see
+                    `benchmarks.cells.share_soft_targets`), wall_s and cpu_s, as far as known
       cells         their folders, seeds, files' checksums, times
 """
 

@@ -3,8 +3,8 @@
 One recipe serves small and large logs. A rule looks at the training events alone: how many targets
 there are, P, and into how many windows W they are cut. Flags that are given go before the rules.
 
-    teacher   batch: W / 150 windows, 16 to 64     epochs: 600,000 / P, 2 to 8
-    student   batch: W / 100 windows, 32 to 128    epochs: 3,000,000 / P, 6 to 24
+    teacher   batch: W / 150 windows, 16 to 64     epochs: 600,000 / P, 1 to 8
+    student   batch: W / 100 windows, 32 to 128    epochs: 3,000,000 / P, 12 to 24
               rate:  4e-3 * sqrt(batch / 128)      negatives: all items up to 2,048, else 1,024
 
 Batches are powers of two. Small sets need small batches, or an epoch has too few steps to move the
@@ -70,7 +70,7 @@ def teacher_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
         steps=150,
         batches=(16, 64),
         num_targets=600_000,
-        epochs=(2, 8),
+        epochs=(1, 8),
     )
 
 
@@ -82,7 +82,7 @@ def student_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
         steps=100,
         batches=(32, 128),
         num_targets=3_000_000,
-        epochs=(6, 24),
+        epochs=(12, 24),
     )
 
 

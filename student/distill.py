@@ -4,9 +4,9 @@
 
 Writes into the output directory:
 
-    assistant/                     a Transformer trained on the data alone, who answers beside the
-                                   teacher (see `student.targets`)
-    targets/<recipe>/              what both together answer to each training prefix
+    assistants/<arch>/             a GRU and a Transformer trained on the data alone, who answer
+                                   beside the teacher (see `student.targets`)
+    targets/<recipe>/              what all together answer to each training prefix
     students/<arch>/distilled/     the student
     students/<arch>/control/       its control: the same shape, data, epochs and seed, no teacher
 """
@@ -50,8 +50,9 @@ logger = logging.getLogger(__name__)
 
 NEW_ITEM_SHARES = (0.5, 0.2, 0.1, 0.05, 0.0)
 MAX_WARM_LOSS = 0.005
+ASSISTANTS: tuple[Arch, ...] = ("transformer", "gru")
 ASSISTANT_SEED = 1000  # another than the students', whose errors it should not share
-# Flags that say nothing to who has no teacher: students that differ in them share an assistant.
+# Flags that say nothing to who has no teacher: students that differ in them share assistants.
 OF_THE_TAUGHT = ("kd_weight", "teacher_share", "temperature", "top_k", "init", "new_item_share")
 
 
@@ -71,7 +72,7 @@ class DistillConfig:
     max_len: int = flag(50, "newest items of a history that the student reads")
     kd_weight: float = flag(0.5, "share of the loss that is the soft targets', 0 to 1")
     teacher_share: float | None = flag(
-        None, "the teacher's share of the soft targets, 0 to 1, else the assistant's; by validation"
+        None, "the teacher's share of the soft targets, 0 to 1, else its assistants'; by validation"
     )
     temperature: float = flag(1.0, "above 1 softens the soft targets")
     top_k: int = flag(32, "items kept per soft target")
@@ -177,40 +178,44 @@ def init_item_table(student: Student, vectors: NDArray[np.floating]) -> None:
         weight[1:] = start * (weight[1:].std() / start.std())
 
 
-def train_assistant(
-    config: DistillConfig, dataset: SequenceDataset, accelerator: Accelerator
-) -> Student:
-    """Train the assistant, unless that is done already; it knows nothing of a teacher's."""
+def assistant_folder(config: DistillConfig, arch: Arch) -> Path:
+    """Return where an assistant belongs."""
     output_dir = config.output_dir or default_output_dir(config.data_dir)
+    return output_dir / "assistants" / arch
+
+
+def train_assistant(
+    arch: Arch, config: DistillConfig, dataset: SequenceDataset, accelerator: Accelerator
+) -> Student:
+    """Train an assistant, unless that is done already; it knows nothing of a teacher's."""
     own = dataclasses.replace(
         config,
         seed=ASSISTANT_SEED,
         **{name: getattr(DistillConfig, name) for name in OF_THE_TAUGHT},
     )
-    folder = output_dir / "assistant"
-    return train_student("transformer", own, dataset, None, folder, accelerator, label="assistant")
+    folder = assistant_folder(config, arch)
+    return train_student(arch, own, dataset, None, folder, accelerator, label=f"{arch} assistant")
 
 
 def soft_targets(
     config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge, accelerator: Accelerator
 ) -> Targets:
-    """Train the assistant and have it and the teacher answer, unless that is done already."""
+    """Have the teacher and its assistants, trained now if need be, answer all training prefixes."""
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    assistant = None
+    archs = ASSISTANTS if config.teacher_share != 1 else ()
+    assistants = [train_assistant(arch, config, dataset, accelerator) for arch in archs]
     wanted: dict[str, Any] = {
         "knowledge": knowledge.fingerprint,
         "teacher_share": config.teacher_share,
         "top_k": config.top_k,
+        "assistants": [read_json(assistant_folder(config, a) / "recipe.json") for a in archs],
     }
-    if config.teacher_share != 1:
-        assistant = train_assistant(config, dataset, accelerator)
-        wanted["assistant"] = read_json(output_dir / "assistant" / "recipe.json")
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
     return prepare_targets(
         output_dir / "targets" / digest,
         dataset,
         knowledge,
-        assistant,
+        assistants,
         share=config.teacher_share,
         top_k=config.top_k,
         recipe=wanted,

@@ -4,11 +4,54 @@ Shape letters: P training positions, I items, K items with a share in the answer
 width of the student.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 LOWEST = torch.finfo(torch.float32).min
+SLICE = 256  # positions; times 1,024 items, a megabyte of scores
+
+
+class _LogSumExp(torch.autograd.Function):
+    """log sum_j exp(states_i . rows_j), without the scores passing through memory again and again.
+
+    Slices of positions stay in a core's cache while they are scored, exponentiated and summed, as
+    in fused linear cross-entropy (Liger Kernel, arXiv:2410.10989).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, rows: Tensor, blanked: Tensor | None
+    ) -> Tensor:  # (P, H), (M, H), int64 (P, K) columns left out of the sum -> (P,)
+        odds = states.new_empty(len(states), len(rows))
+        totals, highest = states.new_empty(len(states), 1), states.new_empty(len(states), 1)
+        for part in _slices(len(states)):
+            scores = torch.mm(states[part], rows.T, out=odds[part])
+            if blanked is not None:
+                scores.scatter_(1, blanked[part], LOWEST)
+            highest[part] = scores.amax(dim=1, keepdim=True)
+            totals[part] = scores.sub_(highest[part]).exp_().sum(dim=1, keepdim=True)
+        ctx.save_for_backward(states, rows, odds, totals)
+        return (totals.log() + highest).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        states, rows, odds, totals = ctx.saved_tensors
+        of_states, of_rows = torch.empty_like(states), torch.zeros_like(rows)
+        weights = gradient[:, None] / totals
+        for part in _slices(len(states)):
+            pull = odds[part] * weights[part]
+            torch.mm(pull, rows, out=of_states[part])
+            of_rows.addmm_(pull.T, states[part])
+        return of_states, of_rows, None
+
+
+def _slices(length: int) -> list[slice]:
+    return [slice(start, start + SLICE) for start in range(0, length, SLICE)]
 
 
 def soft_cross_entropy(
@@ -36,23 +79,21 @@ def soft_cross_entropy(
         weights: float (P, K), not below 0; those of PAD are 0.
         negatives: int64 (M,), different items, uniformly sampled; None: the sum is exact.
     """
+    chosen = torch.bmm(F.embedding(items, table), states[:, :, None]).squeeze(2)  # (P, K)
     if negatives is None:
-        logits = states @ table[1:].T  # (P, I)
-        chosen = logits.gather(1, (items - 1).clamp(min=0))
-        log_sum = logits.logsumexp(dim=1)
+        log_sum = _LogSumExp.apply(states, table[1:], None)
     else:
         num_items, num_sampled = len(table) - 1, len(negatives)
-        chosen = torch.bmm(F.embedding(items, table), states[:, :, None]).squeeze(2)  # (P, K)
-        # A sampled item that belongs to the answer is there already.
+        own = chosen.masked_fill(items == 0, LOWEST).logsumexp(dim=1)
+        # A sampled item that belongs to the answer is there already: its column is blanked. The
+        # last column is nobody's, blanked where there is nothing to blank.
         column = torch.full((num_items + 1,), num_sampled, device=items.device)
         column[negatives] = torch.arange(num_sampled, device=items.device)
-        twice = torch.zeros(len(items), num_sampled + 1, dtype=torch.bool, device=items.device)
-        twice = twice.scatter_(1, column[items], value=True)[:, :-1]  # (P, M)
-        others = (num_items - (items != 0).sum(dim=1)).clamp(min=1)  # (P,)
-        stands_for = (others / (num_sampled - twice.sum(dim=1)).clamp(min=1)).log()
-        sampled = (states @ table[negatives].T + stands_for[:, None]).masked_fill(twice, LOWEST)
-        own = chosen.masked_fill(items == 0, LOWEST)
-        log_sum = torch.cat([own, sampled], dim=1).logsumexp(dim=1)
+        blanked = F.pad(column[items], (0, 1), value=num_sampled)  # (P, K + 1)
+        sampled = _LogSumExp.apply(states, table[F.pad(negatives, (0, 1))], blanked)
+        others = (num_items - (items != 0).sum(dim=1)).clamp(min=1)
+        standing = (blanked == num_sampled).sum(dim=1) - 1 + num_sampled - items.shape[1]
+        log_sum = torch.logaddexp(own, sampled + (others / standing.clamp(min=1)).log())
     lost = weights.sum(dim=1) * log_sum - (weights * chosen).sum(dim=1)
     return lost.mean()
 

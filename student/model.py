@@ -43,6 +43,28 @@ class StudentConfig:
             )
 
 
+class Dropout(nn.Module):
+    """Inverted dropout whose masks cost a quarter of `nn.Dropout`'s on a CPU.
+
+    There, torch draws one random number per element, one after another: a fifth of a student's
+    training time. Here each draw of 64 bits decides eight elements, so the probability is rounded
+    to a multiple of 1/256; kept elements are scaled by what it was rounded to.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.num_dropped = round(256 * probability)  # of 256 values of a byte
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Zero random elements and scale the others up while training; do nothing otherwise."""
+        if not self.training or self.num_dropped == 0:
+            return values
+        draws = torch.empty(-(-values.numel() // 8), dtype=torch.int64, device=values.device)
+        draws.random_(torch.iinfo(torch.int64).min, None)
+        kept = draws.view(torch.uint8)[: values.numel()].view(values.shape) >= self.num_dropped
+        return values * (kept * (256 / (256 - self.num_dropped)))
+
+
 class GRUEncoder(nn.Module):
     """Gated recurrent encoder, after GRU4Rec (arXiv:1511.06939).
 
@@ -64,7 +86,7 @@ class GRUEncoder(nn.Module):
             batch_first=True,
             dropout=dropout,
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_dim)
 
     def forward(self, embedded: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
@@ -91,7 +113,7 @@ class CausalBlock(nn.Module):
         self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
         self.attention_out = nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         # Column max_len - 1 - d belongs to distance d: the last query's row is a plain slice.
         self.distance_bias = nn.Parameter(torch.zeros(config.num_heads, config.max_len))
 
@@ -169,7 +191,7 @@ class Student(nn.Module):
         nn.init.normal_(self.item_embedding.weight, std=0.05)
         with torch.no_grad():
             self.item_embedding.weight[PAD].zero_()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder = ENCODERS[config.arch](config)
 
     def encode(self, items: Tensor, *, last_only: bool = False) -> Tensor:

@@ -1,9 +1,10 @@
-"""Soft targets: what teacher and assistant together answer to each training prefix.
+"""Soft targets: what the teacher and its assistants together answer to each training prefix.
 
-The teacher, a language model, and the assistant, a Transformer student trained on the data alone,
-err differently: the mean of their log-probabilities ranks better than either (a logarithmic opinion
-pool; Hinton, 2002, eq. 1). How much the teacher has to say in it is chosen by validation. Students
-learn from the best K items of that mixture, which is worked out once per data set and kept:
+The teacher, a language model, and the assistants, students of each architecture trained on the data
+alone, err differently: the mean of their log-probabilities ranks better than each of them (a
+logarithmic opinion pool; Hinton, 2002, eq. 1). The assistants' opinions count alike; how much the
+teacher has to say beside them is chosen by validation. Students learn from the best K items of that
+mixture, which is worked out once per data set and kept:
 
     meta.json        recipe, the shares that were tried and the NDCG@10 they had in validation
     item_ids.npy     int32 (R, K), the best items per training prefix, best first
@@ -14,7 +15,7 @@ Shape letters: R rows, K items kept, N prefixes at once, I items, U users.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,28 +67,39 @@ class Targets:
 
 @dataclass(frozen=True)
 class Pool:
-    """Teacher and assistant, who answer as one."""
+    """Teacher and assistants, who answer as one."""
 
     knowledge: Knowledge
     item_vectors: Tensor  # (I + 1, D), the teacher's
-    assistant: Student | None  # None: the teacher answers alone
+    assistants: Sequence[Student]  # none: the teacher answers alone
 
     @property
     def device(self) -> torch.device:
         """Where they answer."""
         return self.item_vectors.device
 
+    @property
+    def max_len(self) -> int:
+        """How many of the newest items the assistants read."""
+        return max((assistant.config.max_len for assistant in self.assistants), default=1)
+
     def teacher(self, rows: IntArray) -> Tensor:
         """Return the teacher's log-probabilities after known prefixes: (N, I)."""
         states = torch.from_numpy(self.knowledge.states[rows].astype(np.float32)).to(self.device)
         return (states @ self.item_vectors[1:].T).log_softmax(dim=1)
 
-    def mixed(self, teacher: Tensor, states: Tensor | None, share: float) -> Tensor:
-        """Return the scores of the mixture (N, I), not normalised; `states` are the assistant's."""
-        if self.assistant is None or states is None:
-            return teacher
-        assistant: Tensor = self.assistant.logits(states).log_softmax(dim=1)
-        return assistant.lerp(teacher, share)
+    def assisting(self, states: Sequence[Tensor]) -> Tensor | None:
+        """Return the assistants' mean log-probabilities (N, I) for the states of each, (N, H)."""
+        total = None
+        for assistant, own in zip(self.assistants, states, strict=True):
+            log_probs = assistant.logits(own).log_softmax(dim=1)
+            total = log_probs if total is None else total + log_probs
+        return None if total is None else total / len(states)
+
+    @staticmethod
+    def mixed(teacher: Tensor, assistants: Tensor | None, share: float) -> Tensor:
+        """Return the scores of the mixture (N, I), not normalised."""
+        return teacher if assistants is None else assistants.lerp(teacher, share)
 
 
 @torch.inference_mode()
@@ -100,7 +112,6 @@ def choose_share(pool: Pool, dataset: SequenceDataset, batch_size: int = 256) ->
     Returns:
         {"0.0": value, ...}; empty if fewer than 100 users count.
     """
-    assert pool.assistant is not None
     targets = dataset.eval_targets("valid")
     last_prefixes = prefix_offsets(dataset)[1:] - 1
     lengths = dataset.train_lengths[targets.users]
@@ -108,17 +119,18 @@ def choose_share(pool: Pool, dataset: SequenceDataset, batch_size: int = 256) ->
     if len(counted) < MIN_USERS:
         return {}
     values = np.zeros((len(SHARES), len(counted)))
-    max_len = pool.assistant.config.max_len
     for start in range(0, len(counted), batch_size):
         chosen = counted[start : start + batch_size]
         histories = [dataset.train_sequence(user) for user in targets.users[chosen]]
-        shown = torch.from_numpy(pad_left(histories, max_len)).to(pool.device)
-        states = pool.assistant.encode(shown, last_only=True)[:, -1]
+        shown = torch.from_numpy(pad_left(histories, pool.max_len)).to(pool.device)
+        assistants = pool.assisting(
+            [assistant.encode(shown, last_only=True)[:, -1] for assistant in pool.assistants]
+        )
         teacher = pool.teacher(pool.knowledge.rows[last_prefixes[targets.users[chosen]]])
         wanted = torch.from_numpy(targets.items[chosen])
         seen = torch.from_numpy(pad_left(histories)) if dataset.exclude_seen else None
         for number, share in enumerate(SHARES):
-            scores = torch.nn.functional.pad(pool.mixed(teacher, states, share), (1, 0)).cpu()
+            scores = torch.nn.functional.pad(pool.mixed(teacher, assistants, share), (1, 0)).cpu()
             ranks = target_ranks(scores, wanted, seen).numpy()
             values[number, start : start + len(chosen)] = ndcg(ranks, 10)
     return {str(share): float(v.mean()) for share, v in zip(SHARES, values, strict=True)}
@@ -129,9 +141,8 @@ def answers(
     pool: Pool, dataset: SequenceDataset, share: float, top_k: int
 ) -> Iterator[tuple[IntArray, NDArray[np.int64], NDArray[np.float32]]]:
     """Yield (rows (N,), best items (N, K), their log-probabilities (N, K)) for all known rows."""
-    max_len = pool.assistant.config.max_len if pool.assistant else 1
     offsets = prefix_offsets(dataset)
-    windows = cut_windows(dataset, max_len, whole=True)
+    windows = cut_windows(dataset, pool.max_len, whole=True)
     order = np.argsort(windows.ends - windows.starts, kind="stable")
     steps = range(0, len(order), WINDOWS_AT_ONCE)
     for start in tqdm(steps, desc="soft targets", unit="batch", mininterval=1):
@@ -139,25 +150,22 @@ def answers(
         rows = np.full(batch.prefixes.shape, -1)
         asked = batch.prefixes.numpy() >= 0
         rows[asked] = pool.knowledge.rows[batch.prefixes.numpy()[asked]]
-        states = None
-        if pool.assistant:
-            known = torch.from_numpy(rows >= 0).to(pool.device)
-            states = pool.assistant.encode(batch.items.to(pool.device))[known]
+        known, items = torch.from_numpy(rows >= 0), batch.items.to(pool.device)
+        states = [assistant.encode(items)[known] for assistant in pool.assistants]
         rows = rows[rows >= 0]
         for first in range(0, len(rows), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)
-            mixed = pool.mixed(
-                pool.teacher(rows[part]), None if states is None else states[part], share
-            )
-            best, items = mixed.log_softmax(dim=1).topk(top_k, dim=1)
-            yield rows[part], items.cpu().numpy() + 1, best.cpu().numpy()
+            assistants = pool.assisting([own[part] for own in states])
+            mixed = pool.mixed(pool.teacher(rows[part]), assistants, share)
+            best, chosen = mixed.log_softmax(dim=1).topk(top_k, dim=1)
+            yield rows[part], chosen.cpu().numpy() + 1, best.cpu().numpy()
 
 
 def prepare_targets(
     folder: Path,
     dataset: SequenceDataset,
     knowledge: Knowledge,
-    assistant: Student | None,
+    assistants: Sequence[Student],
     *,
     share: float | None,
     top_k: int,
@@ -170,7 +178,7 @@ def prepare_targets(
         folder: where they are kept.
         dataset: its training prefixes are answered.
         knowledge: the teacher's.
-        assistant: who answers with it; None: nobody.
+        assistants: who answer with it; may be none.
         share: the teacher's share of the mixture, 0 to 1; None: by validation.
         top_k: items kept per prefix.
         recipe: all that decides the result, as JSON values.
@@ -179,9 +187,9 @@ def prepare_targets(
     meta_file = folder / "meta.json"
     if not (meta_file.is_file() and read_json(meta_file)["recipe"] == recipe):
         vectors = torch.from_numpy(knowledge.item_vectors.astype(np.float32)).to(device)
-        pool = Pool(knowledge, vectors, assistant.to(device).eval() if assistant else None)
+        pool = Pool(knowledge, vectors, [assistant.to(device).eval() for assistant in assistants])
         tried: dict[str, float] = {}
-        if assistant is None:
+        if not assistants:
             share = 1.0
         elif share is None:
             tried = choose_share(pool, dataset)
