@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from student import losses
 from student.losses import mixed_answer, soft_cross_entropy
 
 NUM_ITEMS, DIM = 12, 5
@@ -77,6 +78,39 @@ def test_a_position_counts_by_the_weight_of_its_answer() -> None:
     whole = soft_cross_entropy(states[:1], table, items[:1], weights[:1] / 0.4)
     loss = soft_cross_entropy(states, table, items, weights)
     torch.testing.assert_close(loss, whole * 0.4 / 2)  # divided by both positions
+
+
+@pytest.mark.parametrize("sampled", [None, [3, 7, 1, 11]])
+def test_slices_change_neither_the_loss_nor_its_gradients(
+    sampled: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "SLICE", 3)  # 7 positions: two whole slices and one of 1
+    states, table = draw(7)
+    items, weights = draw_answers(7, 4)
+    for leaf in (states, table):
+        leaf.requires_grad_()
+    loss = soft_cross_entropy(
+        states, table, items, weights, None if sampled is None else torch.tensor(sampled)
+    )
+    logits = states @ table[1:].T
+    if sampled is None:
+        log_sum = logits.logsumexp(dim=1)
+    else:  # each sampled item that is not in the answer stands for 8 / (how many those are)
+        odds = logits.exp()
+        sums = []
+        for row, own in enumerate((items - 1).tolist()):
+            others = [item - 1 for item in sampled if item - 1 not in own]
+            sums.append(odds[row, own].sum() + odds[row, others].sum() * 8 / len(others))
+        log_sum = torch.stack(sums).log()
+    chosen = logits.gather(1, items - 1)
+    expected = (log_sum * weights.sum(dim=1) - (weights * chosen).sum(dim=1)).mean()
+    torch.testing.assert_close(loss, expected)
+    for found, wanted in zip(
+        torch.autograd.grad(loss, (states, table)),
+        torch.autograd.grad(expected, (states, table)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted)
 
 
 # The estimated form.

@@ -7,7 +7,7 @@ from seqrec.errors import ModelError
 import pytest
 import torch
 
-from student.model import Arch, Student, StudentConfig
+from student.model import Arch, Dropout, Student, StudentConfig
 
 ARCHS: tuple[Arch, ...] = ("gru", "transformer")
 NUM_ITEMS = 17
@@ -87,3 +87,37 @@ def test_training_logits_are_the_scores_without_the_padding_column(arch: Arch) -
     student = make_student(arch)
     states = student.encode(torch.tensor([[3, 1, 4]]))[0]
     torch.testing.assert_close(student.logits(states), student.scores(states)[:, 1:])
+
+
+# Dropout.
+
+
+@pytest.mark.parametrize("probability", [0.2, 0.5, 0.75])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(probability: float) -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(probability)(torch.ones(1001, 200))
+    assert (dropped == 0).float().mean().item() == pytest.approx(probability, abs=0.005)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+    assert len(dropped.unique()) == 2
+    # Neighbours, which are decided by the same draw of 64 bits, are dropped independently.
+    both = ((dropped[:, ::2] == 0) & (dropped[:, 1::2] == 0)).float().mean().item()
+    assert both == pytest.approx(probability**2, abs=0.005)
+
+
+def test_dropout_stops_the_gradient_of_what_it_zeroes_and_scales_the_other() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(50, requires_grad=True)
+    dropped = Dropout(0.25)(values)
+    dropped.sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, dropped.detach())
+    assert sorted(set(values.grad.tolist())) == pytest.approx([0, 4 / 3])
+
+
+def test_dropout_is_reproducible_and_off_in_evaluation() -> None:
+    module, values = Dropout(0.5), torch.randn(30)
+    torch.manual_seed(3)
+    first = module(values)
+    torch.manual_seed(3)
+    assert torch.equal(module(values), first)
+    assert torch.equal(module.eval()(values), values)
