@@ -76,7 +76,7 @@ def test_data_without_a_target_have_a_schedule(num_train_events: int) -> None:
         (10, Schedule(8, 16), Schedule(24, 32)),  # 250 targets: all bounds of small data
         (4_000, Schedule(6, 16), Schedule(24, 32)),  # 600,000 / 100,000; 4,000 / 150 = 26.7
         (10_000, Schedule(2, 64), Schedule(12, 64)),  # 3,000,000 / 250,000; 10,000 / 150 = 66.7
-        (40_000, Schedule(2, 64), Schedule(6, 128)),  # 1,000,000 targets: all those of large
+        (40_000, Schedule(1, 64), Schedule(12, 128)),  # 1,000,000 targets: all those of large
     ],
 )
 def test_teacher_and_student_keep_to_the_rules_that_are_written_down(
