@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 15
 NPM_TIMEOUT_S = 120  # of one request, the download of a whole package
+NPM_DETAILS = ("code ", "errno ", "syscall ", "path ", "A complete log")  # around the reason
 MANIFEST = "manifest.json"  # member -> size in bytes, written when an archive is unpacked
 
 
@@ -274,7 +275,7 @@ def fetch_npm_package(archive: Archive, file: Path | None = None) -> Path:
         SourceError: it could not be fetched with the right checksum, or `file` is another one.
     """
     if file is None:
-        return _fetch_first([archive], archive.location)[1]
+        return _fetch_first([archive], archive.location.removeprefix("npm:"))[1]
     if not file.is_file():
         raise SourceError(f"there is no file {file}. Expected what {_npm_pack(archive)} writes")
     try:
@@ -393,12 +394,12 @@ def _download_npm(location: str, folder: Path) -> Path:
     command = [npm, "pack", location.removeprefix("npm:"), f"--pack-destination={folder}"]
     command += ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
     command += [f"--fetch-timeout={NPM_TIMEOUT_S * 1000}"]
-    result = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run(command, capture_output=True, text=True)
     packages = list(folder.glob("*.tgz"))
     if result.returncode != 0 or len(packages) != 1:
         lines = [line.removeprefix("npm error").strip() for line in result.stderr.splitlines()]
-        told = [line for line in lines if line and not line.startswith(("code ", "A complete log"))]
-        raise SourceError(f"npm: {(told or ['no output'])[0]}")
+        told = [line for line in lines if line and not line.startswith(NPM_DETAILS)]
+        raise SourceError(f"npm: {(told or ['no output'])[0].removeprefix('network ')}")
     return packages[0]
 
 
@@ -421,7 +422,7 @@ def _unpack(file: Path, members: Sequence[str], folder: Path) -> None:
 
 
 def _open_archive(file: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    return tarfile.open(file) if file.suffix == ".tgz" else zipfile.ZipFile(file)
+    return tarfile.open(file) if tarfile.is_tarfile(file) else zipfile.ZipFile(file)
 
 
 def _files_in(archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, int]:
