@@ -388,7 +388,9 @@ class TestDownloads:
     def test_of_npms_complaints_the_first_is_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stderr = "npm error code E1\nnpm error syscall x\nnpm error network it is off\nnpm error and so on"
+        stderr = (
+            "npm error code E1\nnpm error syscall x\nnpm error network it is off\nnpm error more"
+        )
         result = subprocess.CompletedProcess([], 1, stderr=stderr)
         monkeypatch.setattr(shutil, "which", lambda name: "npm")
         monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: result)
