@@ -11,6 +11,10 @@ It is a folder for any web server, and fetches nothing from elsewhere:
     site.json       schema, popular (item numbers, first the most frequent), num_suggested, sizes
                     in bytes, version and checksum of the runtime
 
+This onnxruntime-web also runs the operators of block-quantized tables, GatherBlockQuantized and
+MatMulNBits, in 2, 4 and 8 bit. Whatever the latter's `accuracy_level`, it keeps activations in fp32
+there, where level 4 rounds them to 8 bit on x86: such scores differ a little from Python's.
+
 The page unpacks the .gz itself, so that the first visit takes a quarter of the bytes whatever the
 server does, and verifies all it runs: the model against its config.json, the runtime against
 site.json.

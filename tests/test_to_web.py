@@ -18,9 +18,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from onnx import TensorProto, numpy_helper
+from onnx.helper import (
+    make_graph,
+    make_model,
+    make_node,
+    make_opsetid,
+    make_tensor_value_info,
+)
 
 import export.to_web
 from benchmarks.include import format_included, read_included
+from export.graph import open_session
 from export.recommender import Recommender
 from export.serve_web import ServeConfig, open_server
 from export.to_onnx import Precision, export_student
@@ -399,6 +408,47 @@ def test_answers_equal_pythons(
             assert answer["score"] == pytest.approx(own.score, abs=allowed), name
             assert scores[answer["id"]] == pytest.approx(own.score, abs=allowed), name
             assert answer["id"] not in history
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_one_block_quantized_table_for_lookup_and_scores_runs_as_in_python(
+    serving: Serving, sites: dict[Precision, Path], bits: int
+) -> None:
+    """onnxruntime's own operators, which its build for browsers might lack."""
+    num_items, width, block = 40, 64, 32
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 256, (num_items, width * bits // 8), dtype=np.uint8)
+    shape = np.array([num_items, width // block, block * bits // 8])
+    scales = rng.uniform(0.5, 1, (num_items, width // block)).astype(np.float32)
+    constants = {"table": table, "scales": scales, "shape": shape, "axis": np.array([1])}
+    kind = {"domain": "com.microsoft", "bits": bits, "block_size": block}
+    lookup = {"gather_axis": 0, "quantize_axis": 1}
+    size = {"K": width, "N": num_items}
+    nodes = [
+        make_node("GatherBlockQuantized", ["table", "items", "scales"], ["rows"], **kind, **lookup),
+        make_node("ReduceMean", ["rows", "axis"], ["state"], keepdims=0),
+        make_node("Reshape", ["table", "shape"], ["blocks"]),
+        make_node("MatMulNBits", ["state", "blocks", "scales"], ["scores"], **kind, **size),
+    ]
+    graph = make_graph(
+        nodes,
+        "one table",
+        [make_tensor_value_info("items", TensorProto.INT64, ["B", "T"])],
+        [make_tensor_value_info("scores", TensorProto.FLOAT, ["B", "I"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [make_opsetid("", 20), make_opsetid("com.microsoft", 1)]
+    model = make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    expected = open_session(model, 1).run(None, {"items": np.array([[3, 1, 39]])})[0]
+    page = serving.open(sites["fp32"])
+    wait_until(page, "ready")
+    run = """bytes => import("/onnxruntime/ort.js").then(async (ort) => {
+        const session = await ort.InferenceSession.create(Uint8Array.from(bytes));
+        const items = new ort.Tensor("int64", BigInt64Array.of(3n, 1n, 39n), [1, 3]);
+        return [...(await session.run({ items })).scores.data];
+    })"""
+    found = page.evaluate(run, list(model))
+    np.testing.assert_allclose(found, expected[0], rtol=1e-4, atol=1e-3)
 
 
 def test_every_pick_changes_the_answer_and_is_remembered_in_order(

@@ -1,9 +1,14 @@
 // Titles by what is typed: every word has to be found, in any order, without accents and case.
 
 const MARKS = /\p{M}+/gu;
+const ASCII = /^[\x00-\x7f]*$/; // the quick way for most of a large catalogue
+const LETTER = /[\p{L}\p{N}]/u;
 
 /** Lower case without accents: "Misérables" becomes "miserables". */
-export const fold = (text) => text.normalize("NFD").replace(MARKS, "").toLowerCase();
+export function fold(text) {
+  const plain = ASCII.test(text) ? text : text.normalize("NFD").replace(MARKS, "");
+  return plain.toLowerCase();
+}
 
 /** Finds item numbers (1 is the first title); those in `popular` first among equal matches. */
 export class TitleSearch {
@@ -18,30 +23,35 @@ export class TitleSearch {
     const words = fold(query).split(/\s+/).filter(Boolean);
     if (!words.length) return [];
     const whole = words.join(" ");
-    const found = [];
+    const best = []; // never longer than `limit`: sorting all matches of "a" would take a moment
     this.folded.forEach((title, index) => {
-      if (!words.every((word) => title.includes(word)) || leaveOut.has(index + 1)) return;
+      const number = index + 1;
+      if (!words.every((word) => title.includes(word)) || leaveOut.has(number)) return;
+      const last = best.length === limit ? best[limit - 1] : null;
       let quality = 2; // somewhere inside a word
       if (title.startsWith(whole)) quality = 0;
       else if (words.every((word) => startsAWord(title, word))) quality = 1;
-      found.push({ number: index + 1, quality, length: title.length });
+      if (last && quality > last[0]) return;
+      const hit = [quality, this.place.get(number) ?? Infinity, title.length, number];
+      if (last && !isBefore(hit, last)) return;
+      let at = best.length;
+      while (at > 0 && isBefore(hit, best[at - 1])) at--;
+      best.splice(at, 0, hit);
+      best.length = Math.min(best.length, limit);
     });
-    const place = (number) => this.place.get(number) ?? Infinity;
-    // Infinity minus Infinity is not a number, which `||` passes over.
-    found.sort(
-      (a, b) =>
-        a.quality - b.quality ||
-        place(a.number) - place(b.number) ||
-        a.length - b.length ||
-        a.number - b.number,
-    );
-    return found.slice(0, limit).map((hit) => hit.number);
+    return best.map(([, , , number]) => number);
   }
+}
+
+/** Whether a list of numbers comes before another, like words in a dictionary. */
+function isBefore(first, second) {
+  const at = first.findIndex((value, i) => value !== second[i]);
+  return at !== -1 && first[at] < second[at];
 }
 
 function startsAWord(title, word) {
   for (let at = title.indexOf(word); at !== -1; at = title.indexOf(word, at + 1)) {
-    if (at === 0 || !/[\p{L}\p{N}]/u.test(title[at - 1])) return true;
+    if (at === 0 || title[at - 1] === " " || !LETTER.test(title[at - 1])) return true;
   }
   return false;
 }
