@@ -1,8 +1,9 @@
-# make demo: the whole path on MovieLens-100K.  make test: the suite.  make lint: style and types.
+# make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
+# make test: the suite.  make lint: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo web test lint clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,6 +15,10 @@ demo: .venv/installed
 	$(BIN)/accelerate launch teacher/finetune.py
 	$(BIN)/python -m student.distill
 	$(BIN)/python -m benchmarks.latency --device cpu
+
+web: .venv/installed
+	$(BIN)/python -m export.to_web
+	$(BIN)/python -m export.serve_web
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -29,6 +29,7 @@ Writes `benchmark.json` and `benchmark.png` into the output directory, and a tab
       gain_over_control         distilled rows: NDCG@10 minus the fp32 control's, user by user:
                                 mean, low, high
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
+    included        with --include: what was measured elsewhere, see `benchmarks.include`
 """
 
 import logging
@@ -46,6 +47,7 @@ from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
 
 import numpy as np
 
+from benchmarks.include import format_included, read_included
 from benchmarks.measure import (
     TIMED_K,
     Request,
@@ -84,6 +86,7 @@ class BenchmarkConfig:
     throughput_batch_size: int = flag(128, "users at once when throughput is measured")
     budget_s: float = flag(5.0, "seconds after which a slow system is asked no more")
     seed: int = flag(0, "seed of the order of the users")
+    include: tuple[Path, ...] = flag((), "results of the web page's measure button to show as well")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -265,10 +268,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark and write its results."""
     config = parse_flags(BenchmarkConfig, (__doc__ or "").partition("\n")[0], argv)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
+    included = read_included(config.include)
     results = benchmark(config)
+    if included:
+        results["included"] = included
     write_json(output_dir / "benchmark.json", results)
     write_figure(results, output_dir / "benchmark.png")
     sys.stdout.write(format_table(results))
+    sys.stdout.write(format_included(included, results["dataset"]["fingerprint"]))
     logger.info("wrote %s and benchmark.png beside it", output_dir / "benchmark.json")
 
 

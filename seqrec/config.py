@@ -75,7 +75,7 @@ def to_json(config: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, Path):
             return str(value)
-        return list(value) if isinstance(value, tuple) else value
+        return [plain(part) for part in value] if isinstance(value, tuple) else value
 
     return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
 

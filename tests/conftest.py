@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset, leave_one_out, write_dataset
+from seqrec.errors import SourceError
 from seqrec.knowledge import Knowledge, load_knowledge, save_knowledge
+from seqrec.sources import fetch_npm_package
 
 import numpy as np
 import polars as pl
@@ -173,13 +175,30 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def give_user_cache(patch: pytest.MonkeyPatch) -> None:
+    if USER_CACHE is None:
+        patch.delenv("SEQREC_CACHE")
+    else:
+        patch.setenv("SEQREC_CACHE", USER_CACHE)
+
+
 @pytest.fixture
 def user_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give one test the user's cache back, so that real weights are fetched once."""
-    if USER_CACHE is None:
-        monkeypatch.delenv("SEQREC_CACHE")
-    else:
-        monkeypatch.setenv("SEQREC_CACHE", USER_CACHE)
+    give_user_cache(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_web(own_cache: Path) -> Path:
+    """The folder of the real onnxruntime-web, fetched once and kept in the user's cache."""
+    from export.to_web import ONNXRUNTIME_WEB
+
+    with pytest.MonkeyPatch.context() as patch:
+        give_user_cache(patch)
+        try:
+            return fetch_npm_package(ONNXRUNTIME_WEB)
+        except SourceError as error:
+            pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

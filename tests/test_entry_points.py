@@ -14,6 +14,7 @@ COMMANDS = {
     "distill": ["-m", "student.distill"],
     "export": ["-m", "export.to_onnx"],
     "add_items": ["-m", "export.add_items"],
+    "to_web": ["-m", "export.to_web"],
     "latency": ["-m", "benchmarks.latency"],
     "cold": ["-m", "benchmarks.cold"],
     "accuracy": ["-m", "benchmarks.accuracy"],
@@ -40,7 +41,7 @@ def test_help_explains_each_flag(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["prepare", "finetune", "distill", "add_items", "latency", "accuracy"]
+    "name", ["prepare", "finetune", "distill", "add_items", "to_web", "latency", "accuracy"]
 )
 def test_an_unknown_flag_is_refused(name: str) -> None:
     done = start(name, "--learning-rat", "1")

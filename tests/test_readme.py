@@ -12,6 +12,8 @@ from benchmarks.cold import ColdConfig
 from benchmarks.latency import BenchmarkConfig
 from benchmarks.report import format_table
 from export.add_items import AddItemsConfig
+from export.serve_web import ServeConfig
+from export.to_web import ToWebConfig
 from student.distill import DistillConfig
 from teacher.finetune import FinetuneConfig
 
@@ -32,6 +34,8 @@ def test_every_flag_it_names_exists() -> None:
         FinetuneConfig,
         DistillConfig,
         AddItemsConfig,
+        ToWebConfig,
+        ServeConfig,
         BenchmarkConfig,
         ColdConfig,
         AccuracyConfig,

