@@ -184,6 +184,7 @@ def test_the_json_holds_what_the_schema_promises(
         ("gru control", "fp32"),
         ("gru distilled", "fp32"),
         ("gru distilled", "int8"),
+        ("gru distilled", "int8-optimum"),
     ]
     for row in results["rows"]:
         assert set(row["latency_ms"]) == {"p50", "p95", "p99"}
@@ -210,14 +211,15 @@ def test_the_metrics_of_an_fp32_row_are_those_of_the_pytorch_model(
 
 
 def test_gains_are_the_difference_between_two_rows(results: dict[str, Any]) -> None:
-    _, control, distilled, quantized = results["rows"]
-    for row in (distilled, quantized):
+    _, control, distilled, quantized, stock = results["rows"]
+    for row in (distilled, quantized, stock):
         difference = row["metrics"]["ndcg@10"] - control["metrics"]["ndcg@10"]
         gain = row["gain_over_control"]
         assert gain["mean"] == pytest.approx(difference)
         assert gain["low"] <= gain["mean"] <= gain["high"]
     assert "gain_over_control" not in control
-    assert 0 <= quantized["top10_overlap_with_fp32"] <= 1
+    for row in (quantized, stock):
+        assert 0 <= row["top10_overlap_with_fp32"] <= 1
 
 
 def test_the_teachers_row_holds_its_own_metrics_and_times(

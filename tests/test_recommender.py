@@ -142,8 +142,8 @@ def test_a_directory_without_a_recommender_is_refused(tmp_path: Path) -> None:
 def test_another_version_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
-    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "version": 2}))
-    with pytest.raises(ModelError, match="version 2, expected seqrec-recommender version 1"):
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "version": 3}))
+    with pytest.raises(ModelError, match="version 3, expected seqrec-recommender version 2"):
         Recommender.from_pretrained(tmp_path / "copy")
 
 
