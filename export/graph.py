@@ -101,7 +101,7 @@ def add_answer(graph: GraphBuilder, table: ItemTable, state: str, items: str) ->
     scores = graph.node("ScatterElements", scores, left_out, nothing, axis=1)
     best = "top_scores" if not unit else ""
     if table.is_grouped:
-        best = _grouped_top_k(graph, scores, table.num_rows // GROUP, best)
+        best = _grouped_top_k(graph, scores, best)
     else:
         outputs = (best, "top_items")
         best, _ = graph.nodes_outputs("TopK", scores, "k", outputs=outputs, axis=1)
@@ -109,7 +109,7 @@ def add_answer(graph: GraphBuilder, table: ItemTable, state: str, items: str) ->
         graph.node("Mul", best, unit, output="top_scores")
 
 
-def _grouped_top_k(graph: GraphBuilder, scores: str, num_groups: int, best: str) -> str:
+def _grouped_top_k(graph: GraphBuilder, scores: str, best: str) -> str:
     """Add an exact top-k that looks closely only at the k groups with the best leaders.
 
     A group's leader is its best score. An item outside of those groups has k items before it: the
@@ -120,7 +120,6 @@ def _grouped_top_k(graph: GraphBuilder, scores: str, num_groups: int, best: str)
     Args:
         graph: gets the nodes.
         scores: (B, R), R a multiple of `GROUP`.
-        num_groups: R / GROUP.
         best: a name for the best scores, or "".
 
     Returns:
@@ -128,7 +127,7 @@ def _grouped_top_k(graph: GraphBuilder, scores: str, num_groups: int, best: str)
     """
     groups = graph.node("Reshape", scores, graph.constant([0, -1, GROUP]))  # (B, G, GROUP)
     leaders = graph.node("ReduceMax", groups, graph.constant([2]), keepdims=0)
-    count = graph.node("Min", "k", graph.constant([num_groups]))
+    count = graph.node("Min", "k", graph.node("Shape", leaders, start=1, end=2))
     _, found = graph.nodes_outputs("TopK", leaders, count, outputs=("", ""), axis=1)
     found, _ = graph.nodes_outputs("TopK", found, count, outputs=("", ""), axis=1, largest=0)
     found = graph.node("Unsqueeze", found, graph.constant([2]))  # (B, K, 1)
