@@ -47,6 +47,7 @@ from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
 
 import numpy as np
 
+from benchmarks.catalogue import format_catalogues, measure_catalogues
 from benchmarks.measure import (
     TIMED_K,
     Request,
@@ -84,6 +85,9 @@ class BenchmarkConfig:
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
     throughput_batch_size: int = flag(128, "users at once when throughput is measured")
+    catalogue_sizes: tuple[int, ...] = flag(
+        (), "measure students of random weights over these catalogue sizes instead"
+    )
     budget_s: float = flag(5.0, "seconds after which a slow system is asked no more")
     seed: int = flag(0, "seed of the order of the users")
 
@@ -272,6 +276,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark and write its results."""
     config = parse_flags(BenchmarkConfig, (__doc__ or "").partition("\n")[0], argv)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
+    if config.catalogue_sizes:
+        catalogues = measure_catalogues(
+            config.catalogue_sizes,
+            num_threads=config.num_threads,
+            num_calls=config.num_calls,
+            budget_s=config.budget_s,
+            seed=config.seed,
+        )
+        write_json(output_dir / "catalogue.json", {**catalogues, "config": to_json(config)})
+        sys.stdout.write(format_catalogues(catalogues))
+        logger.info("wrote %s", output_dir / "catalogue.json")
+        return
     results = benchmark(config)
     write_json(output_dir / "benchmark.json", results)
     write_figure(results, output_dir / "benchmark.png")
