@@ -137,7 +137,7 @@ def _students(
     """Export students of random weights; return what is timed, and its files."""
     timed, files = [], []
     for arch in ("transformer", "gru"):
-        student = random_student(arch, num_items, seed)  # type: ignore[arg-type]
+        student = random_student(arch, num_items, seed)
         for precision in ("fp32", "int8", "int8-optimum"):
             path = folder / f"{arch}-{precision}.onnx"
             if precision == "int8-optimum":

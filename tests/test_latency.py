@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import measure
+from benchmarks import results as results_page
 from benchmarks.latency import BenchmarkConfig, benchmark, main
 from benchmarks.measure import (
     histories_before_test,
@@ -288,3 +289,48 @@ def test_without_data_the_command_to_type_is_named(tmp_path: Path) -> None:
 def test_a_gpu_is_refused_in_words(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no GPU runner"):
         benchmark(BenchmarkConfig(data_dir=tiny_dataset.path, output_dir=tmp_path, device="cuda"))
+
+
+# --- Catalogue sizes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def catalogues(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("catalogues")
+    quick = ["--num-calls", "20", "--budget-s", "0.2", "--output-dir", str(folder)]
+    main(["--catalogue-sizes", "300", "400", *quick])
+    content: dict[str, Any] = json.loads((folder / "catalogue.json").read_text())
+    return content
+
+
+def test_each_size_is_measured_for_each_student_and_its_limit(catalogues: dict[str, Any]) -> None:
+    assert catalogues["schema"] == "seqrec-catalogue/1"
+    assert catalogues["config"]["catalogue_sizes"] == [300, 400]
+    systems = [
+        ("transformer", "fp32"),
+        ("transformer", "int8"),
+        ("transformer", "int8-optimum"),
+        ("gru", "fp32"),
+        ("gru", "int8"),
+        ("gru, one new event", "int8"),
+        ("gru", "int8-optimum"),
+    ]
+    found = [(row["num_items"], row["system"], row["precision"]) for row in catalogues["rows"]]
+    assert found == [(size, *system) for size in (300, 400) for system in systems]
+    for row in catalogues["rows"]:
+        assert row["weights"] == "random"
+        assert row["history_length"] == (1 if "event" in row["system"] else 50)
+        assert row["over_limit"] == pytest.approx(
+            row["latency_ms"]["p50"] / sum(row["limit_ms"].values())
+        )
+        shares = [share for _, share in row["profile"]]
+        assert shares == sorted(shares, reverse=True)
+        assert 0 < sum(shares) <= 1 + 1e-9
+
+
+def test_the_page_shows_the_catalogues_rows(catalogues: dict[str, Any]) -> None:
+    lines = results_page.of_catalogues(catalogues)
+    rows = [line for line in lines if line.startswith(("| 300 |", "| 400 |"))]
+    assert len(rows) == len(catalogues["rows"])
+    assert f"{catalogues['rows'][0]['latency_ms']['p50']:.3f}" in rows[0]
+    assert "    python -m benchmarks.latency --device cpu --catalogue-sizes 300 400" in lines
