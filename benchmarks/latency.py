@@ -17,7 +17,8 @@ Writes `benchmark.json` and `benchmark.png` into the output directory, and a tab
                     protocol: "seen_excluded" or "seen_kept", what `metrics` and latency refer to
     rows            a list, one object per system and precision:
       system          "popularity", "teacher", "gru control", "gru distilled", ...
-      precision       "fp32", "int8", "nf4", "bf16"
+      precision       "fp32", "int8", "int8-optimum" (what Optimum's quantizer makes of the fp32
+                      file, for comparison), "nf4", "bf16"
       metrics         test targets, headline protocol: `ndcg@10` and so on for ndcg, hr, mrr at
                       5, 10, 20, each with `_low` and `_high`, a 95 % bootstrap interval over users
       metrics_other_protocol    the same under the other protocol
@@ -47,6 +48,7 @@ from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
 
 import numpy as np
 
+from benchmarks.catalogue import format_catalogues, measure_catalogues
 from benchmarks.include import format_included, read_included
 from benchmarks.measure import (
     TIMED_K,
@@ -70,6 +72,7 @@ logger = logging.getLogger(__name__)
 MAX_BATCHES = 20
 SCHEMA = "seqrec-benchmark/1"
 MEASURED: dict[str, tuple[Precision, ...]] = {"control": ("fp32",), "distilled": ("fp32", "int8")}
+COMPARED: Precision = "int8-optimum"  # a third file of distilled students, where speed is measured
 FINETUNE = "accelerate launch teacher/finetune.py"
 
 
@@ -84,6 +87,9 @@ class BenchmarkConfig:
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
     throughput_batch_size: int = flag(128, "users at once when throughput is measured")
+    catalogue_sizes: tuple[int, ...] = flag(
+        (), "measure students of random weights over these catalogue sizes instead"
+    )
     budget_s: float = flag(5.0, "seconds after which a slow system is asked no more")
     seed: int = flag(0, "seed of the order of the users")
     include: tuple[Path, ...] = flag((), "results of the web page's measure button to show as well")
@@ -115,7 +121,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     environment = describe_machine(config.num_threads)
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
-    students = open_students(dataset, output_dir, config.num_threads)
+    students = open_students(dataset, output_dir, config.num_threads, compared=True)
     runners: list[Runner] = [PopularityRunner(dataset), *students]
     evaluations, lists = [], []
     for runner in runners:
@@ -167,11 +173,16 @@ def protocols(dataset: SequenceDataset) -> tuple[str, str]:
     return names if dataset.exclude_seen else (names[1], names[0])
 
 
-def open_students(dataset: SequenceDataset, output_dir: Path, num_threads: int) -> list[OnnxRunner]:
-    """Open the exports to be measured, made now where missing."""
+def open_students(
+    dataset: SequenceDataset, output_dir: Path, num_threads: int, *, compared: bool = False
+) -> list[OnnxRunner]:
+    """Open the exports to be measured, made now where missing; `compared`: with Optimum's."""
     opened = []
     for student_folder in student_folders(output_dir):
-        for precision in MEASURED.get(student_folder.name, ()):
+        precisions = MEASURED.get(student_folder.name, ())
+        if compared and "int8" in precisions:
+            precisions += (COMPARED,)
+        for precision in precisions:
             logger.info("%s %s %s", student_folder.parent.name, student_folder.name, precision)
             folder = ensure_exported(dataset, output_dir, student_folder, precision)
             opened.append(OnnxRunner.from_pretrained(folder, num_threads))
@@ -220,7 +231,7 @@ def compare(
             low, high = bootstrap_interval(difference)
             gain = {"mean": float(difference.mean()), "low": low, "high": high}
             comparison["gain_over_control"] = gain
-        if runner.precision == "int8":
+        if runner.precision.startswith("int8"):
             fp32 = place[runner.system, "fp32"]
             comparison["top10_overlap_with_fp32"] = overlap(lists[own], lists[fp32])
         comparisons.append(comparison)
@@ -269,6 +280,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(BenchmarkConfig, (__doc__ or "").partition("\n")[0], argv)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     included = read_included(config.include)
+    if config.catalogue_sizes:
+        catalogues = measure_catalogues(
+            config.catalogue_sizes,
+            num_threads=config.num_threads,
+            num_calls=config.num_calls,
+            budget_s=config.budget_s,
+            seed=config.seed,
+        )
+        write_json(output_dir / "catalogue.json", {**catalogues, "config": to_json(config)})
+        sys.stdout.write(format_catalogues(catalogues))
+        logger.info("wrote %s", output_dir / "catalogue.json")
+        return
     results = benchmark(config)
     if included:
         results["included"] = included

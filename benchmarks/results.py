@@ -16,6 +16,8 @@ from seqrec.files import read_json
 
 import numpy as np
 
+from benchmarks.catalogue import HEADERS, describe, table_cells
+from benchmarks.catalogue import SCHEMA as CATALOGUE_SCHEMA
 from benchmarks.rows import CONTROL, DISTILLED
 from benchmarks.summary import SCHEMA, format_gain, format_metric
 
@@ -286,12 +288,55 @@ def teacher_cost(results: Results) -> list[str]:
     ]
 
 
-def format_page(every: Mapping[str, Results], files: Path) -> str:
+def read_catalogues(folder: Path) -> Results | None:
+    """Return `catalogue.json` of a folder, None if it has none.
+
+    Raises:
+        DataError: it is damaged or of another version.
+    """
+    file = folder / "catalogue.json"
+    how = "Make it again: python -m benchmarks.latency --device cpu --catalogue-sizes 1700 50000"
+    if not file.is_file():
+        return None
+    try:
+        results = read_json(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({error}). {how}") from error
+    if results.get("schema") != CATALOGUE_SCHEMA:
+        raise DataError(
+            f"{file} is of schema {results.get('schema')}, expected {CATALOGUE_SCHEMA}. {how}"
+        )
+    return results
+
+
+def of_catalogues(results: Results) -> list[str]:
+    """Return the section on latency over catalogue sizes."""
+    sizes = " ".join(str(size) for size in results["config"]["catalogue_sizes"])
+    return [
+        "## Latency over catalogue sizes",
+        "",
+        describe(dict(results)),
+        "The limit is what this machine needed, in turns with the students, to read the table, "
+        "to look at each score once and to call a graph that does nothing; `over limit` is the p50 "
+        "over the sum. The last column is the profiler's: shares of the time within nodes.",
+        "",
+        *markdown_table(HEADERS, table_cells(dict(results))),
+        "The numbers: [catalogue.json](results/catalogue.json). To measure again:",
+        "",
+        f"    python -m benchmarks.latency --device cpu --catalogue-sizes {sizes}",
+        "",
+    ]
+
+
+def format_page(
+    every: Mapping[str, Results], files: Path, catalogues: Results | None = None
+) -> str:
     """Return the page, which ends in a newline.
 
     Args:
         every: results by folder.
         files: where those folders are; what lies beside a result is linked.
+        catalogues: content of `catalogue.json`, if there is one.
     """
     lines = [
         "# Results",
@@ -302,6 +347,8 @@ def format_page(every: Mapping[str, Results], files: Path) -> str:
         "",
         *mean_gains(every),
     ]
+    if catalogues is not None:
+        lines += of_catalogues(catalogues)
     for folder, results in every.items():
         lines += of_data_set(folder, results, files)
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -310,7 +357,8 @@ def format_page(every: Mapping[str, Results], files: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
     config = parse_flags(ResultsConfig, (__doc__ or "").partition("\n")[0], argv)
-    page = format_page(read_results(config.input), config.input)
+    every = read_results(config.input)
+    page = format_page(every, config.input, read_catalogues(config.input))
     config.output.parent.mkdir(parents=True, exist_ok=True)
     beside = config.output.with_name(f".{config.output.name}.tmp")
     beside.write_text(page, encoding="utf-8")

@@ -16,7 +16,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.graph import OUTPUT_NAMES, open_session
+from export.graph import OUTPUT_NAMES
+from export.parity import open_session
 
 FloatArray = NDArray[np.float32]
 Answer = tuple[IntArray, FloatArray]

@@ -6,7 +6,7 @@
 The language model that read the catalogue reads the new texts, the student's text map turns them
 into rows (see `student.cold`), and these are appended to the item table of the ONNX file. Nothing
 is trained, and the rows that were there stay as they are to the last bit: so do their scores. In an
-8-bit file new rows are rounded with the table's own scale, and cut off where they go beyond it.
+8-bit file each new row gets a scale of its own.
 
 The new items follow the old ones, in the order of their file. Their table needs an id and a title;
 of its other columns those are read that the catalogue had too.
@@ -28,10 +28,12 @@ import numpy as np
 import onnx
 import polars as pl
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto
 
-from export.graph import INPUT_NAMES, OUTPUT_NAMES, TOLERANCE, open_session
+from export.graph import INPUT_NAMES, OUTPUT_NAMES
+from export.parity import TOLERANCE, open_session
 from export.recommender import Recommender
+from export.table import append_rows
 from student.cold import FILE as TEXT_MAP_FILE
 from student.cold import TextMap
 
@@ -77,7 +79,7 @@ def add_items(config: AddItemsConfig) -> None:
     rows = text_map.rows(text_map.standardise(_read_texts(items, old.config["text_map"]["reader"])))
     model = onnx.load(config.model_dir / "model.onnx")
     append_rows(model, rows)
-    _check_old_answers(config.model_dir / "model.onnx", model, len(old.item_ids), old.max_len)
+    _check_old_answers(config.model_dir / "model.onnx", model, old, len(items))
     about = old.config
     with atomic_directory(config.output_dir) as beside:
         onnx.save(model, beside / "model.onnx")
@@ -165,75 +167,15 @@ def _read_texts(items: pl.DataFrame, reader: dict[str, Any]) -> NDArray[np.float
     return read_new_texts(items, reader)
 
 
-def append_rows(model: ModelProto, rows: NDArray[np.float32]) -> None:
-    """Append rows (N, H) to the item table of a graph from `write_graph` or `quantize`, in place.
-
-    Raises:
-        ModelError: the graph has no item table, or one in a form that is not known here.
-    """
-    graph = model.graph
-    lookup, tensor = _item_table(model)
-    table = numpy_helper.to_array(tensor)
-    if table.dtype == np.uint8:
-        scale, zero_point = _quantization(graph, lookup.output[0])
-        levels = np.rint(rows / scale) + zero_point
-        if (cut := int(((levels < 0) | (levels > 255)).sum())) > 0:
-            logger.info("%.2f%% of the new weights are beyond 8 bit", 100 * cut / levels.size)
-        rows = levels.clip(0, 255)
-    elif table.dtype != np.float32:
-        raise ModelError(f"the item table holds {table.dtype}, expected float32 or uint8")
-    extended = np.concatenate([table, rows.astype(table.dtype)])
-    tensor.CopyFrom(numpy_helper.from_array(extended, tensor.name))
-    _forget_shapes(graph, tensor.name, lookup)
-
-
-def _item_table(model: ModelProto) -> tuple[NodeProto, TensorProto]:
-    """Return the node that looks items up, and the table in which it does."""
-    tables = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Gather" and node.input[1] == "items" and node.input[0] in tables:
-            return node, tables[node.input[0]]
-    raise ModelError(
-        "the graph looks its items up in no table. Export it again: python -m export.to_onnx"
-    )
-
-
-def _forget_shapes(graph: GraphProto, table: str, lookup: NodeProto) -> None:
-    """Drop the recorded shapes of all that is as wide as the table: what follows it in the graph.
-
-    The others stay: ONNX Runtime fuses nodes by what it knows of shapes, and without them would
-    compute users' states in another order.
-    """
-    wide, known = {table}, set()
-    for node in graph.node:  # in topological order
-        known |= set(node.output)
-        if node.name != lookup.name and wide & set(node.input):
-            wide |= set(node.output)
-    kept = [value for value in graph.value_info if value.name in known - wide]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-
-
-def _quantization(graph: GraphProto, looked_up: str) -> tuple[float, int]:
-    """Return scale and zero point of an 8-bit table, found where its lookup is turned to fp32."""
-    node = next(n for n in graph.node if looked_up in n.input)
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    if node.op_type != "DequantizeLinear" or constants[node.input[1]].size != 1:
-        raise ModelError(
-            f"the 8-bit item table is read by {node.op_type}, expected DequantizeLinear with one "
-            "scale. Export it again: python -m export.to_onnx"
-        )
-    return float(constants[node.input[1]].item()), int(constants[node.input[2]].item())
-
-
-def _check_old_answers(file: Path, model: ModelProto, num_items: int, max_len: int) -> None:
+def _check_old_answers(file: Path, model: ModelProto, old: Recommender, num_new: int) -> None:
     """Compare old and new graph on random histories, the new items left out.
 
     Raises:
         ModelError: an old item's score differs by more than rounding does.
     """
     sessions = [open_session(source, 1) for source in (file, model.SerializeToString())]
-    new = np.arange(num_items + 1, _item_table(model)[1].dims[0])[None]
+    num_items, max_len = len(old.item_ids), old.max_len
+    new = np.arange(num_items + 1, num_items + num_new + 1)[None]
     rng = np.random.default_rng(0)
     for _ in range(NUM_COMPARED_HISTORIES):
         items = rng.integers(1, num_items + 1, (1, rng.integers(1, max_len + 1)))

@@ -1,18 +1,18 @@
 """An fp32 graph to 8 bit, through Optimum's `ORTQuantizer` (dynamic quantization).
 
-Weights become unsigned 8-bit numbers with one scale per tensor; activations are quantized while
-the graph runs. The item table stays one table: the history lookup reads it as it is, and the score
-product reads it through a `Transpose` that ONNX Runtime folds away when it loads the file. GRU
-cells stay fp32, for which ONNX Runtime has no 8-bit operator.
-
-Both sides of a product are unsigned: signed weights would be a little faster on some machines, but
-on x86 without VNNI ONNX Runtime adds their products in 16 bits, which overflow.
-
-An activation's scale is taken over the whole batch. In 8 bit, unlike in fp32, a user's scores
-therefore depend a little on who else is in the batch.
+This is the usual way, and the benchmark's "int8-optimum" row; what is shipped holds its 8 bit as
+`export.table` says. Here, too, one unsigned 8-bit item table is read by the lookup and, through a
+`Transpose` that ONNX Runtime folds away, by the score product. But a matrix has one scale for all
+its rows, small matrices are multiplied in 8 bit as well, and an activation's scale is taken over
+the whole batch: a user's scores depend a little on who else is in it.
 """
 
+import contextlib
+import io
+import logging
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from seqrec.errors import ModelError
@@ -23,8 +23,6 @@ from onnx import ModelProto, TensorProto
 from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
 from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import QuantizationConfig
-
-from export.graph import quiet
 
 EIGHT_BIT = (TensorProto.INT8, TensorProto.UINT8)
 
@@ -91,3 +89,19 @@ def eight_bit_share(model: ModelProto) -> float:
         for tensor in model.graph.initializer
     ]
     return sum(size for eight_bit, size in sizes if eight_bit) / sum(size for _, size in sizes)
+
+
+@contextlib.contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Silence a library's warnings, info messages and prints while it works for us."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

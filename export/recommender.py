@@ -4,7 +4,11 @@
     for item in recommender.recommend(["50", "181", "172"], k=5):
         ...  # item.item_id, item.score, item.title
 
-A recommender is a directory, version 1:
+    session = recommender.start_session(["50", "181"])
+    session.add("172")  # what the user took next
+    session.recommend(5)
+
+A recommender is a directory, version 2:
 
     model.onnx    histories in, best items out; see `export.graph`
     items.json    {"ids": [...], "titles": [...]}, element i is item number i + 1
@@ -13,12 +17,17 @@ A recommender is a directory, version 1:
     text_map.safetensors    distilled students: makes rows for new items, see `export.add_items`; a
                             client does not read it, and it need not be shipped
 
+Version 1, whose graphs keep no state and hold their table in another form, is read as well.
+
+A `Recommender` does not change, so threads may share one. A `Session` is one user's: of its calls
+only one may run at a time.
+
 Shape letters: B users, T history, E excluded, K answers.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +39,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.session import Session
+
 FORMAT = "seqrec-recommender"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 PAD = 0  # `seqrec.data.PAD`; that module needs polars
+HOW = "Export it again: python -m export.to_onnx"
+TOP_ITEMS, TOP_SCORES, STATE, NEW_STATE = "top_items", "top_scores", "state", "new_state"
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,11 @@ class Recommendation:
 
 
 class Recommender:
-    """An exported student together with its catalogue. Open one with `from_pretrained`."""
+    """An exported student together with its catalogue. Open one with `from_pretrained`.
+
+    Ids that are not in the catalogue are skipped wherever they are given; where none is left, a
+    `ValueError` says so.
+    """
 
     def __init__(
         self,
@@ -60,7 +79,8 @@ class Recommender:
         self.item_ids, self.titles = list(item_ids), list(titles)
         self.config = config
         self.max_len = int(config["max_len"])
-        self._numbers = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+        self.keeps_state = STATE in {i.name for i in session.get_overridable_initializers()}
+        self.numbers = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, num_threads: int = 1) -> "Recommender":
@@ -74,13 +94,12 @@ class Recommender:
             ModelError: there is none in `folder`, it is of another version, or it is damaged.
         """
         folder = Path(folder)
-        how = "Export it again: python -m export.to_onnx"
         try:
             config = read_json(folder / "config.json")
-            if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
+            if config.get("format") != FORMAT or config.get("version") not in READABLE:
                 raise ModelError(
                     f"{folder} is {config.get('format')} version {config.get('version')}, expected "
-                    f"{FORMAT} version {VERSION}. {how}"
+                    f"{FORMAT} version {VERSION}. {HOW}"
                 )
             contents: dict[str, bytes] = {}
             for name, expected in config["sha256"].items():
@@ -88,7 +107,7 @@ class Recommender:
                 if (found := hashlib.sha256(contents[name]).hexdigest()) != expected:
                     raise ModelError(
                         f"{folder / name} is damaged: SHA-256 is {found}, expected {expected}. "
-                        f"{how}"
+                        f"{HOW}"
                     )
             items = json.loads(contents["items.json"])
             session = ort.InferenceSession(
@@ -97,11 +116,15 @@ class Recommender:
                 providers=["CPUExecutionProvider"],
             )
             return cls(session, items["ids"], items["titles"], config)
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"no usable recommender in {folder} ({error}). {how}") from error
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"no usable recommender in {folder} ({error}). {HOW}") from error
 
     def recommend(
-        self, history: Sequence[str], k: int = 10, exclude_seen: bool = True
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        exclude_seen: bool = True,
+        candidates: Iterable[str] | None = None,
     ) -> list[Recommendation]:
         """Recommend for one user.
 
@@ -110,61 +133,111 @@ class Recommender:
                 model looks at the newest `max_len` of the others.
             k: how many items at most; fewer come back when fewer are left.
             exclude_seen: leave out all items of `history`, also those beyond `max_len`.
+            candidates: answer with these items only; ids not in the catalogue are skipped.
 
         Returns:
             Best first.
 
         Raises:
-            ValueError: no item of `history` is in the catalogue, or `k` is below 1.
+            ValueError: no item of `history`, or of `candidates`, is in the catalogue, or `k` is
+                below 1.
         """
-        return self.recommend_batch([history], k, exclude_seen)[0]
+        return self.recommend_batch([history], k, exclude_seen, candidates)[0]
 
     def recommend_batch(
-        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_seen: bool = True
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = True,
+        candidates: Iterable[str] | None = None,
     ) -> list[list[Recommendation]]:
-        """Recommend for many users at once; arguments and errors as in `recommend`.
+        """Recommend for many users at once, each as by `recommend`; arguments and errors as there.
 
-        In fp32 each user gets the answer of `recommend`; in int8 the scores differ a little, since
-        activations are quantized with one scale for the batch.
+        A score differs from that of `recommend` by rounding at most.
+        """
+        barred = self.barred(candidates)
+        if not histories:
+            return []
+        numbers = [self.known(history, f"history {row}") for row, history in enumerate(histories)]
+        seen = numbers if exclude_seen else [[] for _ in numbers]
+        items = _pad_left([known[-self.max_len :] for known in numbers])
+        return self.answer(items, seen, barred, k)[0]
+
+    def start_session(self, history: Sequence[str] = ()) -> Session:
+        """Follow one user from here on: `add` each new item to the session and ask it.
+
+        Args:
+            history: item ids, oldest first, as in `recommend`; may be empty.
+        """
+        known = self.known(history, "history") if len(history) else []
+        return Session(self, known)
+
+    def known(self, ids: Iterable[str], what: str) -> list[int]:
+        """Return the numbers of known items, in order; refuse ids without any."""
+        if isinstance(ids, str):
+            raise ValueError(f"{what} is the text {ids!r}, expected a list of item ids")
+        ids = list(ids)
+        known = [self.numbers[item_id] for item_id in ids if item_id in self.numbers]
+        if not known:
+            shown = ", ".join(repr(item_id) for item_id in ids[:5])
+            shown += ", ..." if len(ids) > 5 else ""
+            found = f"holds no item of the catalogue: {shown}" if ids else "is empty"
+            raise ValueError(
+                f"{what} {found}. Expected ids as in items.json, such as {self.item_ids[0]!r}"
+            )
+        return known
+
+    def barred(self, candidates: Iterable[str] | None) -> IntArray:
+        """Return the numbers of all items that are no candidates."""
+        if candidates is None:
+            return np.zeros(0, dtype=np.int64)
+        is_barred = np.ones(len(self.item_ids) + 1, dtype=bool)
+        is_barred[self.known(candidates, "candidates")] = False
+        return np.flatnonzero(is_barred)
+
+    def answer(
+        self,
+        items: IntArray,
+        seen: Sequence[Sequence[int]],
+        barred: IntArray,
+        k: int,
+        state: FloatArray | None = None,
+    ) -> tuple[list[list[Recommendation]], FloatArray | None]:
+        """Run the model; return the users' lists and, if it keeps one, the new state.
+
+        Args:
+            items: int64 (B, T), left-padded.
+            seen: numbers of the items to leave out, of each user.
+            barred: int64 (N,), those to leave out for all.
+            k: how many items at most.
+            state: float32 (layers, B, H); None: nothing was before `items`.
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        if not histories:
-            return []
-        numbers = [self._known(history, row) for row, history in enumerate(histories)]
-        seen = numbers if exclude_seen else [[] for _ in numbers]
-        top_items, top_scores = self.session.run(
-            ["top_items", "top_scores"],
-            {
-                "items": _pad_left([known[-self.max_len :] for known in numbers]),
-                "excluded": _pad_left(seen),
-                "k": np.array([min(k, len(self.item_ids))]),
-            },
-        )
-        return [
+        excluded = _pad_left(seen)
+        if len(barred):
+            everyone = np.broadcast_to(barred, (len(items), len(barred)))
+            excluded = np.concatenate([excluded, everyone], axis=1)
+        feeds: dict[str, Any] = {
+            "items": items,
+            "excluded": excluded,
+            "k": np.array([min(k, len(self.item_ids))]),
+        }
+        wanted = [TOP_ITEMS, TOP_SCORES]
+        if self.keeps_state:
+            wanted.append(NEW_STATE)
+            if state is not None:
+                feeds[STATE] = state
+        top_items, top_scores, *new_state = self.session.run(wanted, feeds)
+        lists = [
             [
                 Recommendation(self.item_ids[number - 1], score, self.titles[number - 1])
-                for number, score in zip(items, scores, strict=True)
+                for number, score in zip(numbers, scores, strict=True)
                 if score > -np.inf
             ]
-            for items, scores in zip(top_items.tolist(), top_scores.tolist(), strict=True)
+            for numbers, scores in zip(top_items.tolist(), top_scores.tolist(), strict=True)
         ]
-
-    def _known(self, history: Sequence[str], row: int) -> list[int]:
-        """Return the numbers of a history's known items; refuse a history without any."""
-        if isinstance(history, str):
-            raise ValueError(f"history {row} is the text {history!r}, expected a list of item ids")
-        known = [self._numbers[item_id] for item_id in history if item_id in self._numbers]
-        if not known:
-            ids = ", ".join(repr(item_id) for item_id in history[:5]) + (
-                ", ..." if len(history) > 5 else ""
-            )
-            found = f"holds no item of the catalogue: {ids}" if len(history) else "is empty"
-            raise ValueError(
-                f"history {row} {found}. Expected ids as in items.json, such as "
-                f"{self.item_ids[0]!r}"
-            )
-        return known
+        return lists, new_state[0] if new_state else None
 
 
 def _session_options(num_threads: int) -> ort.SessionOptions:

@@ -23,7 +23,9 @@ import onnx
 import onnxruntime as ort
 from tqdm import tqdm
 
-from export.graph import OPSET, check_parity, open_session, write_graph
+from export.graph import write_graph
+from export.nodes import OPSET
+from export.parity import check_parity, open_session
 from export.quantize import eight_bit_share, quantize
 from export.recommender import FORMAT, VERSION
 from student.cold import FILE as TEXT_MAP_FILE
@@ -31,8 +33,8 @@ from student.model import Student
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+Precision = Literal["fp32", "int8", "int8-optimum"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")  # the third is for comparison
 NUM_COMPARED_USERS = 256
 
 
@@ -71,10 +73,7 @@ def ensure_exported(
     """Return the directory of a student's export, made now if it is missing or out of date."""
     folder = export_folder(output_dir, student_folder, precision)
     if not _is_current(folder, student_folder, dataset):
-        graph = None
-        if precision == "int8":  # made from the fp32 graph, which takes seconds to export
-            graph = ensure_exported(dataset, output_dir, student_folder, "fp32") / "model.onnx"
-        export_student(student_folder, dataset, folder, precision, graph)
+        export_student(student_folder, dataset, folder, precision)
     return folder
 
 
@@ -108,7 +107,6 @@ def export_student(
     dataset: SequenceDataset,
     folder: Path,
     precision: Precision,
-    graph: Path | None = None,
 ) -> None:
     """Write a recommender directory, whole or not at all.
 
@@ -116,13 +114,12 @@ def export_student(
         student_folder: where `Student.save_pretrained` wrote.
         dataset: what the student was trained on; gives ids and titles.
         folder: the directory to make; an existing one is replaced.
-        precision: "int8" is quantized from the fp32 graph, and compared with it on the newest
-            items of real validation histories.
-        graph: the student's fp32 graph if it was exported before.
+        precision: "int8" is compared with the fp32 graph on the newest items of real validation
+            histories; "int8-optimum" is made from that graph by Optimum.
 
     Raises:
-        ModelError: there is no student, it was trained on other data, the graph does not answer as
-            PyTorch does, or the quantized graph is not 8-bit.
+        ModelError: there is no student, it was trained on other data, its fp32 graph does not
+            answer as PyTorch does, or Optimum's is not 8-bit.
     """
     student = Student.from_pretrained(student_folder)
     about = read_json(student_folder / "config.json")
@@ -152,18 +149,20 @@ def export_student(
         atomic_directory(folder) as beside,
         tempfile.TemporaryDirectory(dir=beside.parent) as temporary,
     ):
-        if graph is None:
-            graph = Path(temporary) / "model.onnx"
-            write_graph(student, graph)
+        graph = Path(temporary) / "model.onnx"
+        write_graph(student, graph)
         check_parity(student, graph)
-        if precision == "int8":
-            quantize(graph, beside / "model.onnx")
+        if precision == "fp32":
+            shutil.copy(graph, beside / "model.onnx")
+        else:
+            if precision == "int8":
+                write_graph(student, beside / "model.onnx", "int8")
+            else:
+                quantize(graph, beside / "model.onnx")
             config["eight_bit_share"] = eight_bit_share(onnx.load(beside / "model.onnx"))
             config["top10_overlap_with_fp32"] = _overlap(
                 graph, beside / "model.onnx", dataset, student
             )
-        else:
-            shutil.copy(graph, beside / "model.onnx")
         if config["text_map"] is not None:
             shutil.copy(student_folder / TEXT_MAP_FILE, beside / TEXT_MAP_FILE)
         items = {"ids": dataset.item_ids, "titles": dataset.items["title"].to_list()}
@@ -207,14 +206,16 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
         f"- {name.upper()} on validation targets, in PyTorch: {value:.4f}"
         for name, value in config["valid_metrics"].items()
     ]
-    if config["precision"] == "int8":
+    if config["precision"] != "fp32":
         share, kept = config["eight_bit_share"], config["top10_overlap_with_fp32"]
         metrics.append(f"- weights held in 8 bit: {share:.1%}")
         metrics.append(f"- top 10 shared with the fp32 version, validation users: {kept:.1%}")
     metrics.append("- test metrics and latency of this very file: `benchmark.json` of the run")
     precision = {
         "fp32": "fp32; answers equal PyTorch's within 1e-4, checked at export",
-        "int8": "8-bit item table and matrix products, quantized with Optimum"
+        "int8": "all matrices are stored in 8 bit, each row with its own scale; scores are "
+        "products of integers, the encoder computes in fp32",
+        "int8-optimum": "8-bit item table and matrix products, quantized with Optimum"
         + ("; the GRU cell is fp32" if config["arch"] == "gru" else ""),
     }[config["precision"]]
     source = [

@@ -23,9 +23,11 @@ from onnx import numpy_helper
 from benchmarks import cold
 from benchmarks.cold import by_group, chance_values
 from export import add_items as module
-from export.add_items import AddItemsConfig, add_items, append_rows
-from export.graph import OUTPUT_NAMES, open_session
+from export.add_items import AddItemsConfig, add_items
+from export.graph import OUTPUT_NAMES
+from export.parity import open_session
 from export.recommender import Recommender
+from export.table import append_rows
 from export.to_onnx import ensure_exported
 from student.cold import FILE, TextMap
 from student.distill import DistillConfig, train_student
@@ -131,12 +133,21 @@ def scores(folder: Path, items: np.ndarray, num_items: int) -> np.ndarray:
     return top_scores[0, np.argsort(top_items[0])]
 
 
+def constants(folder: Path) -> dict[str, np.ndarray]:
+    """Return the constants in a file, by name."""
+    graph = onnx.load(folder / "model.onnx").graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
 def table_of(folder: Path) -> np.ndarray:
     """Return the item table in a file, float32 or uint8."""
-    graph = onnx.load(folder / "model.onnx").graph
-    lookup = next(n for n in graph.node if n.op_type == "Gather" and n.input[1] == "items")
-    (table,) = (t for t in graph.initializer if t.name == lookup.input[0])
-    return numpy_helper.to_array(table)
+    return constants(folder)["item_table"]
+
+
+def restored(model: onnx.ModelProto) -> np.ndarray:
+    """Return what the rows of an 8-bit table stand for, float32 (rows, H)."""
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return (values["item_table"].astype(np.float32) - 128) * values["item_scales"]
 
 
 def new_rows(folder: Path) -> np.ndarray:
@@ -215,22 +226,17 @@ def test_a_new_item_scores_the_product_of_the_users_state_and_its_row(
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.1 * spread)
 
 
-def test_new_rows_of_an_8_bit_table_are_the_nearest_levels_of_its_own_scale(
+def test_new_rows_of_an_8_bit_table_are_rounded_to_the_nearest_of_their_own_levels(
     pair: tuple[Path, Path],
 ) -> None:
     _, new = pair
-    table = table_of(new)
-    if table.dtype == np.float32:
-        assert np.array_equal(table[31:], new_rows(new))
+    if table_of(new).dtype == np.float32:
+        assert np.array_equal(table_of(new)[31:], new_rows(new))
         return
-    graph = onnx.load(new / "model.onnx").graph
-    values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    scale = values["student.item_embedding.weight_scale"]
-    zero_point = values["student.item_embedding.weight_zero_point"].astype(int)
-    low, high = (0 - zero_point) * scale, (255 - zero_point) * scale
-    restored = (table[31:].astype(int) - zero_point) * scale
-    wanted = new_rows(new).clip(low, high)
-    assert np.abs(restored - wanted).max() <= scale * 0.5001
+    wanted = new_rows(new)
+    step = np.abs(wanted).max(axis=1, keepdims=True) / 127
+    found = restored(onnx.load(new / "model.onnx"))[31:]
+    assert (np.abs(found - wanted) <= step * 0.5001).all()
 
 
 def test_a_copy_of_an_untrained_item_scores_as_the_item_does(
@@ -277,15 +283,21 @@ def test_items_can_be_added_to_what_items_were_added_to(
     assert recommender.config["num_added_items"] == 4
 
 
-def test_a_row_beyond_the_8_bit_range_is_cut_off_and_not_wrapped_around(
-    pair: tuple[Path, Path],
-) -> None:
+def test_rows_of_any_size_are_kept_in_8_bit(pair: tuple[Path, Path]) -> None:
     model = onnx.load(pair[0] / "model.onnx")
     if table_of(pair[0]).dtype == np.float32:
-        pytest.skip("an fp32 table has no such range")
-    append_rows(model, np.stack([np.full(16, 1e6), np.full(16, -1e6)]).astype(np.float32))
-    (table,) = (t for t in model.graph.initializer if list(t.dims) == [33, 16])
-    assert numpy_helper.to_array(table)[31:].tolist() == [[255] * 16, [0] * 16]
+        pytest.skip("an fp32 table has no levels")
+    rows = np.stack([np.full(16, 1e6), np.full(16, -1e-6)]).astype(np.float32)
+    append_rows(model, rows)
+    np.testing.assert_allclose(restored(model)[31:], rows, rtol=1e-6)
+
+
+def test_a_file_without_an_item_table_of_ours_is_refused(pair: tuple[Path, Path]) -> None:
+    model = onnx.load(pair[0] / "model.onnx")
+    (table,) = (t for t in model.graph.initializer if t.name == "item_table")
+    table.name = "weight"
+    with pytest.raises(ModelError, match="no constant 'item_table'. Export it again"):
+        append_rows(model, np.zeros((1, 16), dtype=np.float32))
 
 
 @pytest.mark.parametrize(

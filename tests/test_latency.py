@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import measure
+from benchmarks import results as results_page
 from benchmarks.latency import BenchmarkConfig, benchmark, main
 from benchmarks.measure import (
     histories_before_test,
@@ -184,6 +185,7 @@ def test_the_json_holds_what_the_schema_promises(
         ("gru control", "fp32"),
         ("gru distilled", "fp32"),
         ("gru distilled", "int8"),
+        ("gru distilled", "int8-optimum"),
     ]
     for row in results["rows"]:
         assert set(row["latency_ms"]) == {"p50", "p95", "p99"}
@@ -210,14 +212,15 @@ def test_the_metrics_of_an_fp32_row_are_those_of_the_pytorch_model(
 
 
 def test_gains_are_the_difference_between_two_rows(results: dict[str, Any]) -> None:
-    _, control, distilled, quantized = results["rows"]
-    for row in (distilled, quantized):
+    _, control, distilled, quantized, stock = results["rows"]
+    for row in (distilled, quantized, stock):
         difference = row["metrics"]["ndcg@10"] - control["metrics"]["ndcg@10"]
         gain = row["gain_over_control"]
         assert gain["mean"] == pytest.approx(difference)
         assert gain["low"] <= gain["mean"] <= gain["high"]
     assert "gain_over_control" not in control
-    assert 0 <= quantized["top10_overlap_with_fp32"] <= 1
+    for row in (quantized, stock):
+        assert 0 <= row["top10_overlap_with_fp32"] <= 1
 
 
 def test_the_teachers_row_holds_its_own_metrics_and_times(
@@ -286,3 +289,48 @@ def test_without_data_the_command_to_type_is_named(tmp_path: Path) -> None:
 def test_a_gpu_is_refused_in_words(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no GPU runner"):
         benchmark(BenchmarkConfig(data_dir=tiny_dataset.path, output_dir=tmp_path, device="cuda"))
+
+
+# --- Catalogue sizes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def catalogues(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("catalogues")
+    quick = ["--num-calls", "20", "--budget-s", "0.2", "--output-dir", str(folder)]
+    main(["--catalogue-sizes", "300", "400", *quick])
+    content: dict[str, Any] = json.loads((folder / "catalogue.json").read_text())
+    return content
+
+
+def test_each_size_is_measured_for_each_student_and_its_limit(catalogues: dict[str, Any]) -> None:
+    assert catalogues["schema"] == "seqrec-catalogue/1"
+    assert catalogues["config"]["catalogue_sizes"] == [300, 400]
+    systems = [
+        ("transformer", "fp32"),
+        ("transformer", "int8"),
+        ("transformer", "int8-optimum"),
+        ("gru", "fp32"),
+        ("gru", "int8"),
+        ("gru, one new event", "int8"),
+        ("gru", "int8-optimum"),
+    ]
+    found = [(row["num_items"], row["system"], row["precision"]) for row in catalogues["rows"]]
+    assert found == [(size, *system) for size in (300, 400) for system in systems]
+    for row in catalogues["rows"]:
+        assert row["weights"] == "random"
+        assert row["history_length"] == (1 if "event" in row["system"] else 50)
+        assert row["over_limit"] == pytest.approx(
+            row["latency_ms"]["p50"] / sum(row["limit_ms"].values())
+        )
+        shares = [share for _, share in row["profile"]]
+        assert shares == sorted(shares, reverse=True)
+        assert 0 < sum(shares) <= 1 + 1e-9
+
+
+def test_the_page_shows_the_catalogues_rows(catalogues: dict[str, Any]) -> None:
+    lines = results_page.of_catalogues(catalogues)
+    rows = [line for line in lines if line.startswith(("| 300 |", "| 400 |"))]
+    assert len(rows) == len(catalogues["rows"])
+    assert f"{catalogues['rows'][0]['latency_ms']['p50']:.3f}" in rows[0]
+    assert "    python -m benchmarks.latency --device cpu --catalogue-sizes 300 400" in lines

@@ -13,7 +13,14 @@ import pytest
 from benchmarks import results as page
 from benchmarks.plot_accuracy import draw, order_rows, write_figure
 from benchmarks.plot_accuracy import main as plot
-from benchmarks.results import format_page, main, mean_gains, read_results, verdict
+from benchmarks.results import (
+    format_page,
+    main,
+    mean_gains,
+    read_catalogues,
+    read_results,
+    verdict,
+)
 from benchmarks.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +99,7 @@ def make_results(distilled: float = 9.0) -> dict[str, Any]:
 def test_the_kept_page_is_what_the_command_writes() -> None:
     if not list(KEPT.glob("*/accuracy.json")):
         pytest.skip(f"no */accuracy.json is kept in {KEPT} yet")
-    expected = format_page(read_results(KEPT), KEPT)
+    expected = format_page(read_results(KEPT), KEPT, read_catalogues(KEPT))
     kept = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
     assert kept == expected, "type: python -m benchmarks.results"
 
@@ -264,3 +271,13 @@ def test_the_same_json_gives_the_same_picture(tmp_path: Path) -> None:
 def test_missing_results_name_the_command_to_type(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"python -m benchmarks\.accuracy"):
         plot(["--input", str(tmp_path / "nothing.json")])
+
+
+def test_catalogues_of_another_version_are_refused_and_none_is_no_mistake(tmp_path: Path) -> None:
+    assert read_catalogues(tmp_path) is None
+    (tmp_path / "catalogue.json").write_text('{"schema": "seqrec-catalogue/9"}')
+    with pytest.raises(DataError, match=r"expected seqrec-catalogue/1\. .*--catalogue-sizes"):
+        read_catalogues(tmp_path)
+    (tmp_path / "catalogue.json").write_text("{")
+    with pytest.raises(DataError, match="is damaged"):
+        read_catalogues(tmp_path)

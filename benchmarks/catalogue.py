@@ -1,0 +1,275 @@
+"""Latency over catalogue sizes: `python -m benchmarks.latency --catalogue-sizes 1700 10000 50000`.
+
+Speed does not depend on what the weights are, so students of random weights are exported and timed;
+the rows say so. Beside each time stands its limit on this machine: to read the item table once, to
+look at each score once, and to call ONNX Runtime at all, all three measured in alternation with the
+students. A profile says where the rest goes. Writes `catalogue.json`; schema "seqrec-catalogue/1":
+
+    schema, config, environment    as in `benchmark.json`, see `benchmarks.latency`
+    rows            a list, one object per size, student and precision:
+      num_items
+      system        "transformer", "gru", "gru, one new event" (the state before it is given)
+      precision     as in `benchmark.json`
+      weights       "random"
+      latency_ms    p50, p95, p99 of one user's request: a history of `history_length` items, all
+                    of them left out of the top 10
+      num_timed_calls
+      size_mib      of the file
+      limit_ms      read (the table), top_k (one pass over the scores), call (of a graph that
+                    does nothing); p50 each
+      over_limit    latency_ms.p50 over the sum of these
+      profile       the operators that take most, as [operator, share of all operators' time]
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import IntArray
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper
+from tabulate import tabulate
+
+from benchmarks.measure import TIMED_K, Request, measure_latency, percentiles_ms
+from benchmarks.report import describe_machine
+from benchmarks.runners import Answer
+from export.graph import INPUTS, OUTPUT_NAMES, OUTPUTS, write_graph
+from export.nodes import IR_VERSION, OPSET
+from export.parity import open_session
+from export.quantize import quantize
+from student.model import Arch, Student, StudentConfig
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "seqrec-catalogue/1"
+HISTORY_LENGTH = 50
+NUM_REQUESTS = 64
+NUM_PROFILED = 50
+NUM_OPERATORS = 4  # that a profile names
+BYTES = {"fp32": 4, "int8": 1, "int8-optimum": 1}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Anything that is timed: what `benchmarks.measure.measure_latency` asks of a runner."""
+
+    system: str
+    precision: str
+    call: Callable[[IntArray, IntArray, IntArray], Any]
+    size_mib: float = 0.0
+    num_parameters: int = 0
+    max_len: int = HISTORY_LENGTH
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Make the call that is timed."""
+        answer: Answer = self.call(items, excluded, k)
+        return answer
+
+
+def measure_catalogues(
+    sizes: Sequence[int], *, num_threads: int, num_calls: int, budget_s: float, seed: int
+) -> dict[str, Any]:
+    """Time students of all sizes; return the content of `catalogue.json` but for `config`."""
+    environment = describe_machine(num_threads)
+    rows = []
+    for num_items in sizes:
+        logger.info("%s items", f"{num_items:,}")
+        with tempfile.TemporaryDirectory() as folder:
+            rows += _measure(num_items, Path(folder), num_threads, num_calls, budget_s, seed)
+    return {"schema": SCHEMA, "environment": environment, "rows": rows}
+
+
+def _measure(
+    num_items: int, folder: Path, num_threads: int, num_calls: int, budget_s: float, seed: int
+) -> list[dict[str, Any]]:
+    """Return the rows of one catalogue size."""
+    rng = np.random.default_rng(seed)
+    requests = [
+        Request(items, items, np.array([min(TIMED_K, num_items)]))
+        for items in rng.integers(1, num_items + 1, (NUM_REQUESTS, 1, HISTORY_LENGTH))
+    ]
+    timed, files = _students(num_items, folder, num_threads, requests[0], seed)
+    width = StudentConfig(arch="gru", num_items=num_items).hidden_dim
+    limits = [_reader(f"read {size}", num_items * width * size) for size in (1, 4)]
+    scores = rng.normal(size=num_items + 1).astype(np.float32)
+    limits += [Timed("top_k", "", lambda *_: scores.max()), _idle(num_threads)]
+    everything = [*timed, *limits]
+    measured = measure_latency(
+        everything, [requests] * len(everything), num_calls=num_calls, budget_s=budget_s
+    )
+    found = [percentiles_ms(durations) for durations in measured]
+    limit = {runner.system: value["p50"] for runner, value in zip(everything, found, strict=True)}
+    rows = []
+    for place, runner in enumerate(timed):
+        own = {
+            "read": limit[f"read {BYTES[runner.precision]}"],
+            "top_k": limit["top_k"],
+            "call": limit["call"],
+        }
+        rows.append(
+            {
+                "num_items": num_items,
+                "system": runner.system,
+                "precision": runner.precision,
+                "weights": "random",
+                "history_length": 1 if "event" in runner.system else HISTORY_LENGTH,
+                "latency_ms": found[place],
+                "num_timed_calls": len(measured[place]),
+                "size_mib": runner.size_mib,
+                "limit_ms": own,
+                "over_limit": found[place]["p50"] / sum(own.values()),
+                "profile": profile(files[place], requests, num_threads, folder),
+            }
+        )
+    return rows
+
+
+def _students(
+    num_items: int, folder: Path, num_threads: int, request: Request, seed: int
+) -> tuple[list[Timed], list[Path]]:
+    """Export students of random weights; return what is timed, and its files."""
+    timed, files = [], []
+    for arch in ("transformer", "gru"):
+        student = random_student(arch, num_items, seed)
+        for precision in ("fp32", "int8", "int8-optimum"):
+            path = folder / f"{arch}-{precision}.onnx"
+            if precision == "int8-optimum":
+                quantize(folder / f"{arch}-fp32.onnx", path)
+            else:
+                write_graph(student, path, precision)  # type: ignore[arg-type]
+            session = open_session(path, num_threads)
+            size = path.stat().st_size / 2**20
+            timed.append(Timed(arch, precision, _whole(session), size))
+            files.append(path)
+            if arch == "gru" and precision == "int8":
+                step = _step(session, request)
+                timed.append(Timed("gru, one new event", precision, step, size))
+                files.append(path)
+    return timed, files
+
+
+def random_student(arch: Arch, num_items: int, seed: int) -> Student:
+    """Return a student of the default shape whose weights were drawn by chance."""
+    torch.manual_seed(seed)
+    return Student(StudentConfig(arch=arch, num_items=num_items)).eval()
+
+
+def _whole(session: ort.InferenceSession) -> Callable[..., Any]:
+    """Return the call for a whole history."""
+
+    def call(items: IntArray, excluded: IntArray, k: IntArray) -> Any:
+        return session.run(OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k})
+
+    return call
+
+
+def _step(session: ort.InferenceSession, request: Request) -> Callable[..., Any]:
+    """Return the call for a history's newest item, the state of those before it given."""
+    feeds = {"items": request.items[:, :-1], "excluded": request.excluded, "k": request.k}
+    (state,) = session.run(["new_state"], feeds)
+    wanted = [*OUTPUT_NAMES, "new_state"]
+
+    def call(items: IntArray, excluded: IntArray, k: IntArray) -> Any:
+        newest = {"items": items[:, -1:], "excluded": excluded, "k": k, "state": state}
+        return session.run(wanted, newest)
+
+    return call
+
+
+def _reader(name: str, num_bytes: int) -> Timed:
+    """Return what reads so many bytes as fast as it can: a dot product of two halves."""
+    halves = np.ones((2, num_bytes // 8), dtype=np.float32)
+    return Timed(name, "", lambda *_: np.dot(halves[0], halves[1]))
+
+
+def _idle(num_threads: int) -> Timed:
+    """Return a call with the same inputs and outputs whose graph does nothing."""
+    nodes = [
+        helper.make_node("Concat", ["items", "excluded"], ["top_items"], axis=1),
+        helper.make_node("Cast", ["k"], ["top_scores"], to=TensorProto.FLOAT),
+    ]
+    infos = [
+        [helper.make_tensor_value_info(name, kind, None) for name, (kind, _) in given.items()]
+        for given in (INPUTS, OUTPUTS)
+    ]
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(
+        helper.make_graph(nodes, "idle", *infos), opset_imports=[opset], ir_version=IR_VERSION
+    )
+    return Timed("call", "", _whole(open_session(model.SerializeToString(), num_threads)))
+
+
+def profile(
+    path: Path, requests: Sequence[Request], num_threads: int, folder: Path
+) -> list[tuple[str, float]]:
+    """Return the operators of a file that take most time, with their shares of all operators'.
+
+    ONNX Runtime's profiler writes a line for every node and call, which itself takes microseconds:
+    a node's time counts less the fastest node's.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = num_threads, 3
+    options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for request in list(requests)[:NUM_PROFILED]:
+        _whole(session)(request.items, request.excluded, request.k)
+    durations: dict[tuple[str, str], list[int]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            key = (event["args"]["op_name"], event["name"])
+            durations.setdefault(key, []).append(event["dur"])
+    medians = {key: float(np.median(values)) for key, values in durations.items()}
+    least = min(medians.values())
+    shares: dict[str, float] = {}
+    for (operator, _), value in medians.items():
+        shares[operator] = shares.get(operator, 0.0) + value - least
+    total = sum(shares.values()) or 1.0
+    ordered = sorted(shares.items(), key=lambda pair: -pair[1])[:NUM_OPERATORS]
+    return [(operator, value / total) for operator, value in ordered]
+
+
+HEADERS = ["items", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "MiB"]
+HEADERS += ["limit ms: read + top-k + call", "over limit", "where the time goes"]
+
+
+def table_cells(results: dict[str, Any]) -> list[list[str]]:
+    """Return the cells of the results' table, row by row; `HEADERS` are its headers."""
+    return [
+        [
+            f"{row['num_items']:,}",
+            row["system"],
+            row["precision"],
+            *(f"{row['latency_ms'][p]:.3f}" for p in ("p50", "p95", "p99")),
+            f"{row['size_mib']:.2f}",
+            " + ".join(f"{row['limit_ms'][part]:.3f}" for part in ("read", "top_k", "call")),
+            f"{row['over_limit']:.1f}",
+            ", ".join(f"{operator} {share:.0%}" for operator, share in row["profile"]),
+        ]
+        for row in results["rows"]
+    ]
+
+
+def describe(results: dict[str, Any]) -> str:
+    """Return in a sentence what the table shows."""
+    machine = results["environment"]
+    load = machine["load_at_start"]
+    busy = "" if load is None else f", {load:.1f} processes running when it began"
+    return (
+        f"Random weights; one user per call, a history of {HISTORY_LENGTH}, all of it left out of "
+        f"the top {TIMED_K}; {machine['num_threads']} thread(s), {machine['cpu']}, "
+        f"{machine['num_cores']} cores{busy}."
+    )
+
+
+def format_catalogues(results: dict[str, Any]) -> str:
+    """Return the results as a text table that ends in a newline."""
+    align = ["right", "left", "left"] + ["right"] * 6 + ["left"]
+    table = tabulate(table_cells(results), headers=HEADERS, disable_numparse=True, colalign=align)
+    return f"{table}\n\n{describe(results)}\n"

@@ -1,0 +1,162 @@
+"""The item table of a graph: stored once, read by history lookup and scores.
+
+The table is most of a file. In fp32 it is the constant `item_table`, float32 (R, H). In int8 it is
+these (see `export.nodes`), where the first holds levels + 128: on x86 without VNNI, ONNX Runtime
+adds products of signed levels in 16 bits, which overflow.
+
+    item_table      uint8 (R, H)
+    item_scales     float32 (R, 1)
+    item_norms      float32 (R, 1)  Transformers of one block only: one over the row's standard
+                                    deviation, which makes the norm of a history one product
+
+Scores are then products of integers. A user's state is rounded to 8 bit by its own largest value,
+so that its scores do not depend on who else is in the batch.
+
+Row n is item n, row PAD is zero. From `GROUPED_FROM` rows on, zero rows fill the last group of
+`GROUP` (see `export.graph`). The constant `no_items`, int64 (1, M), names the rows that are no
+items: PAD and those.
+
+Shape letters: R rows, M rows without an item, B users, T history, H hidden.
+"""
+
+from dataclasses import dataclass
+
+from seqrec.errors import ModelError
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from export.encoders import Rows
+from export.nodes import EPSILON, TOP_LEVEL, FloatArray, GraphBuilder, quantize_rows
+from student.model import Student, TransformerEncoder
+
+TABLE, SCALES, NORMS, NO_ITEMS = "item_table", "item_scales", "item_norms", "no_items"
+ZERO_LEVEL = 128
+SMALLEST = 1e-30  # in place of a state of zeros' largest value, by which it is divided
+GROUP = 64  # rows whose best score is found first
+GROUPED_FROM = 20_000  # with fewer rows, plain top-k is as fast
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """The table in a graph that is being built."""
+
+    graph: GraphBuilder
+    num_rows: int
+    has_norms: bool
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether the best items are looked for group by group."""
+        return self.num_rows >= GROUPED_FROM
+
+    @classmethod
+    def add(cls, graph: GraphBuilder, student: Student) -> "ItemTable":
+        """Add a student's table to a graph."""
+        embedding = student.item_embedding.weight.detach().numpy()
+        encoder = student.encoder
+        with_norms = graph.precision == "int8" and (
+            isinstance(encoder, TransformerEncoder) and len(encoder.blocks) == 1
+        )
+        num_items = len(embedding) - 1
+        size = _num_rows(num_items, grouped=num_items + 1 >= GROUPED_FROM)
+        rows = np.pad(embedding, ((0, size - len(embedding)), (0, 0)))
+        names = (TABLE, SCALES, NORMS) if with_norms else (TABLE, SCALES)
+        for name, value in _stored(rows, names if graph.precision == "int8" else (TABLE,)).items():
+            graph.constant(value, name=name)
+        graph.constant(_no_items(num_items, size), name=NO_ITEMS)
+        return cls(graph, size, with_norms)
+
+    def look_up(self, items: str) -> Rows:
+        """Add the lookup of items (B, T)."""
+        graph = self.graph
+        rows, scaled = graph.node("Gather", TABLE, items), ""
+        if graph.precision == "int8":
+            # A scale of 1 leaves the levels as they are, zero taken off.
+            zero = graph.constant(ZERO_LEVEL, np.uint8)
+            levels = graph.node("DequantizeLinear", rows, graph.weights(1.0), zero)
+            rows = graph.node("Mul", levels, graph.node("Gather", SCALES, items))
+            if self.has_norms:
+                scaled = graph.node("Mul", rows, graph.node("Gather", NORMS, items))
+        return Rows(rows, scaled, graph.node("Gather", rows, graph.constant(-1), axis=1))
+
+    def scores(self, state: str) -> tuple[str, str]:
+        """Add the scores of all rows for states (B, H).
+
+        Returns:
+            Scores (B, R), and by what a user's are to be multiplied, (B, 1); "" if by nothing.
+        """
+        graph = self.graph
+        table = graph.node("Transpose", TABLE, perm=[1, 0])  # done when the file is loaded
+        if graph.precision == "fp32":
+            return graph.node("MatMul", state, table), ""
+        largest = graph.node("ReduceMax", graph.node("Abs", state), graph.constant([1]))
+        largest = graph.node("Max", largest, graph.weights(SMALLEST))
+        zero = graph.constant(ZERO_LEVEL, np.uint8)
+        levels = graph.node(
+            "QuantizeLinear",
+            graph.node("Div", state, largest),
+            graph.weights(1 / TOP_LEVEL),
+            zero,
+        )
+        products = graph.node("MatMulInteger", levels, table, zero, zero)
+        scales = graph.node("Mul", SCALES, graph.weights(1 / TOP_LEVEL))
+        scales = graph.node("Reshape", scales, graph.constant([-1]))  # both when it is loaded
+        products = graph.node("Cast", products, to=TensorProto.FLOAT)
+        return graph.node("Mul", products, scales), largest
+
+
+def append_rows(model: ModelProto, rows: FloatArray) -> None:
+    """Append items' rows (N, H) to the table of a model from `export.graph`, in place.
+
+    The rows that are there stay as they are to the last bit: in 8 bit, too, each has its own scale.
+
+    Raises:
+        ModelError: the model has no such table.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    if TABLE not in tensors or NO_ITEMS not in tensors:
+        raise ModelError(
+            f"the graph has no constant {TABLE!r}. Export it again: python -m export.to_onnx"
+        )
+    names = [name for name in (TABLE, SCALES, NORMS) if name in tensors]
+    held = {name: numpy_helper.to_array(tensors[name]) for name in names}
+    old_size = len(held[TABLE])
+    num_old = old_size - tensors[NO_ITEMS].dims[1]
+    num_items = num_old + len(rows)
+    grouped = any(node.op_type == "GatherND" for node in model.graph.node)
+    size = _num_rows(num_items, grouped=grouped)
+    filled = np.pad(rows, ((0, size - num_items - 1), (0, 0)))
+    for name, values in _stored(filled, names).items():
+        extended = np.concatenate([held[name][: num_old + 1], values])
+        tensors[name].CopyFrom(numpy_helper.from_array(extended, name))
+    tensors[NO_ITEMS].CopyFrom(numpy_helper.from_array(_no_items(num_items, size), NO_ITEMS))
+
+
+def _num_rows(num_items: int, *, grouped: bool) -> int:
+    """Return how many rows a table has for so many items.
+
+    >>> _num_rows(100, grouped=False), _num_rows(100, grouped=True)
+    (101, 128)
+    """
+    return -(-(num_items + 1) // GROUP) * GROUP if grouped else num_items + 1
+
+
+def _no_items(num_items: int, num_rows: int) -> NDArray[np.int64]:
+    """Return the numbers of rows that are no items, int64 (1, M)."""
+    return np.concatenate([[0], np.arange(num_items + 1, num_rows)])[None].astype(np.int64)
+
+
+def _stored(rows: FloatArray, names: tuple[str, ...] | list[str]) -> dict[str, NDArray]:
+    """Return rows (R, H) as the constants `names` hold them; with `SCALES` among these in 8 bit."""
+    if SCALES not in names:
+        return {TABLE: rows.astype(np.float32)}
+    levels, scales = quantize_rows(rows)
+    variance = (levels.astype(np.float64) * scales).var(axis=1, keepdims=True)
+    found = {
+        TABLE: (levels.astype(np.int16) + ZERO_LEVEL).astype(np.uint8),
+        SCALES: scales,
+        NORMS: (1 / np.sqrt(variance + EPSILON)).astype(np.float32),
+    }
+    return {name: found[name] for name in names}
