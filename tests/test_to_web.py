@@ -29,7 +29,7 @@ from onnx.helper import (
 
 import export.to_web
 from benchmarks.include import format_included, read_included
-from export.graph import open_session
+from export.parity import open_session
 from export.recommender import Recommender
 from export.serve_web import ServeConfig, open_server
 from export.to_onnx import Precision, export_student
