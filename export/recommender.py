@@ -17,6 +17,8 @@ A recommender is a directory, version 2:
     text_map.safetensors    distilled students: makes rows for new items, see `export.add_items`; a
                             client does not read it, and it need not be shipped
 
+A directory from `export.to_mobile` has `model.ort` in place of `model.onnx`.
+
 Version 1, whose graphs keep no state and hold their table in another form, is read as well.
 
 A `Recommender` does not change, so threads may share one. A `Session` is one user's: of its calls
@@ -111,7 +113,7 @@ class Recommender:
                     )
             items = json.loads(contents["items.json"])
             session = ort.InferenceSession(
-                contents["model.onnx"],
+                contents[config.get("model_file", "model.onnx")],
                 _session_options(num_threads),
                 providers=["CPUExecutionProvider"],
             )

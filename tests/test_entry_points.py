@@ -15,6 +15,7 @@ COMMANDS = {
     "export": ["-m", "export.to_onnx"],
     "add_items": ["-m", "export.add_items"],
     "to_web": ["-m", "export.to_web"],
+    "to_mobile": ["-m", "export.to_mobile"],
     "latency": ["-m", "benchmarks.latency"],
     "cold": ["-m", "benchmarks.cold"],
     "accuracy": ["-m", "benchmarks.accuracy"],
