@@ -67,7 +67,7 @@ ROWS: dict[str, Row] = {
     "teacher-alone": ablation(
         "distilled from the teacher's behaviour alone, no assistants beside it", teacher_share=1.0
     ),
-    "assistants-alone": ablation(
+    "assistant-alone": ablation(
         "distilled from the assistants' behaviour alone, no language model in it", teacher_share=0.0
     ),
     "no-language-model": ablation(

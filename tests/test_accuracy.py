@@ -225,7 +225,7 @@ def test_what_is_shared_is_there_before_the_first_cell_begins(
     monkeypatch.setattr(accuracy, "compute_here", begin)
     for part in ("teacher", "knowledge"):
         shutil.copytree(place.root / part, tmp_path / "tiny" / part)
-    rows = ("text", "distilled", "teacher-alone", "assistants-alone", "kd-weight-0.25")
+    rows = ("text", "distilled", "teacher-alone", "assistant-alone", "kd-weight-0.25")
     start = dataclasses.replace(config, output_dir=tmp_path, rows=rows, teacher_flags="")
     with pytest.raises(Begun):
         run(start, "")
