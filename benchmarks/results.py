@@ -43,24 +43,29 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
         DataError: there is none, or one is damaged or of another version.
     """
     how = "python -m benchmarks.accuracy --data-dir data/NAME"
-    found = {}
-    for file in sorted(folder.glob("*/accuracy.json")):
-        try:
-            results = read_json(file)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file} is damaged ({error}). Make it again: {how}") from error
-        if results.get("schema") != SCHEMA:
-            raise DataError(
-                f"{file} is of schema {results.get('schema')}, expected {SCHEMA}. Make it again: "
-                f"{how}"
-            )
-        found[file.parent.name] = results
+    found = {
+        file.parent.name: _read_kept(file, SCHEMA, how)
+        for file in sorted(folder.glob("*/accuracy.json"))
+    }
     if not found:
         raise DataError(
             f"no */accuracy.json in {folder}. Make one: {how}, and copy its folder's accuracy.json "
             f"to {folder / 'NAME'}"
         )
     return found
+
+
+def _read_kept(file: Path, schema: str, how: str) -> dict[str, Any]:
+    """Return a file of results; refuse a damaged one and one of another schema."""
+    try:
+        results = read_json(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({error}). Make it again: {how}") from error
+    if results.get("schema") != schema:
+        raise DataError(
+            f"{file} is of schema {results.get('schema')}, expected {schema}. Make it again: {how}"
+        )
+    return results
 
 
 def verdict(gain: Mapping[str, float] | None) -> str:
@@ -295,18 +300,8 @@ def read_catalogues(folder: Path) -> Results | None:
         DataError: it is damaged or of another version.
     """
     file = folder / "catalogue.json"
-    how = "Make it again: python -m benchmarks.latency --device cpu --catalogue-sizes 1700 50000"
-    if not file.is_file():
-        return None
-    try:
-        results = read_json(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged ({error}). {how}") from error
-    if results.get("schema") != CATALOGUE_SCHEMA:
-        raise DataError(
-            f"{file} is of schema {results.get('schema')}, expected {CATALOGUE_SCHEMA}. {how}"
-        )
-    return results
+    how = "python -m benchmarks.latency --device cpu --catalogue-sizes 1700 50000"
+    return _read_kept(file, CATALOGUE_SCHEMA, how) if file.is_file() else None
 
 
 def of_catalogues(results: Results) -> list[str]:

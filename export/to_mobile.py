@@ -3,7 +3,7 @@
     python -m export.to_mobile --model-dir runs/ml-100k/export/gru-distilled-int8
 
 The directory is the export's, with the model in ONNX Runtime's own format in place of the ONNX
-file: `com.microsoft.onnxruntime` on Android and iOS loads it without parsing or optimizing.
+file, for the onnxruntime of Android and iOS. Neither was tried: only this machine's runtime was.
 
     model.ort       answers as model.onnx does, which is checked here before anything is written
     required_operators_and_types.config    what a runtime built for this model alone has to hold:
@@ -12,7 +12,7 @@ file: `com.microsoft.onnxruntime` on Android and iOS loads it without parsing or
 
 It is a recommender directory: `export.recommender` reads it as well. Optimizations are done while
 converting, so the file holds the item table twice, once for the lookup and once, transposed, for
-the scores; ONNX Runtime holds both in memory with an ONNX file, too.
+the scores: it is about twice as large as the ONNX file.
 """
 
 import logging
