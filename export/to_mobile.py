@@ -27,10 +27,6 @@ from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
 
 import numpy as np
-from onnxruntime.tools.convert_onnx_models_to_ort import (
-    OptimizationStyle,
-    convert_onnx_models_to_ort,
-)
 
 from export.graph import OUTPUT_NAMES
 from export.parity import open_session
@@ -66,6 +62,12 @@ def to_mobile(config: ToMobileConfig) -> Path:
             does not answer as the ONNX file does.
         DataError: the directory to write holds something else.
     """
+    # Not at the top: it sets up logging when it is imported, and ours would come too late.
+    from onnxruntime.tools.convert_onnx_models_to_ort import (
+        OptimizationStyle,
+        convert_onnx_models_to_ort,
+    )
+
     recommender = Recommender.from_pretrained(config.model_dir)
     about = read_json(config.model_dir / "config.json")
     if "model_file" in about:

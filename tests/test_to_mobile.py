@@ -1,5 +1,7 @@
 """The directory for phones: what it holds, and that it answers as the export does."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -101,3 +103,14 @@ def test_what_was_converted_is_not_converted_again(export: Path) -> None:
     folder = to_mobile(ToMobileConfig(model_dir=export))
     with pytest.raises(ModelError, match=r"holds model\.ort already"):
         to_mobile(ToMobileConfig(model_dir=folder, output_dir=folder / "again"))
+
+
+def test_the_command_says_where_it_wrote(export: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "export.to_mobile", f"--model-dir={export}"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(export.parent.parent / "mobile" / export.name) in done.stderr
