@@ -31,7 +31,7 @@ from typing import Any, Literal
 from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags, recipe
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
-from seqrec.files import read_json, sha256_file, write_json
+from seqrec.files import read_json, selection, sha256_file, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.metrics import (
     NOT_RANKED,
@@ -244,7 +244,7 @@ def share_soft_targets(cell: Cell, place: Workplace) -> dict[str, dict[str, floa
                 write_json(files[stage], watch.times[stage])
     there = set((place.root / "targets").glob("*"))
     with watch.stage("soft targets"):
-        made = soft_targets(config, place.dataset, place.knowledge, accelerator).path
+        made = soft_targets(config, place.dataset, place.knowledge, accelerator)[0].path
     files["soft targets"] = made.with_name(f"{made.name}_times.json")
     if made not in there:
         write_json(files["soft targets"], watch.times["soft targets"])
@@ -307,10 +307,10 @@ Computed = tuple[Evaluation, dict[str, Any]]
 
 
 def _popularity(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
-    score = popularity_scores(place.dataset)
+    score = popularity_scores(place.dataset.before_test())
     with watch.stage("evaluate"):
         result = evaluate(score, place.dataset, "test", max_len=1)
-    valid = validation_ndcg(score, place.dataset, max_len=1)
+    valid = validation_ndcg(popularity_scores(place.dataset), place.dataset, max_len=1)
     return result, {"valid_ndcg@10": valid, "num_parameters": place.dataset.num_items}
 
 
@@ -321,8 +321,12 @@ def _teacher(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
     teacher = Teacher.from_pretrained(place.root / "teacher", device=accelerator.device)
     states: dict[Part, torch.Tensor] = {}
     parts: tuple[Part, ...] = ("valid", "test")
+    item_vectors: dict[Part, torch.Tensor] = {}
     with watch.stage("evaluate"), torch.inference_mode():
         for part in parts:
+            folder = place.root / "teacher"
+            teacher.load_weights(folder if part == "test" else selection(folder))
+            item_vectors[part] = teacher.item_vectors().float().cpu()
             targets = place.dataset.eval_targets(part)
             rows: list[torch.Tensor] = [torch.empty(0)] * len(targets.users)
             for chosen, _, histories in evaluation_batches(place.dataset, targets, 64):
@@ -331,7 +335,7 @@ def _teacher(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
                 for index, state in zip(chosen, encoded, strict=True):
                     rows[index] = state
             states[part] = torch.stack(rows)
-        kept = TeacherStates(states, teacher.item_vectors().float().cpu())
+        kept = TeacherStates(states, item_vectors)
         result = rank_targets(kept.scorer("test"), place.dataset, "test")
         valid = rank_targets(kept.scorer("valid"), place.dataset, "valid")
     kept.save(cell_folder(cell, place) / "states.safetensors")
@@ -356,9 +360,8 @@ def _student(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
         result = evaluate(
             student, place.dataset, "test", max_len=max_len, device=accelerator.device
         )
-    valid = validation_ndcg(student, place.dataset, max_len=max_len, device=accelerator.device)
     return result, {
-        "valid_ndcg@10": valid,
+        "valid_ndcg@10": read_json(folder / "config.json")["valid_metrics"]["ndcg@10"],
         "num_parameters": student.num_parameters,
         "shared_times": shared,
         **_describe_file(folder / "model.safetensors", place),
@@ -391,7 +394,8 @@ def _fusion(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
             return TeacherStates.load(cell_folder(source, place) / "states.safetensors").scorer(
                 part
             )
-        student = Student.from_pretrained(student_folder(source, place))
+        folder = student_folder(source, place)
+        student = Student.from_pretrained(folder if part == "test" else selection(folder))
         return model_scorer(student, student.config.max_len)
 
     def judge(part: Part) -> Evaluation:

@@ -67,24 +67,29 @@ class TeacherStates:
     """What the teacher's scores are the product of, float32 on the CPU."""
 
     states: dict[Part, Tensor]  # (N, D) for each part of the split
-    item_vectors: Tensor  # (I + 1, D)
+    item_vectors: dict[Part, Tensor]  # (I + 1, D); a refitted teacher's differ
 
     def scorer(self, part: Part) -> Scorer:
         """Return the teacher as a `Scorer` of a part's targets."""
         return lambda chosen, histories: (
-            self.states[part][torch.from_numpy(chosen)] @ self.item_vectors.T
+            self.states[part][torch.from_numpy(chosen)] @ self.item_vectors[part].T
         )
 
     def save(self, file: Path) -> None:
         """Write the states into a safetensors file."""
-        tensors = {str(part): states.contiguous() for part, states in self.states.items()}
-        save_file({**tensors, "item_vectors": self.item_vectors.contiguous()}, file)
+        named = {"states": self.states, "item_vectors": self.item_vectors}
+        tensors = {f"{p}.{name}": t for name, parts in named.items() for p, t in parts.items()}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
     @classmethod
     def load(cls, file: Path) -> "TeacherStates":
         """Read what `save` wrote."""
         tensors = load_file(file)
-        return cls({"valid": tensors["valid"], "test": tensors["test"]}, tensors["item_vectors"])
+        parts: tuple[Part, ...] = ("valid", "test")
+        return cls(
+            {part: tensors[f"{part}.states"] for part in parts},
+            {part: tensors[f"{part}.item_vectors"] for part in parts},
+        )
 
 
 def rank_targets(

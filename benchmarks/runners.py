@@ -66,7 +66,7 @@ class PopularityRunner:
     max_len = 1  # it does not look at them
 
     def __init__(self, dataset: SequenceDataset) -> None:
-        counts = dataset.train_counts().astype(np.float32)
+        counts = dataset.before_test().train_counts().astype(np.float32)
         self._order = np.argsort(-counts[1:], kind="stable") + 1  # ties by the lower item number
         self._scores = counts[self._order]
         self.num_parameters = dataset.num_items

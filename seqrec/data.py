@@ -20,7 +20,7 @@ Shape letters: U users, I items, C cold items, E events, T history.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -120,6 +120,18 @@ class SequenceDataset:
         return EvalTargets(
             users, positions, self.events[self.offsets[users] + positions].astype(np.int64)
         )
+
+    def before_test(self) -> "SequenceDataset":
+        """Return the set as it is once all is chosen: what precedes a test target is trained on.
+
+        There validation events are training events like others, and nothing validates.
+        """
+        train_lengths, _, test_positions = self.split.T
+        # Who has no test target has no event after it, or is not trained on at all.
+        untested = np.where(train_lengths > 0, np.diff(self.offsets), 0)
+        known = np.where(test_positions >= 0, test_positions, untested)
+        split = np.stack([known, np.full_like(known, -1), test_positions], axis=1)
+        return replace(self, split=split)
 
     def train_counts(self) -> IntArray:
         """Count each item's training events, int64 (I + 1,); element PAD is 0."""

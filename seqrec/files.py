@@ -9,6 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Inside a stage's folder: what the stage had made before it was trained on the validation events.
+SELECTION = "selection"
+
+
+def selection(folder: Path) -> Path:
+    """Return the folder of what may be validated: `folder` itself if nothing was refitted there."""
+    return folder / SELECTION if (folder / SELECTION).is_dir() else folder
+
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""

@@ -24,14 +24,21 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from seqrec.batching import prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.errors import StaleKnowledgeError
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.files import (
+    SELECTION,
+    atomic_directory,
+    read_json,
+    selection,
+    sha256_file,
+    write_json,
+)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +96,21 @@ class Knowledge:
         """SHA-256 over the checksums of the files: what a student records as its teacher."""
         return hashlib.sha256(json.dumps(self.meta["sha256"], sort_keys=True).encode()).hexdigest()
 
+    def before_test(self, dataset: SequenceDataset) -> "Knowledge":
+        """Return what the teacher knows for students whose training has the validation events.
+
+        A refitted teacher has answered their prefixes. One that was not has answered all but the
+        newest of each user's: the same rows, under the prefixes' new numbers.
+        """
+        complete = dataset.before_test()
+        if self.path.name == SELECTION:
+            return _open(self.path.parent, complete)
+        old, new = prefix_offsets(dataset), prefix_offsets(complete)
+        users = np.repeat(np.arange(dataset.num_users), dataset.train_lengths)
+        rows = np.full(new[-1], -1)
+        rows[np.arange(old[-1]) + (new - old)[users]] = self.rows
+        return replace(self, rows=rows)
+
 
 def save_knowledge(
     path: Path,
@@ -144,11 +166,18 @@ def save_knowledge(
 def load_knowledge(path: Path, dataset: SequenceDataset) -> Knowledge:
     """Open a knowledge directory, memory-mapped, after checking that it is whole and fits the data.
 
+    Where the teacher was refitted it is what it knew before: see `Knowledge.before_test`.
+
     Raises:
         StaleKnowledgeError: it is missing, damaged, of another version, or made from other data;
             the message holds the command that rebuilds it.
     """
-    rebuild = f"Rebuild it: {rebuild_command(dataset, path.parent)}"
+    return _open(selection(path), dataset)
+
+
+def _open(path: Path, dataset: SequenceDataset) -> Knowledge:
+    output_dir = path.parent.parent if path.name == SELECTION else path.parent
+    rebuild = f"Rebuild it: {rebuild_command(dataset, output_dir)}"
     if not (path / "meta.json").is_file():
         raise StaleKnowledgeError(f"no teacher knowledge at {path}. {rebuild}")
     try:

@@ -151,7 +151,7 @@ def fit(
     model: nn.Module,
     loss_function: LossFunction,
     batches: TrainingBatches,
-    validate: Callable[[Any], float],
+    validate: Callable[[Any], float] | None,
     config: FitConfig,
     *,
     accelerator: Accelerator,
@@ -159,7 +159,7 @@ def fit(
     recipe: dict[str, Any],
     label: str,
 ) -> Progress:
-    """Train `model` in place and leave it with the weights of its best validation.
+    """Train `model` in place and leave it with the weights of its best validation, or its last.
 
     Each epoch draws its batches and its dropout from (seed, epoch) alone, so a run that was killed
     and resumed from its last checkpoint computes what an unbroken one computes.
@@ -168,7 +168,8 @@ def fit(
         model: its trainable parameters are trained.
         loss_function: maps (model, batch) to a scalar.
         batches: the training batches.
-        validate: maps the model to the value to maximise, NDCG@10 as a rule.
+        validate: maps the model to the value to maximise, NDCG@10 as a rule; None trains to the
+            end and keeps the last weights.
         config: how long and how fast.
         accelerator: moves and distributes; one process or many.
         checkpoint_dir: written after every evaluation, read if it holds the same recipe.
@@ -228,14 +229,15 @@ def fit(
         if progress.epoch % config.evaluate_every and progress.epoch < config.num_epochs:
             continue
         model.eval()
-        value = validate(model)
-        if value > progress.best_value:
+        value = 0.0 if validate is None else validate(model)
+        if validate is None or value > progress.best_value:
             progress.best_value, progress.best_epoch = value, progress.epoch
             best = trainable_state(model)
             best = {name: tensor.clone() for name, tensor in best.items()}
-        bar.set_postfix_str(
-            f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
-        )
+        if validate is not None:
+            bar.set_postfix_str(
+                f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
+            )
         if accelerator.is_main_process:
             _save_checkpoint(checkpoint_dir, progress, model, optimizer, best, digest)
     bar.close()

@@ -9,13 +9,19 @@ Writes into the output directory:
     targets/<recipe>/              what all together answer to each training prefix
     students/<arch>/distilled/     the student
     students/<arch>/control/       its control: the same shape, data, epochs and seed, no teacher
+
+Each is trained twice over. At first the validation events are held out, and choose: the epoch, the
+teacher's share, how often new items are recommended. What came of that is kept in `selection/`
+inside the folder. Then the same weights are trained on, for a third of the epochs, with the
+validation events among the others: what a user did last says most about what comes next. The test
+targets are in neither.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
 import logging
-import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -27,11 +33,18 @@ from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, recipe
 from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
-from seqrec.files import atomic_directory, read_json, write_json
+from seqrec.files import SELECTION, atomic_directory, read_json, selection, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.report import metrics_table
-from seqrec.schedule import num_negatives, student_learning_rate, student_schedule
+from seqrec.schedule import (
+    is_dense,
+    num_negatives,
+    refit_epochs,
+    student_learning_rate,
+    student_schedule,
+    student_width,
+)
 from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
 
 import numpy as np
@@ -53,7 +66,15 @@ MAX_WARM_LOSS = 0.005
 ASSISTANTS: tuple[Arch, ...] = ("transformer", "gru")
 ASSISTANT_SEED = 1000  # another than the students', whose errors it should not share
 # Flags that say nothing to who has no teacher: students that differ in them share assistants.
-OF_THE_TAUGHT = ("kd_weight", "teacher_share", "temperature", "top_k", "init", "new_item_share")
+OF_THE_TAUGHT = (
+    "kd_weight",
+    "teacher_share",
+    "temperature",
+    "top_k",
+    "keep_rest",
+    "init",
+    "new_item_share",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +86,9 @@ class DistillConfig:
     arch: Literal["gru", "transformer", "both"] = flag(
         "both", "what to train: a GRU, a Transformer, or both to choose by the benchmark"
     )
-    hidden_dim: int = flag(64, "width of the student and of its item table")
+    hidden_dim: int = flag(
+        0, "width of the student and of its item table; 0: by the data's density"
+    )
     num_layers: int = flag(1, "layers of the encoder")
     num_heads: int = flag(1, "attention heads of the Transformer")
     dropout: float = flag(0.2, "dropout while training")
@@ -76,6 +99,11 @@ class DistillConfig:
     )
     temperature: float = flag(1.0, "above 1 softens the soft targets")
     top_k: int = flag(32, "items kept per soft target")
+    keep_rest: bool | None = flag(
+        None,
+        "count what a soft target leaves to items that are not kept; by the data's density: "
+        "sparse sets learn faster from sharper answers",
+    )
     init: Literal["teacher", "text", "random"] = flag(
         "teacher", "what the item table starts from: the teacher's item vectors, the texts', chance"
     )
@@ -88,6 +116,11 @@ class DistillConfig:
         None, "items sampled for the softmax, 0: all; by the catalogue's size, see seqrec.schedule"
     )
     num_epochs: int = flag(0, "passes over the training sequences, at most; 0: by the data's size")
+    refit_share: float = flag(
+        0.35,
+        "further training on the validation events too, once all is chosen, as a share of the "
+        "epochs; 0: none",
+    )
     patience: int = flag(4, "validations without a better one before stopping; 0: never")
     evaluate_every: int = flag(2, "epochs between validations")
     batch_size: int = flag(0, "windows per step; 0: by the data's size")
@@ -106,6 +139,8 @@ class DistillConfig:
             raise ValueError(f"--new-item-share {self.new_item_share} is not between 0 and 1")
         if self.teacher_share is not None and not 0 <= self.teacher_share <= 1:
             raise ValueError(f"--teacher-share {self.teacher_share} is not between 0 and 1")
+        if self.refit_share < 0:
+            raise ValueError(f"--refit-share {self.refit_share} is below 0")
         if self.temperature <= 0:
             raise ValueError(f"--temperature {self.temperature} is not above 0")
 
@@ -117,6 +152,8 @@ def scheduled(config: DistillConfig, dataset: SequenceDataset) -> DistillConfig:
     negatives = config.num_negatives
     return dataclasses.replace(
         config,
+        hidden_dim=config.hidden_dim or student_width(dataset),
+        keep_rest=is_dense(dataset) if config.keep_rest is None else config.keep_rest,
         num_epochs=config.num_epochs or schedule.num_epochs,
         batch_size=batch_size,
         learning_rate=config.learning_rate or student_learning_rate(batch_size),
@@ -141,8 +178,14 @@ def make_loss(
             weights = torch.ones_like(items, dtype=torch.float32)
         else:
             opinion, log_probs = targets(batch.prefixes[asked])
-            log_probs = log_probs / config.temperature
-            items, weights = mixed_answer(items[:, 0], opinion, log_probs, config.kd_weight)
+            items, weights = mixed_answer(
+                items[:, 0],
+                opinion,
+                log_probs,
+                config.kd_weight,
+                temperature=config.temperature,
+                keep_rest=bool(config.keep_rest),
+            )
         negatives = None
         if sampled:
             chosen = torch.randperm(len(trained))[:sampled].numpy()
@@ -186,7 +229,7 @@ def assistant_folder(config: DistillConfig, arch: Arch) -> Path:
 
 def train_assistant(
     arch: Arch, config: DistillConfig, dataset: SequenceDataset, accelerator: Accelerator
-) -> Student:
+) -> None:
     """Train an assistant, unless that is done already; it knows nothing of a teacher's."""
     own = dataclasses.replace(
         config,
@@ -194,41 +237,57 @@ def train_assistant(
         **{name: getattr(DistillConfig, name) for name in OF_THE_TAUGHT},
     )
     folder = assistant_folder(config, arch)
-    return train_student(arch, own, dataset, None, folder, accelerator, label=f"{arch} assistant")
+    train_student(arch, own, dataset, None, folder, accelerator, label=f"{arch} assistant")
 
 
 def soft_targets(
     config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge, accelerator: Accelerator
-) -> Targets:
-    """Have the teacher and its assistants, trained now if need be, answer all training prefixes."""
+) -> list[Targets]:
+    """Have the teacher and its assistants, trained now if need be, answer all training prefixes.
+
+    Returns:
+        The answers of those who do not know the validation events. If there is a refit, then also
+        of those who do, to all prefixes before the test: the teacher's share is the same.
+    """
+    config = scheduled(config, dataset)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     archs = ASSISTANTS if config.teacher_share != 1 else ()
-    assistants = [train_assistant(arch, config, dataset, accelerator) for arch in archs]
-    wanted: dict[str, Any] = {
-        "knowledge": knowledge.fingerprint,
-        "teacher_share": config.teacher_share,
-        "top_k": config.top_k,
-        "assistants": [read_json(assistant_folder(config, a) / "recipe.json") for a in archs],
-    }
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
-    return prepare_targets(
-        output_dir / "targets" / digest,
-        dataset,
-        knowledge,
-        assistants,
-        share=config.teacher_share,
-        top_k=config.top_k,
-        recipe=wanted,
-        device=accelerator.device,
-    )
+    for arch in archs:
+        train_assistant(arch, config, dataset, accelerator)
+    folders = [assistant_folder(config, arch) for arch in archs]
+
+    def answers(
+        known: SequenceDataset, teacher: Knowledge, assistants: list[Path], share: float | None
+    ) -> Targets:
+        wanted: dict[str, Any] = {
+            "knowledge": teacher.fingerprint,
+            "teacher_share": share,
+            "top_k": config.top_k,
+            "assistants": [read_json(folder / "recipe.json") for folder in folders],
+            "refit": known is not dataset,
+        }
+        digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
+        return prepare_targets(
+            output_dir / "targets" / digest,
+            known,
+            teacher,
+            [Student.from_pretrained(folder) for folder in assistants],
+            share=share,
+            top_k=config.top_k,
+            recipe=wanted,
+            device=accelerator.device,
+        )
+
+    selected = [selection(folder) for folder in folders]
+    targets = [answers(dataset, knowledge, selected, config.teacher_share)]
+    if refit_epochs(dataset, config.refit_share, config.num_epochs):
+        refitted, share = knowledge.before_test(dataset), targets[0].meta["share"]
+        targets.append(answers(dataset.before_test(), refitted, folders, share))
+    return targets
 
 
 def learn_new_items(
-    student: Student,
-    dataset: SequenceDataset,
-    knowledge: Knowledge,
-    share: float | None,
-    validate: Callable[[Student], float],
+    student: Student, dataset: SequenceDataset, knowledge: Knowledge, share: float
 ) -> TextMap:
     """Fit a map from texts to rows, make the rows of untrained items by it, and return it.
 
@@ -236,27 +295,37 @@ def learn_new_items(
         student: trained; the rows of items without a training event are changed in place.
         dataset: what it was trained on.
         knowledge: has the texts' vectors.
-        share: as in `fit_text_map`; None takes the largest of `NEW_ITEM_SHARES` that costs at most
-            `MAX_WARM_LOSS` of the validation figure: known items shall not suffer for new ones.
-        validate: maps the student to its validation figure.
+        share: as in `fit_text_map`.
     """
     counts = dataset.train_counts()
-    table = student.item_embedding.weight.detach().float().cpu().numpy()
-    states = user_states(student.eval(), dataset)
-    enough = (1 - MAX_WARM_LOSS) * validate(student) if share is None else -math.inf
-    for tried in NEW_ITEM_SHARES if share is None else (share,):
-        text_map = fit_text_map(
-            table,
-            knowledge.text_vectors,
-            counts,
-            states=states,
-            share=tried,
-            text_stats=knowledge.text_stats,
-        )
-        fill_untrained_rows(student, text_map, knowledge.text_vectors, counts)
+    text_map = fit_text_map(
+        student.item_embedding.weight.detach().float().cpu().numpy(),
+        knowledge.text_vectors,
+        counts,
+        states=user_states(student.eval(), dataset),
+        share=share,
+        text_stats=knowledge.text_stats,
+    )
+    fill_untrained_rows(student, text_map, knowledge.text_vectors, counts)
+    return text_map
+
+
+def choose_new_item_share(
+    student: Student,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    validate: Callable[[Student], float],
+) -> float:
+    """Return the largest of `NEW_ITEM_SHARES` that costs known items next to nothing.
+
+    That is, at most `MAX_WARM_LOSS` of the validation figure. The rows of untrained items change.
+    """
+    enough = (1 - MAX_WARM_LOSS) * validate(student)
+    for share in NEW_ITEM_SHARES:
+        learn_new_items(student, dataset, knowledge, share)
         if validate(student) >= enough:
             break
-    return text_map
+    return share
 
 
 def train_student(
@@ -294,7 +363,7 @@ def train_student(
     if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == wanted:
         logger.info("%s: already trained, in %s", label, folder)
         return Student.from_pretrained(folder)
-    targets = None
+    targets = []
     if knowledge is not None and config.kd_weight > 0:
         targets = soft_targets(config, dataset, knowledge, accelerator)
     torch.manual_seed(config.seed)
@@ -317,11 +386,11 @@ def train_student(
         return validation_ndcg(model, dataset, max_len=config.max_len, device=accelerator.device)
 
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
-    progress = fit(
+    fit(
         student,
-        make_loss(config, dataset, targets),
+        make_loss(config, dataset, targets[0] if targets else None),
         TrainingBatches(
-            dataset, config.max_len, config.batch_size, config.seed, whole=targets is not None
+            dataset, config.max_len, config.batch_size, config.seed, whole=bool(targets)
         ),
         validate,
         FitConfig(
@@ -332,26 +401,52 @@ def train_student(
             seed=config.seed,
         ),
         accelerator=accelerator,
-        checkpoint_dir=checkpoint_dir,
+        checkpoint_dir=checkpoint_dir / "selection",
         recipe=wanted,
         label=label,
     )
-    about: dict[str, Any] = {"valid_metrics": {"ndcg@10": progress.best_value}}
+    share, text_map = config.new_item_share, None
     if knowledge is not None:
-        text_map = learn_new_items(student, dataset, knowledge, config.new_item_share, validate)
-        # The new rows compete with those that were there when training chose its best epoch.
-        about["valid_metrics"] = {"ndcg@10": validate(student)}
+        if share is None:
+            share = choose_new_item_share(student, dataset, knowledge, validate)
+        text_map = learn_new_items(student, dataset, knowledge, share)
+    # The new rows compete with those that were there when training chose its best epoch.
+    about = {
+        "role": role,
+        "seed": config.seed,
+        "dataset_fingerprint": dataset.fingerprint,
+        "valid_metrics": {"ndcg@10": validate(student)},
+    }
+    if knowledge is not None:
         about["text_reader"] = knowledge.meta["teacher"]
+    selected = copy.deepcopy(student)
+    num_epochs = refit_epochs(dataset, config.refit_share, config.num_epochs)
+    if num_epochs:
+        complete = dataset.before_test()
+        fit(
+            student,
+            make_loss(config, complete, targets[1] if targets else None),
+            TrainingBatches(complete, config.max_len, config.batch_size, config.seed),
+            None,
+            FitConfig(
+                num_epochs=num_epochs,
+                learning_rate=config.learning_rate,
+                evaluate_every=config.evaluate_every,
+                seed=config.seed,
+            ),
+            accelerator=accelerator,
+            checkpoint_dir=checkpoint_dir / "refit",
+            recipe=wanted,
+            label=f"{label} refit",
+        )
+        if knowledge is not None and share is not None:
+            text_map = learn_new_items(student, complete, knowledge, share)
     if accelerator.is_main_process:
         with atomic_directory(folder) as beside:
-            student.save_pretrained(
-                beside,
-                role=role,
-                seed=config.seed,
-                dataset_fingerprint=dataset.fingerprint,
-                **about,
-            )
-            if knowledge is not None:
+            if num_epochs:
+                selected.save_pretrained(beside / SELECTION, **about)
+            student.save_pretrained(beside, **about)
+            if text_map is not None:
                 text_map.save(beside / TEXT_MAP_FILE)
             write_json(beside / "recipe.json", wanted)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
@@ -373,9 +468,9 @@ def main() -> None:
     for arch in archs:
         for role, teacher in (("control", None), ("distilled", knowledge)):
             folder = output_dir / "students" / arch / role
-            student = train_student(arch, config, dataset, teacher, folder, accelerator)
+            train_student(arch, config, dataset, teacher, folder, accelerator)
             result = evaluate(
-                student.to(accelerator.device),
+                Student.from_pretrained(selection(folder)).to(accelerator.device),
                 dataset,
                 "valid",
                 max_len=config.max_len,

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 LOWEST = torch.finfo(torch.float32).min
+ALMOST_NOTHING = 1e-6  # the least share of the rest
 SLICE = 256  # positions; times 1,024 items, a megabyte of scores
 
 
@@ -66,7 +67,8 @@ def soft_cross_entropy(
     With q the student's probabilities it is the sum over positions and items of -weight * log q,
     divided by P. With one item of weight 1 that is the usual loss; with a teacher's probabilities
     as weights it is the distance of Hinton et al. (arXiv:1503.02531, eq. 1) at temperature 1, up to
-    the teacher's entropy, a constant.
+    the teacher's entropy, a constant. What an answer gives to the items that it does not name, it
+    gives to all of them together: q of the rest is 1 less those of the named.
 
     With `negatives` the softmax's sum over the catalogue is estimated: an answer's own items enter
     as they are, the M sampled ones stand for all others, each for as many as it has to (the
@@ -75,51 +77,69 @@ def soft_cross_entropy(
     Args:
         states: float (P, H), the student's.
         table: float (I + 1, H), the item table; row PAD is no item.
-        items: int64 (P, K), 1..I, or PAD where there are fewer; an item stands in a row once.
-        weights: float (P, K), not below 0; those of PAD are 0.
+        items: int64 (P, K), 1..I, or PAD for the rest; an item stands in a row once.
+        weights: float (P, K), not below 0.
         negatives: int64 (M,), different items, uniformly sampled; None: the sum is exact.
     """
     chosen = torch.bmm(F.embedding(items, table), states[:, :, None]).squeeze(2)  # (P, K)
+    is_rest = items == 0
+    log_named = chosen.masked_fill(is_rest, LOWEST).logsumexp(dim=1)
     if negatives is None:
         log_sum = _LogSumExp.apply(states, table[1:], None)
+        named_share = (log_named - log_sum).clamp(max=-ALMOST_NOTHING)
+        log_rest = log_sum + (-torch.expm1(named_share)).log()
     else:
         num_items, num_sampled = len(table) - 1, len(negatives)
-        own = chosen.masked_fill(items == 0, LOWEST).logsumexp(dim=1)
         # A sampled item that belongs to the answer is there already: its column is blanked. The
         # last column is nobody's, blanked where there is nothing to blank.
         column = torch.full((num_items + 1,), num_sampled, device=items.device)
         column[negatives] = torch.arange(num_sampled, device=items.device)
         blanked = F.pad(column[items], (0, 1), value=num_sampled)  # (P, K + 1)
         sampled = _LogSumExp.apply(states, table[F.pad(negatives, (0, 1))], blanked)
-        others = (num_items - (items != 0).sum(dim=1)).clamp(min=1)
+        others = (num_items - (~is_rest).sum(dim=1)).clamp(min=1)
         standing = (blanked == num_sampled).sum(dim=1) - 1 + num_sampled - items.shape[1]
-        log_sum = torch.logaddexp(own, sampled + (others / standing.clamp(min=1)).log())
-    lost = weights.sum(dim=1) * log_sum - (weights * chosen).sum(dim=1)
-    return lost.mean()
+        log_rest = sampled + (others / standing.clamp(min=1)).log()
+        log_sum = torch.logaddexp(log_named, log_rest)
+    of_rest = (weights * is_rest).sum(dim=1)
+    named = (weights * chosen).sum(dim=1)  # row PAD is zero, and so is its score
+    return (weights.sum(dim=1) * log_sum - named - of_rest * log_rest).mean()
 
 
 def mixed_answer(
-    targets: Tensor, teacher_items: Tensor, teacher_log_probs: Tensor, share: float
+    targets: Tensor,
+    teacher_items: Tensor,
+    teacher_log_probs: Tensor,
+    share: float,
+    *,
+    temperature: float = 1.0,
+    keep_rest: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mix the item that came next with the teachers' answer.
 
     Args:
         targets: int64 (P,), 1..I, or PAD where nothing came next.
         teacher_items: int64 (P, K), 1..I, or PAD in all columns where there is no answer.
-        teacher_log_probs: float (P, K).
+        teacher_log_probs: float (P, K), over the whole catalogue.
         share: the teachers', 0 to 1; theirs alone where nothing came next, none where they are
             silent.
+        temperature: above 1 evens out what the named items get.
+        keep_rest: whether what the teachers give to items that they do not name is the rest's. If
+            not, the named get it all: the answer is sharper than the teachers are.
 
     Returns:
-        items int64 (P, K + 1) and weights float (P, K + 1) for `soft_cross_entropy`. The weights of
+        items int64 (P, K + 2) and weights float (P, K + 2) for `soft_cross_entropy`. The weights of
         a position add up to 1, to `share` where nothing came next.
     """
     silent = teacher_items[:, :1] == 0
-    opinion = teacher_log_probs.softmax(dim=1).masked_fill(silent, 0.0) * share
+    mass = teacher_log_probs.exp().sum(dim=1, keepdim=True).clamp(max=1) if keep_rest else 1.0
+    opinion = (teacher_log_probs / temperature).softmax(dim=1) * mass * share
+    opinion = opinion.masked_fill(silent, 0.0)
+    rest = (opinion.new_full((len(opinion), 1), share) * (1 - mass)).masked_fill(silent, 0.0)
     # Where the teachers name the target, their column takes its weight: an item stands once.
     named = (teacher_items == targets[:, None]) & (targets[:, None] != 0)
     truth = torch.where(silent[:, 0], 1.0, 1.0 - share) * (targets != 0)
     opinion = opinion + named * truth[:, None]
     alone = ~named.any(dim=1)
     items = torch.cat([(targets * alone)[:, None], teacher_items], dim=1)
-    return items, torch.cat([(truth * alone)[:, None], opinion], dim=1)
+    weights = torch.cat([(truth * alone)[:, None], opinion, rest], dim=1)
+    return F.pad(items, (0, 1)), weights

@@ -14,6 +14,7 @@ from seqrec.batching import cut_windows, make_batch, prefix_offsets
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags
 from seqrec.data import IntArray, SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
+from seqrec.files import SELECTION, atomic_directory
 from seqrec.knowledge import knowledge_bytes, save_knowledge
 from seqrec.training import set_up_cpu
 
@@ -61,13 +62,17 @@ def answers(
 
 def extract_knowledge(
     teacher: Teacher,
+    folder: Path,
     dataset: SequenceDataset,
     path: Path,
     *,
     prefixes_per_user: int,
     batch_size: int = 32,
 ) -> None:
-    """Write the knowledge directory of a teacher at `path`.
+    """Write the knowledge directory of a finished teacher at `path`.
+
+    A refitted teacher answers twice: as it is, all prefixes before the test; as it was, with the
+    weights in `folder`, those of `dataset`. The latter goes into `selection/` inside.
 
     Raises:
         ModelError: the teacher was trained on other data: it may have seen what is a target here.
@@ -78,8 +83,21 @@ def extract_knowledge(
             f"{dataset.path} is {dataset.fingerprint[:12]}. Train it again: accelerate launch "
             f"teacher/finetune.py --data-dir {dataset.path}"
         )
+    refitted = (folder / SELECTION).is_dir()
+    with atomic_directory(path) as beside:
+        known = dataset.before_test() if refitted else dataset
+        _extract(teacher, known, beside, prefixes_per_user, batch_size)
+        if refitted:
+            teacher.load_weights(folder / SELECTION)
+            _extract(teacher, dataset, beside / SELECTION, prefixes_per_user, batch_size)
+            teacher.load_weights(folder)
+
+
+def _extract(
+    teacher: Teacher, dataset: SequenceDataset, path: Path, prefixes_per_user: int, batch_size: int
+) -> None:
     gib = knowledge_bytes(dataset, teacher.config.item_dim, prefixes_per_user) / 2**30
-    logger.info("teacher knowledge: %.2f GiB in %s", gib, path)
+    logger.info("teacher knowledge: %.2f GiB", gib)
     with torch.inference_mode():
         item_vectors = teacher.item_vectors().float().cpu().numpy()
     save_knowledge(
@@ -111,6 +129,7 @@ def main() -> None:
     teacher = Teacher.from_pretrained(output_dir / "teacher", device=device)
     extract_knowledge(
         teacher,
+        output_dir / "teacher",
         dataset,
         output_dir / "knowledge",
         prefixes_per_user=config.prefixes_per_user,

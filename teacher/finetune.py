@@ -8,12 +8,16 @@ directory:
 
     teacher/     adapter/ (PEFT), head.safetensors, teacher.json, config.json, metrics.json
     knowledge/   the teacher's answers to all training prefixes (see `seqrec.knowledge`)
+
+The validation events are held out at first, and then trained on as well, with the weights that they
+chose (see `student.distill`); in both folders `selection/` is what was there before that.
 """
 
 import dataclasses
 import logging
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,11 +34,11 @@ from seqrec.config import (
 )
 from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
-from seqrec.files import read_json, write_json
+from seqrec.files import SELECTION, read_json, write_json
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
 from seqrec.report import metrics_table
-from seqrec.schedule import teacher_schedule
+from seqrec.schedule import refit_epochs, teacher_schedule
 from seqrec.training import FitConfig, fit, set_up_cpu
 
 import torch
@@ -76,6 +80,11 @@ class FinetuneConfig:
         0, "passes over the training sequences; 0: by the size of the data, see seqrec.schedule"
     )
     batch_size: int = flag(0, "windows per step and process; 0: by the size of the data")
+    refit_share: float = flag(
+        0.25,
+        "further training on the validation events too, once all is chosen, as a share of the "
+        "epochs; 0: none",
+    )
     learning_rate: float = flag(1e-3, "peak learning rate")
     dropout: float = flag(0.1, "dropout on item vectors and states")
     prefixes_per_user: int = flag(
@@ -171,26 +180,37 @@ def run(config: FinetuneConfig) -> None:
         write_json(folder / "config.json", to_json(config))
     teacher = build_teacher(config, dataset, accelerator.device)
 
-    progress = fit(
-        teacher,
-        next_item_loss,
+    def train(
+        known: SequenceDataset, num_epochs: int, validate: Callable[[Any], float] | None, label: str
+    ) -> float:
         # An item more in a window costs a pass through the language model: read each once.
-        TrainingBatches(
-            dataset, config.max_len, config.batch_size, config.seed, stride=config.max_len
-        ),
-        lambda model: validation_ndcg(
-            model, dataset, max_len=config.max_len, device=accelerator.device
-        ),
-        FitConfig(
-            num_epochs=config.num_epochs, learning_rate=config.learning_rate, seed=config.seed
-        ),
-        accelerator=accelerator,
-        checkpoint_dir=folder / "checkpoint",
-        recipe=wanted,
-        label="teacher",
-    )
+        batches = TrainingBatches(
+            known, config.max_len, config.batch_size, config.seed, stride=config.max_len
+        )
+        return fit(
+            teacher,
+            next_item_loss,
+            batches,
+            validate,
+            FitConfig(num_epochs=num_epochs, learning_rate=config.learning_rate, seed=config.seed),
+            accelerator=accelerator,
+            checkpoint_dir=folder / "checkpoint" / label,
+            recipe=wanted,
+            label=label,
+        ).best_value
+
+    def validate(model: Teacher) -> float:
+        return validation_ndcg(model, dataset, max_len=config.max_len, device=accelerator.device)
+
+    valid_ndcg = train(dataset, config.num_epochs, validate, "teacher")
+    if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
+        if accelerator.is_main_process:
+            teacher.save_pretrained(folder / SELECTION)
+        complete = dataset.before_test()
+        teacher.untrained.copy_(item_mask(complete.untrained_items, complete.num_items))
+        train(complete, further, None, "teacher refit")
     if accelerator.is_main_process:
-        finish(teacher, dataset, config, output_dir, wanted, progress.best_value)
+        finish(teacher, dataset, config, output_dir, wanted, valid_ndcg)
     accelerator.wait_for_everyone()
 
 
@@ -234,6 +254,7 @@ def write_knowledge(
     """Write the teacher's answers for the students, as large as the flags allow."""
     extract_knowledge(
         teacher,
+        output_dir / "teacher",
         dataset,
         output_dir / "knowledge",
         prefixes_per_user=config.prefixes_per_user,

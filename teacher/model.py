@@ -20,7 +20,13 @@ from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -149,6 +155,12 @@ class Teacher(nn.Module):
         head = {name: t for name, t in self.state_dict().items() if not name.startswith("base.")}
         save_file(head, folder / "head.safetensors")
         write_json(folder / "teacher.json", dataclasses.asdict(self.config))
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights that `save_pretrained` wrote of a teacher on the same base."""
+        adapter = load_peft_weights(str(folder / "adapter"), device=str(self.device))
+        set_peft_model_state_dict(self.base, adapter)
+        self.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
 
     @classmethod
     def from_pretrained(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Teacher":

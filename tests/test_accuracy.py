@@ -182,7 +182,7 @@ def test_a_killed_cell_goes_on_from_its_checkpoint(
     assert read_finished(cell, elsewhere) is None
     monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_count)
     resumed = run_cell(cell, elsewhere)
-    assert saved == [2, 3]  # of three epochs
+    assert saved == [2, 3, 1]  # of three epochs, and one of the refit
     unbroken = read_finished(cell, place)
     assert unbroken is not None
     assert resumed["file_sha256"] == unbroken["file_sha256"]
@@ -229,11 +229,18 @@ def test_what_is_shared_is_there_before_the_first_cell_begins(
     start = dataclasses.replace(config, output_dir=tmp_path, rows=rows, teacher_flags="")
     with pytest.raises(Begun):
         run(start, "")
-    assert made == ["transformer assistant", "gru assistant", "first cell"]
+    assistants = ["transformer assistant", "gru assistant"]
+    assert made == [f"{a}{part}" for a in assistants for part in ("", " refit")] + ["first cell"]
     folders = [path for path in (tmp_path / "tiny" / "targets").iterdir() if path.is_dir()]
     recipes = [read_json(folder / "meta.json")["recipe"] for folder in folders]
     # The fourth row learns otherwise from the same soft targets as the first.
-    assert sorted(str(recipe["teacher_share"]) for recipe in recipes) == ["0.0", "1.0", "None"]
+    asked = {str(recipe["teacher_share"]) for recipe in recipes if not recipe["refit"]}
+    assert asked == {"0.0", "1.0", "None"}
+    # Each once more for the refit, with the share that validation has chosen by then.
+    assert sorted(recipe["refit"] for recipe in recipes) == [False] * 3 + [True] * (
+        len(recipes) - 3
+    )
+    assert len(recipes) > 3
 
 
 @pytest.mark.parametrize("rows", [("control",), ("text", "vectors")])

@@ -1,5 +1,6 @@
 """Splits against hand-made cases and properties; fingerprints; what `load_dataset` refuses."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,14 @@ def test_temporal_gives_users_who_came_in_validation_a_test_target() -> None:
     users = [[1, 2, 3, 4, 5, 6], [7, 8, 9]]
     # 70 % and 90 % of the way from the 1st to the 9th, rounded up, lie the 7th and the 9th.
     assert split_by_time(users, valid_share=0.2, test_share=0.1) == [[6, -1, -1], [0, -1, 2]]
+
+
+def test_before_the_test_all_that_precedes_its_targets_is_trained_on(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", **parts())
+    split = np.array([[1, 1, 2], [2, -1, -1], [0, -1, 1], [0, -1, -1]])
+    offsets = np.array([0, 4, 7, 9, 11])  # the last user came after all moments of the split
+    whole = dataclasses.replace(dataset, offsets=offsets, split=split).before_test()
+    assert whole.split.tolist() == [[2, -1, 2], [3, -1, -1], [1, -1, 1], [0, -1, -1]]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20))

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import seqrec.training
 from seqrec.batching import TrainingBatches
 from seqrec.data import PAD, SequenceDataset
 from seqrec.files import read_json
 from seqrec.knowledge import Knowledge
+from seqrec.metrics import validation_ndcg
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from accelerate import Accelerator
 from student import distill
 from student.distill import (
     DistillConfig,
+    choose_new_item_share,
     init_item_table,
     learn_new_items,
     make_loss,
@@ -44,6 +47,7 @@ def config(tiny_dataset: SequenceDataset, tmp_path: Path) -> DistillConfig:
         num_epochs=1,
         evaluate_every=1,
         batch_size=16,
+        refit_share=0.0,
         device="cpu",
     )
 
@@ -69,6 +73,12 @@ def train(
     role = "control" if knowledge is None else "distilled"
     folder = config.output_dir / "students" / arch / role
     return train_student(arch, config, dataset, knowledge, folder, Accelerator(cpu=True))
+
+
+def same_weights(first: Student, second: Student) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
 
 
 # What is trained, and what is reused.
@@ -284,6 +294,63 @@ def test_items_that_nobody_was_trained_on_are_never_sampled(
     assert touched.nonzero().flatten().tolist() == list(range(1, 9))
 
 
+# The refit.
+
+
+def test_a_refit_trains_the_chosen_weights_further_and_keeps_them_beside(
+    config: DistillConfig,
+    tiny_dataset: SequenceDataset,
+    make_knowledge: MakeKnowledge,
+    trained: list[str],
+) -> None:
+    refitted = dataclasses.replace(config, num_epochs=4, refit_share=0.5)
+    knowledge = make_knowledge(tiny_dataset)
+    student = train("gru", refitted, tiny_dataset, knowledge)
+    assistants = [f"{name}{part}" for name in ASSISTING for part in ("", " refit")]
+    # The first pass learns from assistants who do not know the validation events either.
+    assert trained == [*assistants, "gru distilled", "gru distilled refit"]
+    assert config.output_dir is not None
+    folder = config.output_dir / "students" / "gru" / "distilled"
+    without = dataclasses.replace(refitted, refit_share=0.0, output_dir=config.output_dir / "w")
+    kept = Student.from_pretrained(folder / "selection")
+    assert same_weights(kept, train("gru", without, tiny_dataset, knowledge))
+    assert not same_weights(kept, student)
+    # What validation said is said of those weights, never of weights that know the answers.
+    told = [read_json(place / "config.json") for place in (folder, folder / "selection")]
+    assert told[0]["valid_metrics"] == told[1]["valid_metrics"]
+    value = validation_ndcg(kept, tiny_dataset, max_len=8)
+    assert told[0]["valid_metrics"]["ndcg@10"] == pytest.approx(value)
+
+
+def test_a_student_killed_in_its_refit_goes_on_there(
+    config: DistillConfig, tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, num_epochs=4, refit_share=0.5)
+    torch.set_num_threads(1)
+    assert config.output_dir is not None
+    unbroken = train(
+        "gru", dataclasses.replace(config, output_dir=config.output_dir / "u"), tiny_dataset, None
+    )
+    save, saved = seqrec.training._save_checkpoint, []
+
+    def save_and_die_in_the_fifth(folder: Path, *arguments: Any) -> None:
+        save(folder, *arguments)
+        saved.append((folder.name, arguments[0].epoch))
+        if len(saved) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_die_in_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        train("gru", config, tiny_dataset, None)
+    resumed = train("gru", config, tiny_dataset, None)
+    selecting = [("selection", epoch) for epoch in (1, 2, 3, 4)]
+    assert saved == [*selecting, ("refit", 1), ("refit", 2)]
+    for (name, weight), other in zip(
+        unbroken.named_parameters(), resumed.parameters(), strict=True
+    ):
+        assert torch.equal(weight, other), name
+
+
 # New items.
 
 
@@ -308,10 +375,9 @@ def test_new_items_are_recommended_as_often_as_known_ones_can_bear(
     dataset = write_sequences(sequences, 36)  # twelve that nobody was trained on
     knowledge, left = make_knowledge(dataset), list(values)
     free, given = make_student(36), make_student(36)
-    found = learn_new_items(free, dataset, knowledge, None, lambda student: left.pop(0))
+    assert choose_new_item_share(free, dataset, knowledge, lambda student: left.pop(0)) == share
     assert left == []  # no more is tried than it takes
-    expected = learn_new_items(given, dataset, knowledge, share, lambda student: 0.0)
-    assert np.array_equal(found.weight, expected.weight)
+    learn_new_items(given, dataset, knowledge, share)
     assert torch.equal(free.item_embedding.weight, given.item_embedding.weight)
 
 

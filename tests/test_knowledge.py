@@ -63,6 +63,35 @@ def test_each_prefix_gets_back_its_own_answer(
     assert sorted(used) == list(range(len(knowledge.states)))  # no row is shared, none is idle
 
 
+@pytest.mark.parametrize("prefixes_per_user", [2, 1000])
+def test_a_teacher_that_was_not_refitted_answers_the_same_prefixes_of_the_longer_sequences(
+    tiny_dataset: SequenceDataset, tmp_path: Path, prefixes_per_user: int
+) -> None:
+    save(tmp_path / "knowledge", tiny_dataset, prefixes_per_user)
+    knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
+    longer = knowledge.before_test(tiny_dataset)
+    old, new = prefix_offsets(tiny_dataset), prefix_offsets(tiny_dataset.before_test())
+    for user in range(tiny_dataset.num_users):
+        before, after = (
+            k.rows[offsets[user] : offsets[user + 1]].tolist()
+            for k, offsets in ((knowledge, old), (longer, new))
+        )
+        assert after == [*before, -1]  # every user here has one validation event
+
+
+def test_a_refitted_teacher_answers_the_longer_sequences_itself(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    complete = tiny_dataset.before_test()
+    save(tmp_path / "knowledge", complete, 1000)
+    save(tmp_path / "knowledge" / "selection", tiny_dataset, 1000)
+    knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
+    assert len(knowledge.states) == tiny_dataset.train_lengths.sum()  # what may be validated
+    refitted = knowledge.before_test(tiny_dataset)
+    assert len(refitted.states) == complete.train_lengths.sum()
+    assert (refitted.rows >= 0).all()
+
+
 def test_a_teacher_that_leaves_a_prefix_out_writes_nothing(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:

@@ -1,8 +1,9 @@
-"""No validation or test target can reach training, the teacher's included.
+"""No test target can reach training, and no validation target before all is chosen.
 
 Two data sets are made that differ in every held-out event and in nothing else. Whatever is trained
 on them must come out the same to the last bit. One epoch each: with more, validation chooses which
-epoch is kept, and that choice may differ.
+epoch is kept, and that choice may differ. Two further sets differ in the test events alone: there
+what is refitted must come out the same as well.
 """
 
 from pathlib import Path
@@ -23,20 +24,19 @@ from student.model import Arch
 from teacher.finetune import FinetuneConfig, run
 
 
-@pytest.fixture(scope="module")
-def twins(
-    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+def twin_of(
+    tiny_dataset: SequenceDataset, kept: np.ndarray, folder: Path
 ) -> tuple[SequenceDataset, SequenceDataset]:
-    """The tiny set, and the same with other validation and test events."""
+    """Return the tiny set, and the same with other events than each user's first `kept`."""
     events = np.array(tiny_dataset.events)
     for user in range(tiny_dataset.num_users):
         held_out = slice(
-            tiny_dataset.offsets[user] + tiny_dataset.train_lengths[user],
+            tiny_dataset.offsets[user] + kept[user],
             tiny_dataset.offsets[user + 1],
         )
         events[held_out] = (events[held_out] + 10) % tiny_dataset.num_items + 1
     other = write_dataset(
-        tmp_path_factory.mktemp("twin") / "tiny",
+        folder / "tiny",
         name="twin",
         items=tiny_dataset.items,
         user_ids=pl.read_parquet(tiny_dataset.path / "user_ids.parquet")["user_id"],
@@ -48,6 +48,22 @@ def twins(
     )
     assert other.fingerprint != tiny_dataset.fingerprint
     return tiny_dataset, other
+
+
+@pytest.fixture(scope="module")
+def twins(
+    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SequenceDataset, SequenceDataset]:
+    """Sets that differ in validation and test events."""
+    return twin_of(tiny_dataset, tiny_dataset.train_lengths, tmp_path_factory.mktemp("twin"))
+
+
+@pytest.fixture(scope="module")
+def late_twins(
+    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SequenceDataset, SequenceDataset]:
+    """Sets that differ in test events alone."""
+    return twin_of(tiny_dataset, tiny_dataset.split[:, 2], tmp_path_factory.mktemp("late"))
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -67,29 +83,40 @@ def test_popularity_counts_no_held_out_event(
     assert torch.equal(first, second)
 
 
-@pytest.fixture(scope="module")
-def taught(
-    twins: tuple[SequenceDataset, SequenceDataset],
-    tiny_llm: Path,
+def teach(
+    datasets: tuple[SequenceDataset, SequenceDataset],
+    model: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    refit_share: float,
 ) -> list[Path]:
-    """Output directories with a teacher and its knowledge, one for each twin."""
+    """Return output directories with a teacher and its knowledge, one for each set."""
     folders = []
-    for dataset in twins:
+    for dataset in datasets:
         output_dir = tmp_path_factory.mktemp("out")
         run(
             FinetuneConfig(
                 data_dir=dataset.path,
                 output_dir=output_dir,
-                model=str(tiny_llm),
+                model=str(model),
                 num_layers=1,
                 num_epochs=1,
+                refit_share=refit_share,
                 device="cpu",
                 num_threads=1,
             )
         )
         folders.append(output_dir)
     return folders
+
+
+@pytest.fixture(scope="module")
+def taught(
+    twins: tuple[SequenceDataset, SequenceDataset],
+    tiny_llm: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Path]:
+    """Output directories of teachers that were not refitted."""
+    return teach(twins, tiny_llm, tmp_path_factory, 0.0)
 
 
 def test_the_teachers_knowledge_does_not_depend_on_held_out_events(
@@ -118,7 +145,7 @@ def test_soft_targets_do_not_depend_on_held_out_events(
             dataset,
             load_knowledge(folder / "knowledge", dataset),
             Accelerator(cpu=True),
-        )
+        )[0]
         for folder, dataset in zip(taught, twins, strict=True)
     )
     assert len(first.item_ids) == twins[0].train_lengths.sum()
@@ -150,3 +177,28 @@ def test_a_distilled_student_does_not_depend_on_held_out_events(
     )
     for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("arch", ["gru", "transformer"])
+def test_what_is_refitted_does_not_depend_on_test_events(
+    late_twins: tuple[SequenceDataset, SequenceDataset],
+    tiny_llm: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    arch: Arch,
+    tmp_path: Path,
+) -> None:
+    folders = teach(late_twins, tiny_llm, tmp_path_factory, 1.0)
+    students = []
+    for dataset, folder in zip(late_twins, folders, strict=True):
+        config = DistillConfig(output_dir=folder, num_epochs=2, hidden_dim=16, refit_share=1.0)
+        knowledge = load_knowledge(folder / "knowledge", dataset)
+        students.append(
+            train_student(
+                arch, config, dataset, knowledge, tmp_path / folder.name, Accelerator(cpu=True)
+            )
+        )
+    for (name, a), b in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
+        assert torch.equal(a, b), name
+    # And it is not for want of a refit: the validation events are in it.
+    for name, folder in (("knowledge", folders[0]), (folders[0].name, tmp_path)):
+        assert (folder / name / "selection").is_dir()

@@ -80,6 +80,41 @@ def test_a_position_counts_by_the_weight_of_its_answer() -> None:
     torch.testing.assert_close(loss, whole * 0.4 / 2)  # divided by both positions
 
 
+def test_the_rest_is_one_answer_whose_share_is_all_that_is_not_named() -> None:
+    states, table = draw(6)
+    items, weights = draw_answers(6, 3)
+    student = (states @ table[1:].T).softmax(dim=1)
+    named = student.gather(1, items - 1)
+    expected = -(0.6 * weights * named.log()).sum(dim=1) - 0.4 * (1 - named.sum(dim=1)).log()
+    with_rest = F.pad(items, (0, 1)), F.pad(0.6 * weights, (0, 1), value=0.4)
+    loss = soft_cross_entropy(states, table, *with_rest)
+    torch.testing.assert_close(loss, expected.mean())
+
+
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_a_student_who_agrees_on_the_named_is_not_told_how_to_divide_the_rest(
+    is_sampled: bool,
+) -> None:
+    table = torch.cat([torch.zeros(1, 5), torch.eye(5)])
+    states = torch.tensor([[0.4, 0.1, 0.1, 0.15, 0.25]]).log().requires_grad_()
+    items, weights = torch.tensor([[1, 5, 0]]), torch.tensor([[0.4, 0.25, 0.35]])
+    negatives = torch.tensor([2, 3, 4]) if is_sampled else None  # all others: no estimate
+    soft_cross_entropy(states, table, items, weights, negatives).backward()
+    assert states.grad is not None
+    torch.testing.assert_close(states.grad, torch.zeros(1, 5), atol=1e-6, rtol=0)
+
+
+def test_where_all_items_are_named_the_rest_is_nothing_to_be_lost() -> None:
+    states, table = draw(6)
+    states.requires_grad_()
+    items, weights = draw_answers(6, NUM_ITEMS)
+    loss = soft_cross_entropy(states, table, *with_padding(items, weights))
+    loss.backward()
+    torch.testing.assert_close(loss, soft_cross_entropy(states, table, items, weights))
+    assert states.grad is not None
+    assert states.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("sampled", [None, [3, 7, 1, 11]])
 def test_slices_change_neither_the_loss_nor_its_gradients(
     sampled: list[int] | None, monkeypatch: pytest.MonkeyPatch
@@ -209,10 +244,10 @@ def answer(target: int, named: list[int], share: float) -> dict[int, float]:
     items, weights = mixed_answer(
         torch.tensor([target]), torch.tensor([named]), QUARTERS[:, : len(named)], share
     )
-    assert items.shape == weights.shape == (1, len(named) + 1)
+    assert items.shape == weights.shape == (1, len(named) + 2)
     real = [item for item in items[0].tolist() if item]
     assert len(set(real)) == len(real)  # none stands twice
-    assert (weights[items == 0] == 0).all()
+    assert weights[items == 0].sum().item() == pytest.approx(0)  # nothing is left for the rest
     return dict(zip(items[0].tolist(), weights[0].tolist(), strict=True) if real else {})
 
 
@@ -244,17 +279,45 @@ def test_what_the_teachers_give_is_divided_among_the_items_they_name() -> None:
     assert weights[items == 4].item() == pytest.approx(0.75)
 
 
-def test_weights_add_up_to_1_or_to_the_share_where_nothing_came_next() -> None:
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (7, {7: 0.5, 4: 0.15, 2: 0.05, 0: 0.3}),
+        (2, {4: 0.15, 2: 0.55, 0: 0.3}),
+        (0, {4: 0.15, 2: 0.05, 0: 0.3}),
+    ],
+)
+def test_the_rest_is_kept_if_asked_for(target: int, expected: dict[int, float]) -> None:
+    log_probs = torch.tensor([[0.3, 0.1]]).log()  # 0.6 of the whole catalogue are the others'
+    items, weights = mixed_answer(
+        torch.tensor([target]), torch.tensor([[4, 2]]), log_probs, 0.5, keep_rest=True
+    )
+    found = {item: w for item, w in zip(items[0].tolist(), weights[0].tolist(), strict=True) if w}
+    assert found == pytest.approx(expected)
+
+
+def test_a_temperature_leaves_the_rest_as_it_is() -> None:
+    log_probs = torch.tensor([[0.36, 0.04]]).log()
+    items, weights = mixed_answer(
+        torch.tensor([7]), torch.tensor([[4, 2]]), log_probs, 1.0, temperature=2.0, keep_rest=True
+    )
+    # At temperature 2 odds of 9 to 1 are odds of 3 to 1.
+    assert weights[items == 4].item() == pytest.approx(0.3)
+    assert weights[items == 2].item() == pytest.approx(0.1)
+    assert weights[0, -1].item() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("keep_rest", [False, True])
+def test_weights_add_up_to_1_or_to_the_share_where_nothing_came_next(keep_rest: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     named = torch.rand(400, NUM_ITEMS, generator=generator).argsort(dim=1)[:, :4] + 1
     named[::5] = 0
     targets = torch.randint(0, NUM_ITEMS + 1, (400,), generator=generator)
-    log_probs = torch.randn(400, 4, generator=generator)
-    items, weights = mixed_answer(targets, named, log_probs, 0.3)
+    log_probs = torch.randn(400, 6, generator=generator).log_softmax(dim=1)[:, :4]
+    items, weights = mixed_answer(targets, named, log_probs, 0.3, keep_rest=keep_rest)
     expected = torch.where(targets > 0, 1.0, torch.where(named[:, 0] > 0, 0.3, 0.0))
     torch.testing.assert_close(weights.sum(dim=1), expected)
     assert (weights >= 0).all()
-    assert (weights[items == 0] == 0).all()
     for row in items.tolist():
         real = [item for item in row if item]
         assert len(set(real)) == len(real)

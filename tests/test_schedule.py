@@ -1,14 +1,18 @@
 """The rules of a schedule, on data whose windows and targets are counted by hand."""
 
+import dataclasses
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
 from seqrec.schedule import (
     Schedule,
     fit_schedule,
+    is_dense,
     num_negatives,
+    refit_epochs,
     student_learning_rate,
     student_schedule,
+    student_width,
     teacher_schedule,
 )
 
@@ -50,7 +54,7 @@ def test_epochs_and_batches_follow_the_data_within_their_bounds(
         max_len=4,
         steps=steps,
         batches=(2, 8),
-        num_targets=num_targets,
+        targets=num_targets,
         epochs=(2, 9),
     )
     assert found == expected
@@ -58,7 +62,7 @@ def test_epochs_and_batches_follow_the_data_within_their_bounds(
 
 def test_windows_that_do_not_overlap_are_fewer() -> None:
     # 9 inputs: cut 4 apart they make 3 windows of 4, ten users 30; cut 1 apart, 6 windows, 60.
-    bounds = {"steps": 1, "batches": (1, 64), "num_targets": 1, "epochs": (1, 1)}
+    bounds = {"steps": 1, "batches": (1, 64), "targets": 1, "epochs": (1, 1)}
     for stride, batch_size in [(4, 16), (1, 32)]:
         found = fit_schedule(dataset_of(10, 10), max_len=4, stride=stride, **bounds)  # type: ignore[arg-type]
         assert found.batch_size == batch_size
@@ -85,6 +89,22 @@ def test_teacher_and_student_keep_to_the_rules_that_are_written_down(
     dataset = dataset_of(num_users, 26)  # 25 targets each, in one window
     assert teacher_schedule(dataset, max_len=30) == teacher
     assert student_schedule(dataset, max_len=50) == student
+
+
+def test_wide_rows_are_for_items_with_100_targets_or_more() -> None:
+    # Four users' targets, over two items.
+    for num_train_events, width in [(51, 128), (50, 64)]:  # 4 * 50 = 2 * 100
+        dataset = dataclasses.replace(dataset_of(4, num_train_events), meta={"num_items": 2})
+        assert student_width(dataset) == width
+        assert is_dense(dataset) == (width == 128)
+
+
+def test_a_refit_is_as_long_as_its_share_and_left_out_where_it_has_little_to_add() -> None:
+    # One validation event to 50 of training is 2 %.
+    assert refit_epochs(dataset_of(3, 50), 0.35, 24) == 8  # 8.4
+    assert refit_epochs(dataset_of(3, 50), 0.25, 2) == 0  # half an epoch
+    assert refit_epochs(dataset_of(3, 50), 0.0, 24) == 0
+    assert refit_epochs(dataset_of(3, 51), 0.35, 24) == 0
 
 
 def test_the_learning_rate_grows_with_the_root_of_the_batch() -> None:

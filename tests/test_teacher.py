@@ -260,7 +260,12 @@ def test_states_times_item_vectors_are_the_teachers_own_scores(
 ) -> None:
     teacher = make_teacher(tiny_dataset, tiny_llm)
     extract_knowledge(
-        teacher, tiny_dataset, tmp_path / "k", prefixes_per_user=prefixes_per_user, batch_size=4
+        teacher,
+        tmp_path / "teacher",
+        tiny_dataset,
+        tmp_path / "k",
+        prefixes_per_user=prefixes_per_user,
+        batch_size=4,
     )
     knowledge = load_knowledge(tmp_path / "k", tiny_dataset)
     logits = knowledge.states.astype(np.float32) @ knowledge.item_vectors.astype(np.float32).T
@@ -293,5 +298,5 @@ def test_a_teacher_of_other_data_is_not_asked(
     meta = {**tiny_dataset.meta, "fingerprint": "f" * 64}
     other = dataclasses.replace(tiny_dataset, meta=meta)
     with pytest.raises(ModelError, match=r"trained on data set .* Train it again"):
-        extract_knowledge(teacher, other, tmp_path / "k", prefixes_per_user=9)
+        extract_knowledge(teacher, tmp_path / "t", other, tmp_path / "k", prefixes_per_user=9)
     assert not (tmp_path / "k").exists()

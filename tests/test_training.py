@@ -29,6 +29,7 @@ def train(
     *,
     values: list[float] | None = None,
     kill_at: int | None = None,
+    validated: bool = True,
     seed: int = 0,
     **changes: float,
 ) -> tuple[Student, Progress]:
@@ -51,7 +52,7 @@ def train(
         student,
         next_item_loss,
         TrainingBatches(dataset, 5, 8, seed),
-        validate,
+        validate if validated else None,
         config,
         accelerator=Accelerator(cpu=True),
         checkpoint_dir=folder,
@@ -104,6 +105,17 @@ def test_the_best_validation_is_kept_not_the_last(
 
     stored = load_file(tmp_path / "c" / "best.safetensors")
     assert all(torch.equal(stored[name], p) for name, p in two_epochs.named_parameters())
+
+
+def test_without_validation_the_last_weights_are_kept(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    # Where each validation is better than the one before, the best weights are the last as well.
+    rising, _ = train(tiny_dataset, tmp_path / "a", values=[0.1, 0.2, 0.3, 0.4])
+    last, progress = train(tiny_dataset, tmp_path / "b", validated=False)
+    assert progress.epoch == 4
+    assert same_weights(rising, last)
 
 
 def test_training_stops_when_patience_is_spent(
