@@ -100,11 +100,11 @@ def test_wide_rows_are_for_items_with_100_targets_or_more() -> None:
 
 
 def test_a_refit_is_as_long_as_its_share_and_left_out_where_it_has_little_to_add() -> None:
-    # One validation event to 50 of training is 2 %.
-    assert refit_epochs(dataset_of(3, 50), 0.35, 24) == 8  # 8.4
-    assert refit_epochs(dataset_of(3, 50), 0.25, 2) == 0  # half an epoch
-    assert refit_epochs(dataset_of(3, 50), 0.0, 24) == 0
-    assert refit_epochs(dataset_of(3, 51), 0.35, 24) == 0
+    # One validation event to 133 of training is 0.752 %, to 134 it is 0.746 %.
+    assert refit_epochs(dataset_of(3, 133), 0.35, 24) == 8  # 8.4
+    assert refit_epochs(dataset_of(3, 133), 0.25, 2) == 0  # half an epoch
+    assert refit_epochs(dataset_of(3, 133), 0.0, 24) == 0
+    assert refit_epochs(dataset_of(3, 134), 0.35, 24) == 0
 
 
 def test_the_learning_rate_grows_with_the_root_of_the_batch() -> None:
