@@ -25,7 +25,6 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,12 @@ from seqrec.data import IntArray
 import numpy as np
 import onnxruntime as ort
 import torch
-from onnx import TensorProto, helper
 from tabulate import tabulate
 
+from benchmarks.limit import Timed, idle, one_look, reader, whole_call
 from benchmarks.measure import TIMED_K, Request, measure_latency, percentiles_ms
 from benchmarks.report import describe_machine
-from benchmarks.runners import Answer
-from export.graph import INPUTS, OUTPUT_NAMES, OUTPUTS, write_graph
-from export.nodes import IR_VERSION, OPSET
+from export.graph import OUTPUT_NAMES, write_graph
 from export.parity import open_session
 from export.quantize import quantize
 from student.model import Arch, Student, StudentConfig
@@ -54,23 +51,6 @@ NUM_REQUESTS = 64
 NUM_PROFILED = 50
 NUM_OPERATORS = 4  # that a profile names
 BYTES = {"fp32": 4, "int8": 1, "int8-optimum": 1}
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Anything that is timed: what `benchmarks.measure.measure_latency` asks of a runner."""
-
-    system: str
-    precision: str
-    call: Callable[[IntArray, IntArray, IntArray], Any]
-    size_mib: float = 0.0
-    num_parameters: int = 0
-    max_len: int = HISTORY_LENGTH
-
-    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
-        """Make the call that is timed."""
-        answer: Answer = self.call(items, excluded, k)
-        return answer
 
 
 def measure_catalogues(
@@ -97,19 +77,18 @@ def _measure(
     ]
     timed, files = _students(num_items, folder, num_threads, requests[0], seed)
     width = StudentConfig(arch="gru", num_items=num_items).hidden_dim
-    limits = [_reader(f"read {size}", num_items * width * size) for size in (1, 4)]
-    scores = rng.normal(size=num_items + 1).astype(np.float32)
-    limits += [Timed("top_k", "", lambda *_: scores.max()), _idle(num_threads)]
+    limits = [reader(num_items * width * size) for size in (1, 4)]
+    limits += [one_look(num_items), idle(num_threads)]
     everything = [*timed, *limits]
     measured = measure_latency(
         everything, [requests] * len(everything), num_calls=num_calls, budget_s=budget_s
     )
-    found = [percentiles_ms(durations) for durations in measured]
+    found = [percentiles_ms(timing.durations_ns) for timing in measured]
     limit = {runner.system: value["p50"] for runner, value in zip(everything, found, strict=True)}
     rows = []
     for place, runner in enumerate(timed):
         own = {
-            "read": limit[f"read {BYTES[runner.precision]}"],
+            "read": limit[f"read {num_items * width * BYTES[runner.precision]}"],
             "top_k": limit["top_k"],
             "call": limit["call"],
         }
@@ -121,7 +100,7 @@ def _measure(
                 "weights": "random",
                 "history_length": 1 if "event" in runner.system else HISTORY_LENGTH,
                 "latency_ms": found[place],
-                "num_timed_calls": len(measured[place]),
+                "num_timed_calls": len(measured[place].durations_ns),
                 "size_mib": runner.size_mib,
                 "limit_ms": own,
                 "over_limit": found[place]["p50"] / sum(own.values()),
@@ -146,7 +125,7 @@ def _students(
                 write_graph(student, path, precision)  # type: ignore[arg-type]
             session = open_session(path, num_threads)
             size = path.stat().st_size / 2**20
-            timed.append(Timed(arch, precision, _whole(session), size))
+            timed.append(Timed(arch, precision, whole_call(session), size))
             files.append(path)
             if arch == "gru" and precision == "int8":
                 step = _step(session, request)
@@ -159,15 +138,6 @@ def random_student(arch: Arch, num_items: int, seed: int) -> Student:
     """Return a student of the default shape whose weights were drawn by chance."""
     torch.manual_seed(seed)
     return Student(StudentConfig(arch=arch, num_items=num_items)).eval()
-
-
-def _whole(session: ort.InferenceSession) -> Callable[..., Any]:
-    """Return the call for a whole history."""
-
-    def call(items: IntArray, excluded: IntArray, k: IntArray) -> Any:
-        return session.run(OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k})
-
-    return call
 
 
 def _step(session: ort.InferenceSession, request: Request) -> Callable[..., Any]:
@@ -183,29 +153,6 @@ def _step(session: ort.InferenceSession, request: Request) -> Callable[..., Any]
     return call
 
 
-def _reader(name: str, num_bytes: int) -> Timed:
-    """Return what reads so many bytes as fast as it can: a dot product of two halves."""
-    halves = np.ones((2, num_bytes // 8), dtype=np.float32)
-    return Timed(name, "", lambda *_: np.dot(halves[0], halves[1]))
-
-
-def _idle(num_threads: int) -> Timed:
-    """Return a call with the same inputs and outputs whose graph does nothing."""
-    nodes = [
-        helper.make_node("Concat", ["items", "excluded"], ["top_items"], axis=1),
-        helper.make_node("Cast", ["k"], ["top_scores"], to=TensorProto.FLOAT),
-    ]
-    infos = [
-        [helper.make_tensor_value_info(name, kind, None) for name, (kind, _) in given.items()]
-        for given in (INPUTS, OUTPUTS)
-    ]
-    opset = helper.make_opsetid("", OPSET)
-    model = helper.make_model(
-        helper.make_graph(nodes, "idle", *infos), opset_imports=[opset], ir_version=IR_VERSION
-    )
-    return Timed("call", "", _whole(open_session(model.SerializeToString(), num_threads)))
-
-
 def profile(
     path: Path, requests: Sequence[Request], num_threads: int, folder: Path
 ) -> list[tuple[str, float]]:
@@ -219,7 +166,7 @@ def profile(
     options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     for request in list(requests)[:NUM_PROFILED]:
-        _whole(session)(request.items, request.excluded, request.k)
+        whole_call(session)(request.items, request.excluded, request.k)
     durations: dict[tuple[str, str], list[int]] = {}
     for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

@@ -6,13 +6,13 @@ Runners get the same test users in the same order and take turns, after a warm-u
 timed with few calls; its metrics are those that fine-tuning wrote. Exports that are missing or
 stale are made first.
 
-Writes `benchmark.json` and `benchmark.png` into the output directory, and a table to stdout. Schema
-"seqrec-benchmark/1":
+Writes `benchmark.json`, `benchmark.png` and `report.html` into the output directory, and a table to
+stdout. Schema "seqrec-benchmark/1":
 
     schema          "seqrec-benchmark/1"
     config          the flags of the run
-    environment     cpu, num_cores, num_threads, load_at_start (processes that were running), os,
-                    python, versions
+    environment     cpu, cpu_flags, cpu_mhz, num_cores, num_threads, load_at_start (processes that
+                    were running), os, python, versions; null where the system does not say
     dataset         name, fingerprint, num_users (judged), num_items, split,
                     protocol: "seen_excluded" or "seen_kept", what `metrics` and latency refer to
     rows            a list, one object per system and precision:
@@ -22,9 +22,16 @@ Writes `benchmark.json` and `benchmark.png` into the output directory, and a tab
       metrics         test targets, headline protocol: `ndcg@10` and so on for ndcg, hr, mrr at
                       5, 10, 20, each with `_low` and `_high`, a 95 % bootstrap interval over users
       metrics_other_protocol    the same under the other protocol
-      latency_ms      p50, p95, p99 of one user's request
+      latency_ms      p50, p95, p99 of one user's request; cpu, the mean CPU time of one
       num_timed_calls how many calls they come from
+      limit_ms        read (`size_mib`, once), top_k (one look at each score), call (of a graph that
+                      does nothing, for ONNX files): p50 each, timed in alternation with the systems
+      over_limit      latency_ms.p50 over the sum of these
+      fresh           load_ms, first_ms, peak_mib of a fresh process: see `benchmarks.fresh`; null
+                      where there is nothing to load
       throughput_per_s          users per second in batches of `throughput_batch_size`
+      throughput_by_batch       with --sweeps, ONNX files: users per second by batch size
+      p50_ms_by_history         with --sweeps, ONNX files: one user's request by history length
       size_mib        of the file; of the weights in memory for the teacher
       num_parameters
       gain_over_control         distilled rows: NDCG@10 minus the fp32 control's, user by user:
@@ -48,8 +55,11 @@ from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
 
 import numpy as np
 
+from benchmarks.baseline import SCHEMA, compare_runs, format_comparison, read_baseline
 from benchmarks.catalogue import format_catalogues, measure_catalogues
+from benchmarks.fresh import measure_fresh
 from benchmarks.include import format_included, read_included
+from benchmarks.limit import idle, one_look, reader
 from benchmarks.measure import (
     TIMED_K,
     Request,
@@ -59,18 +69,19 @@ from benchmarks.measure import (
     measure_latency,
     measure_throughput,
     overlap,
-    percentiles_ms,
     top_lists,
 )
 from benchmarks.plot import write_figure
 from benchmarks.report import describe_machine, format_table
+from benchmarks.report_html import write_report
 from benchmarks.runners import OnnxRunner, PopularityRunner, Runner, TeacherRunner
 from export.to_onnx import Precision, ensure_exported, student_folders
 
 logger = logging.getLogger(__name__)
 
 MAX_BATCHES = 20
-SCHEMA = "seqrec-benchmark/1"
+SWEPT_BATCHES = (1, 8, 32, 128, 512)
+SWEPT_LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 MEASURED: dict[str, tuple[Precision, ...]] = {"control": ("fp32",), "distilled": ("fp32", "int8")}
 COMPARED: Precision = "int8-optimum"  # a third file of distilled students, where speed is measured
 FINETUNE = "accelerate launch teacher/finetune.py"
@@ -91,7 +102,17 @@ class BenchmarkConfig:
         (), "measure students of random weights over these catalogue sizes instead"
     )
     budget_s: float = flag(5.0, "seconds after which a slow system is asked no more")
+    sweeps: bool = flag(
+        False, "measure throughput over batch sizes and latency over history lengths, too"
+    )
     seed: int = flag(0, "seed of the order of the users")
+    baseline: Path | None = flag(
+        None, "benchmark.json of an earlier run; exit code 1 if this one is worse"
+    )
+    max_ndcg_loss: float = flag(0.02, "with --baseline: how much of its NDCG@10 may be lost")
+    max_slowdown: float = flag(
+        1.5, "with --baseline: how many times as far from the limit a system may be"
+    )
     include: tuple[Path, ...] = flag((), "results of the web page's measure button to show as well")
 
     def __post_init__(self) -> None:
@@ -254,25 +275,73 @@ def time_runners(
             batch_size=batch_size,
         )
 
-    durations = measure_latency(
-        runners,
-        [requests(runner, order[: config.num_calls], 1) for runner in runners],
+    sizes = {runner.system + runner.precision: round(runner.size_mib * 2**20) for runner in runners}
+    limits = [reader(size) for size in sorted(set(sizes.values()))]
+    limits += [one_look(dataset.num_items), idle(config.num_threads)]
+    everything = [*runners, *limits]
+    timings = measure_latency(
+        everything,
+        [requests(runner, order[: config.num_calls], 1) for runner in everything],
         num_calls=config.num_calls,
         budget_s=config.budget_s,
     )
+    summaries = [timing.summary() for timing in timings]
+    p50 = {r.system: found["p50"] for r, found in zip(everything, summaries, strict=True)}
     # Whole batches only; a data set with fewer users than one batch is gone through again.
     size = config.throughput_batch_size
     users = np.resize(order, max(len(order) // size, 1) * size)[: MAX_BATCHES * size]
-    return [
-        {
-            "latency_ms": percentiles_ms(measured),
-            "num_timed_calls": len(measured),
-            "throughput_per_s": measure_throughput(
-                runner, requests(runner, users, size), budget_s=config.budget_s / 10
-            ),
+    rows = []
+    for runner, timing, found in zip(runners, timings, summaries, strict=False):
+        limit = {
+            "read": p50[f"read {sizes[runner.system + runner.precision]}"],
+            "top_k": p50["top_k"],
+            "call": p50["call"] if isinstance(runner, OnnxRunner) else 0.0,
         }
-        for runner, measured in zip(runners, durations, strict=True)
-    ]
+        folder = getattr(runner, "folder", None)
+        rows.append(
+            {
+                "latency_ms": found,
+                "num_timed_calls": len(timing.durations_ns),
+                "limit_ms": limit,
+                "over_limit": found["p50"] / sum(limit.values()),
+                "fresh": folder and measure_fresh(folder, config.num_threads),
+                "throughput_per_s": measure_throughput(
+                    runner, requests(runner, users, size), budget_s=config.budget_s / 10
+                ),
+            }
+        )
+        if config.sweeps and isinstance(runner, OnnxRunner):
+            rows[-1] |= sweep(runner, [histories[user] for user in order], dataset, config)
+    return rows
+
+
+def sweep(
+    runner: OnnxRunner,
+    histories: Sequence[np.ndarray],
+    dataset: SequenceDataset,
+    config: BenchmarkConfig,
+) -> dict[str, dict[int, float]]:
+    """Return throughput by batch size and latency by history length, as the schema says."""
+    shared: dict[str, Any] = {
+        "k": min(TIMED_K, dataset.num_items),
+        "exclude_seen": dataset.exclude_seen,
+    }
+    budget_s = config.budget_s / 10
+    by_batch, by_history = {}, {}
+    for size in SWEPT_BATCHES:
+        asked = [histories[i % len(histories)] for i in range(size * MAX_BATCHES)]
+        made = make_requests(asked, max_len=runner.max_len, batch_size=size, **shared)
+        by_batch[size] = measure_throughput(runner, made, budget_s=budget_s)
+    for length in (*(n for n in SWEPT_LENGTHS if n < runner.max_len), runner.max_len):
+        asked = [history[-length:] for history in histories if len(history) >= length]
+        if not asked:
+            break
+        made = make_requests(asked, max_len=length, batch_size=1, **shared)
+        (timing,) = measure_latency(
+            [runner], [made], num_calls=config.num_calls // 4, budget_s=budget_s
+        )
+        by_history[length] = timing.summary()["p50"]
+    return {"throughput_by_batch": by_batch, "p50_ms_by_history": by_history}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -292,14 +361,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(format_catalogues(catalogues))
         logger.info("wrote %s", output_dir / "catalogue.json")
         return
+    earlier = None
+    if config.baseline is not None:
+        earlier = read_baseline(config.baseline, load_dataset(config.data_dir).fingerprint)
     results = benchmark(config)
     if included:
         results["included"] = included
     write_json(output_dir / "benchmark.json", results)
     write_figure(results, output_dir / "benchmark.png")
+    write_report(results, output_dir / "report.html")
     sys.stdout.write(format_table(results))
     sys.stdout.write(format_included(included, results["dataset"]["fingerprint"]))
-    logger.info("wrote %s and benchmark.png beside it", output_dir / "benchmark.json")
+    logger.info("wrote %s; benchmark.png, report.html beside it", output_dir / "benchmark.json")
+    if earlier is not None:
+        compared = compare_runs(
+            earlier,
+            results,
+            max_ndcg_loss=config.max_ndcg_loss,
+            max_slowdown=config.max_slowdown,
+        )
+        sys.stdout.write(format_comparison(compared, earlier, results))
+        if any(row["worse"] for row in compared):
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

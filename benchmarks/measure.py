@@ -26,6 +26,18 @@ PERCENTILES = (50, 95, 99)
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What one system's calls took."""
+
+    durations_ns: NDArray[np.int64]  # wall time of each call, in order
+    cpu_ns: float  # CPU time of a call, all threads of this process, the mean
+
+    def summary(self) -> dict[str, float]:
+        """Return p50, p95, p99 and the mean CPU time, in milliseconds."""
+        return {**percentiles_ms(self.durations_ns), "cpu": self.cpu_ns / 1e6}
+
+
+@dataclass(frozen=True)
 class Request:
     """One call's arguments, prepared before the clock starts."""
 
@@ -120,7 +132,7 @@ def measure_latency(
     *,
     num_calls: int,
     budget_s: float,
-) -> list[NDArray[np.int64]]:
+) -> list[Timing]:
     """Time single calls of several runners on the same requests, in alternation.
 
     Args:
@@ -131,7 +143,7 @@ def measure_latency(
         budget_s: a runner that would need longer than this makes fewer calls, at least 10.
 
     Returns:
-        Each runner's durations in nanoseconds, in order of the calls.
+        Each runner's, in order.
     """
     counts = []
     for runner, own in zip(runners, requests, strict=True):
@@ -143,16 +155,20 @@ def measure_latency(
         affordable = budget_s / ((time.perf_counter() - start) / done)
         counts.append(int(min(num_calls, max(MIN_CALLS, affordable))))
     durations = [np.empty(count, dtype=np.int64) for count in counts]
+    cpu = np.zeros(len(runners))
     gc.collect()
     gc.disable()
     try:
         for block in tqdm(range(NUM_BLOCKS), desc="latency", unit="block", leave=False):
-            for runner, own, measured in zip(runners, requests, durations, strict=True):
+            for place, (runner, own) in enumerate(zip(runners, requests, strict=True)):
+                measured = durations[place]
+                start = time.process_time_ns()
                 for call in np.array_split(np.arange(len(measured)), NUM_BLOCKS)[block]:
                     measured[call] = _time_call(runner, own[call % len(own)])
+                cpu[place] += time.process_time_ns() - start
     finally:
         gc.enable()
-    return durations
+    return [Timing(own, cpu[place] / len(own)) for place, own in enumerate(durations)]
 
 
 def measure_throughput(runner: Runner, requests: Sequence[Request], *, budget_s: float) -> float:

@@ -11,12 +11,17 @@ from seqrec.report import interval
 from tabulate import tabulate
 
 PACKAGES = ("onnxruntime", "torch", "numpy")
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+BUSY = 0.5  # running processes per core
 
 
 def describe_machine(num_threads: int) -> dict[str, Any]:
     """Return what the figures depend on besides the code."""
+    flags = cpu_info("flags")
     return {
         "cpu": cpu_name(),
+        "cpu_flags": flags and [name for name in FLAGS if name in flags.split()],
+        "cpu_mhz": float(mhz) if (mhz := cpu_info("cpu MHz")) else None,
         "num_cores": os.cpu_count(),
         "num_threads": num_threads,
         "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -28,12 +33,29 @@ def describe_machine(num_threads: int) -> dict[str, Any]:
 
 def cpu_name() -> str:
     """Return the processor's model name."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_info(key: str) -> str | None:
+    """Return what Linux says of the first core, None if it says nothing."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return None
+
+
+def busy_note(environment: dict[str, Any]) -> str:
+    """Return a warning, with a line's end, if other work ran when measuring began; else nothing."""
+    load = environment["load_at_start"]
+    if load is None or load < BUSY * environment["num_cores"]:
+        return ""
+    return (
+        f"The machine was busy: {load:.1f} processes were running on {environment['num_cores']} "
+        "cores when measuring began. Compare rows, not machines.\n"
+    )
 
 
 def format_table(results: dict[str, Any]) -> str:
@@ -45,6 +67,8 @@ def format_table(results: dict[str, Any]) -> str:
             interval(row["metrics"], "ndcg@10"),
             f"{row['metrics']['hr@10']:.4f}",
             *(f"{row['latency_ms'][p]:.3f}" for p in ("p50", "p95", "p99")),
+            f"{row['over_limit']:.1f}" if "over_limit" in row else "-",
+            *_fresh_cells(row.get("fresh")),
             f"{row['throughput_per_s']:,.0f}",
             f"{row['size_mib']:.2f}",
             f"{row['num_parameters']:,}",
@@ -53,8 +77,8 @@ def format_table(results: dict[str, Any]) -> str:
     ]
     batch = results["config"]["throughput_batch_size"]
     headers = ["system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "p95 ms", "p99 ms"]
-    headers += [f"users/s at {batch}", "MiB", "parameters"]
-    align = ["left"] * 3 + ["right"] * 7
+    headers += ["over limit", "load ms", "peak MiB", f"users/s at {batch}", "MiB", "parameters"]
+    align = ["left"] * 3 + ["right"] * 10
     table = tabulate(rows, headers=headers, disable_numparse=True, colalign=align)
     data, machine = results["dataset"], results["environment"]
     lines = [
@@ -75,4 +99,10 @@ def format_table(results: dict[str, Any]) -> str:
                     else ""
                 )
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + busy_note(machine)
+
+
+def _fresh_cells(fresh: dict[str, float] | None) -> list[str]:
+    if fresh is None:
+        return ["-", "-"]
+    return [f"{fresh['load_ms']:,.0f}", f"{fresh['peak_mib']:,.0f}"]

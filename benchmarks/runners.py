@@ -109,6 +109,7 @@ class OnnxRunner:
     size_mib: float
     num_parameters: int
     max_len: int
+    folder: Path
 
     @classmethod
     def from_pretrained(cls, folder: Path, num_threads: int) -> "OnnxRunner":
@@ -122,6 +123,7 @@ class OnnxRunner:
             file.stat().st_size / 2**20,
             config["num_parameters"],
             config["max_len"],
+            folder,
         )
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
@@ -145,6 +147,7 @@ class TeacherRunner:
 
         about, measured = (read_json(folder / name) for name in ("teacher.json", "metrics.json"))
         torch.set_num_threads(num_threads)
+        self.folder = folder
         self._torch = torch
         self._teacher = Teacher.from_pretrained(folder)
         self.precision = {4: "nf4", 16: "bf16", 32: "fp32"}[about["bits"]]

@@ -1,8 +1,10 @@
 """A data set and language models small enough to train on within seconds."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from seqrec.data import SequenceDataset, leave_one_out, write_dataset
 from seqrec.errors import SourceError
@@ -165,6 +167,27 @@ def make_knowledge(tmp_path: Path) -> Callable[..., Knowledge]:
         return load_knowledge(tmp_path / name, dataset)
 
     return make
+
+
+CHROMIUM_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-dev-shm-usage "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, with a profile of its own."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason='Playwright is not installed: pip install -e ".[dev]"'
+    )
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not on the PATH (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks import results as results_page
+from benchmarks.fresh import measure_fresh
 from benchmarks.latency import BenchmarkConfig, benchmark, main
 from benchmarks.measure import (
     histories_before_test,
@@ -95,7 +96,7 @@ def test_popularity_ranks_as_the_metrics_own_baseline_does(tiny_dataset: Sequenc
     runner = PopularityRunner(tiny_dataset)
     lists = [top_lists(runner, tiny_dataset, exclude_seen=flag) for flag in (True, False)]
     found = measure.evaluate_lists(*lists, tiny_dataset).report()
-    whole = evaluate(popularity_scores(tiny_dataset), tiny_dataset, "test", max_len=5)
+    whole = evaluate(popularity_scores(tiny_dataset.before_test()), tiny_dataset, "test", max_len=5)
     assert found["seen_kept"] == summarize(whole.keeping_seen)
     assert found["seen_excluded"] == summarize(whole.excluding_seen)
 
@@ -130,7 +131,7 @@ def test_runners_take_turns_on_the_same_requests() -> None:
     users = [np.array([user]) for user in range(1, 31)]
     requests = make_requests(users, max_len=5, k=1, exclude_seen=False, batch_size=1)
     measured = measure_latency(runners, [requests] * 2, num_calls=60, budget_s=60.0)
-    assert [len(durations) for durations in measured] == [60, 60]
+    assert [len(timing.durations_ns) for timing in measured] == [60, 60]
     timed = calls[-120:]
     for name in ("first", "second"):
         assert [user for system, user in timed if system == name] == list(range(1, 31)) * 2
@@ -188,7 +189,10 @@ def test_the_json_holds_what_the_schema_promises(
         ("gru distilled", "int8-optimum"),
     ]
     for row in results["rows"]:
-        assert set(row["latency_ms"]) == {"p50", "p95", "p99"}
+        assert set(row["latency_ms"]) == {"p50", "p95", "p99", "cpu"}
+        assert row["over_limit"] == pytest.approx(
+            row["latency_ms"]["p50"] / sum(row["limit_ms"].values())
+        )
         for metrics in (row["metrics"], row["metrics_other_protocol"]):
             assert metrics["ndcg@10_low"] <= metrics["ndcg@10"] <= metrics["ndcg@10_high"]
             assert metrics["hr@5"] <= metrics["hr@10"] <= metrics["hr@20"]
@@ -334,3 +338,55 @@ def test_the_page_shows_the_catalogues_rows(catalogues: dict[str, Any]) -> None:
     assert len(rows) == len(catalogues["rows"])
     assert f"{catalogues['rows'][0]['latency_ms']['p50']:.3f}" in rows[0]
     assert "    python -m benchmarks.latency --device cpu --catalogue-sizes 300 400" in lines
+
+
+def test_a_fresh_process_opens_and_asks_an_exported_student(
+    results: dict[str, Any], run_folder: Path
+) -> None:
+    for row in results["rows"][1:]:
+        fresh = row["fresh"]
+        assert 0 < fresh["first_ms"] < fresh["load_ms"]  # Python itself has to start
+        assert 1 < fresh["peak_mib"] < 1000  # MiB, not bytes and not KiB
+    assert results["rows"][0]["fresh"] is None  # popularity has nothing to load
+
+
+def test_a_folder_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"could not be opened in a process of its own: .*config"):
+        measure_fresh(tmp_path, 1)
+
+
+def test_a_run_no_worse_than_itself_passes_and_a_worse_one_does_not(
+    results: dict[str, Any], run_folder: Path, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    earlier = json.loads(json.dumps(results))
+    for row in earlier["rows"]:
+        row["over_limit"] *= 100  # whatever the machine does meanwhile
+    write_json(tmp_path / "earlier.json", earlier)
+    words = [
+        *arguments(tiny_dataset, run_folder),
+        "--no-teacher",
+        "--baseline",
+        str(tmp_path / "earlier.json"),
+    ]
+    main(words)
+    earlier["rows"][-1]["metrics"]["ndcg@10"] += 0.5
+    write_json(tmp_path / "earlier.json", earlier)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 1
+
+
+def test_sweeps_go_over_batch_sizes_and_history_lengths(
+    run_folder: Path, tiny_dataset: SequenceDataset
+) -> None:
+    main([*arguments(tiny_dataset, run_folder), "--no-teacher", "--sweeps"])
+    rows = json.loads((run_folder / "benchmark.json").read_text())["rows"]
+    assert "throughput_by_batch" not in rows[0]
+    for row in rows[1:]:
+        assert list(row["throughput_by_batch"]) == ["1", "8", "32", "128", "512"]
+        assert list(row["p50_ms_by_history"]) == [
+            "1",
+            "2",
+            "5",
+            "7",
+        ]  # seven items are all it reads
