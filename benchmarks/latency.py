@@ -74,7 +74,7 @@ from benchmarks.measure import (
 from benchmarks.plot import write_figure
 from benchmarks.report import describe_machine, format_table
 from benchmarks.report_html import write_report
-from benchmarks.runners import OnnxRunner, PopularityRunner, Runner, TeacherRunner
+from benchmarks.runners import OnnxRunner, PopularityRunner, Runner, TeacherRunner, load_runner
 from export.to_onnx import Precision, ensure_exported, student_folders
 
 logger = logging.getLogger(__name__)
@@ -106,6 +106,9 @@ class BenchmarkConfig:
         False, "measure throughput over batch sizes and latency over history lengths, too"
     )
     seed: int = flag(0, "seed of the order of the users")
+    runners: tuple[str, ...] = flag(
+        (), "systems of your own as module:name, where name(dataset) returns a runner"
+    )
     baseline: Path | None = flag(
         None, "benchmark.json of an earlier run; exit code 1 if this one is worse"
     )
@@ -143,7 +146,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     environment = describe_machine(config.num_threads)
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
     students = open_students(dataset, output_dir, config.num_threads, compared=True)
-    runners: list[Runner] = [PopularityRunner(dataset), *students]
+    own = [load_runner(spec, dataset) for spec in config.runners]
+    runners: list[Runner] = [PopularityRunner(dataset), *students, *own]
     evaluations, lists = [], []
     for runner in runners:
         excluding = top_lists(runner, dataset, exclude_seen=True)

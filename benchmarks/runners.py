@@ -3,6 +3,7 @@
 Shape letters: B users, T history, E excluded, K answers.
 """
 
+import importlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,26 @@ class TeacherRunner:
         with self._torch.inference_mode():
             scores = self._teacher(self._torch.from_numpy(items)).float().numpy()
         return top_k(scores, excluded, int(k[0]))
+
+
+def load_runner(spec: str, dataset: SequenceDataset) -> Runner:
+    """Make a user's own runner: `module:name`, where name(dataset) returns one.
+
+    Raises:
+        ModelError: there is no such thing, it fails, or what it makes is no runner.
+    """
+    module, _, name = spec.partition(":")
+    try:
+        runner: Runner = getattr(importlib.import_module(module), name)(dataset)
+    except Exception as error:  # it is not our code
+        raise ModelError(
+            f"--runners {spec}: {type(error).__name__}: {error}. Expected module:name, importable "
+            "from here, with name(dataset) returning a runner (see benchmarks/runners.py)"
+        ) from error
+    needed = ("system", "precision", "size_mib", "num_parameters", "max_len", "recommend")
+    if lacking := [attribute for attribute in needed if not hasattr(runner, attribute)]:
+        raise ModelError(f"--runners {spec} made something that lacks {', '.join(lacking)}")
+    return runner
 
 
 def checked_answer(

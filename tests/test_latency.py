@@ -25,7 +25,13 @@ from benchmarks.measure import (
     percentiles_ms,
     top_lists,
 )
-from benchmarks.runners import PopularityRunner, TeacherRunner, checked_answer, top_k
+from benchmarks.runners import (
+    PopularityRunner,
+    TeacherRunner,
+    checked_answer,
+    load_runner,
+    top_k,
+)
 from student.model import Student, StudentConfig
 from teacher.finetune import FinetuneConfig, build_teacher
 
@@ -390,3 +396,21 @@ def test_sweeps_go_over_batch_sizes_and_history_lengths(
             "5",
             "7",
         ]  # seven items are all it reads
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nowhere:Runner", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("math:Runner", "AttributeError: .*Runner"),
+        ("math", "AttributeError"),
+        ("builtins:iter", "TypeError"),  # it fails on the data set
+        ("builtins:id", "made something that lacks system, precision"),
+    ],
+)
+def test_what_is_no_runner_is_refused_in_one_line(
+    spec: str, message: str, tiny_dataset: SequenceDataset
+) -> None:
+    with pytest.raises(ModelError, match=message) as refused:
+        load_runner(spec, tiny_dataset)
+    assert "\n" not in str(refused.value)

@@ -2,15 +2,21 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from seqrec.data import SequenceDataset
 from seqrec.files import read_json
 from seqrec.prepare import PrepareConfig
+
+import numpy as np
+import pytest
 
 from benchmarks.accuracy import AccuracyConfig
 from benchmarks.cold import ColdConfig
 from benchmarks.latency import BenchmarkConfig
 from benchmarks.report import format_table
+from benchmarks.runners import checked_answer, load_runner
 from export.add_items import AddItemsConfig
 from export.serve_web import ServeConfig
 from export.to_web import ToWebConfig
@@ -45,3 +51,23 @@ def test_every_flag_it_names_exists() -> None:
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help", "--editable"}
     assert named <= flags, named - flags
+
+
+def test_the_runner_that_it_shows_takes_part(
+    write_sequences: Callable[[list[list[int]], int], SequenceDataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    (shown,) = (block for block in blocks if "Markov" in block)
+    assert len(shown.splitlines()) < 20
+    (tmp_path / "markov.py").write_text(shown, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    # The last event of each user is the test target: 1 is followed by 2 twice and by 3 once.
+    dataset = write_sequences([[1, 2, 4], [1, 2, 4], [1, 3, 4]], 4)
+    runner = load_runner("markov:Markov", dataset)
+    nothing = np.zeros((1, 0), dtype=np.int64)
+    answer = checked_answer(runner, np.array([[4, 1]]), nothing, np.array([2]), 4)
+    assert answer.tolist() == [[2, 3]]
+    without_best = checked_answer(runner, np.array([[1]]), np.array([[2]]), np.array([1]), 4)
+    assert without_best.tolist() == [[3]]
