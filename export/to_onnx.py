@@ -17,6 +17,7 @@ from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
 from seqrec.metrics import pad_left
+from seqrec.sources import MODEL_BUNDLES
 
 import numpy as np
 import onnx
@@ -203,7 +204,7 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
         "distilled": "trained on the data and on what a fine-tuned language model answered on it",
     }
     metrics = [
-        f"- {name.upper()} on validation targets, in PyTorch: {value:.4f}"
+        f"- {name.upper()} on validation targets, in PyTorch, while they were held out: {value:.4f}"
         for name, value in config["valid_metrics"].items()
     ]
     if config["precision"] != "fp32":
@@ -227,6 +228,12 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
         source = [
             "- publisher and terms: not recorded; they are those of the tables it was prepared from"
         ]
+    if config["text_map"] is not None:
+        model = config["text_map"]["reader"]["model"]
+        licence = (
+            MODEL_BUNDLES[model].licence if model in MODEL_BUNDLES else "its publisher's terms"
+        )
+        source.append(f"- language model that it learned from: {model}, under {licence}")
     return "\n".join(
         [
             f"# {config['arch']} {config['role']} {config['precision']}: next-item recommender",
@@ -252,7 +259,7 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
             *source,
             "",
             "Weights, ids and titles derive from that data set: its terms decide what may be done",
-            "with them. A distilled student also learned from a language model; mind its licence.",
+            "with them, and so do those of a language model that it learned from.",
             "",
         ]
     )

@@ -363,48 +363,39 @@ def train_student(
     if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == wanted:
         logger.info("%s: already trained, in %s", label, folder)
         return Student.from_pretrained(folder)
-    targets = []
+    soft: list[Targets] = []
     if knowledge is not None and config.kd_weight > 0:
-        targets = soft_targets(config, dataset, knowledge, accelerator)
-    torch.manual_seed(config.seed)
-    student = Student(
-        StudentConfig(
-            arch=arch,
-            num_items=dataset.num_items,
-            hidden_dim=config.hidden_dim,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            dropout=config.dropout,
-            max_len=config.max_len,
-        )
-    ).to(accelerator.device)
-    if knowledge is not None and config.init != "random":
-        by_text = config.init == "text"
-        init_item_table(student, knowledge.text_vectors if by_text else knowledge.item_vectors)
+        soft = soft_targets(config, dataset, knowledge, accelerator)
+    student = new_student(arch, config, dataset, knowledge).to(accelerator.device)
+    checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
 
     def validate(model: Student) -> float:
         return validation_ndcg(model, dataset, max_len=config.max_len, device=accelerator.device)
 
-    checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
-    fit(
-        student,
-        make_loss(config, dataset, targets[0] if targets else None),
-        TrainingBatches(
-            dataset, config.max_len, config.batch_size, config.seed, whole=bool(targets)
-        ),
-        validate,
-        FitConfig(
-            num_epochs=config.num_epochs,
-            learning_rate=config.learning_rate,
-            patience=config.patience,
-            evaluate_every=config.evaluate_every,
-            seed=config.seed,
-        ),
-        accelerator=accelerator,
-        checkpoint_dir=checkpoint_dir / "selection",
-        recipe=wanted,
-        label=label,
-    )
+    def train(known: SequenceDataset, part: int, num_epochs: int) -> None:
+        selecting = part == 0
+        targets = soft[part] if soft else None
+        # The teachers' answers to prefixes that are asked in the test are no part of the refit.
+        whole = selecting and targets is not None
+        fit(
+            student,
+            make_loss(config, known, targets),
+            TrainingBatches(known, config.max_len, config.batch_size, config.seed, whole=whole),
+            validate if selecting else None,
+            FitConfig(
+                num_epochs=num_epochs,
+                learning_rate=config.learning_rate,
+                patience=config.patience,
+                evaluate_every=config.evaluate_every,
+                seed=config.seed,
+            ),
+            accelerator=accelerator,
+            checkpoint_dir=checkpoint_dir / (SELECTION if selecting else "refit"),
+            recipe=wanted,
+            label=label if selecting else f"{label} refit",
+        )
+
+    train(dataset, 0, config.num_epochs)
     share, text_map = config.new_item_share, None
     if knowledge is not None:
         if share is None:
@@ -420,36 +411,43 @@ def train_student(
     if knowledge is not None:
         about["text_reader"] = knowledge.meta["teacher"]
     selected = copy.deepcopy(student)
-    num_epochs = refit_epochs(dataset, config.refit_share, config.num_epochs)
-    if num_epochs:
+    further = refit_epochs(dataset, config.refit_share, config.num_epochs)
+    if further:
         complete = dataset.before_test()
-        fit(
-            student,
-            make_loss(config, complete, targets[1] if targets else None),
-            TrainingBatches(complete, config.max_len, config.batch_size, config.seed),
-            None,
-            FitConfig(
-                num_epochs=num_epochs,
-                learning_rate=config.learning_rate,
-                evaluate_every=config.evaluate_every,
-                seed=config.seed,
-            ),
-            accelerator=accelerator,
-            checkpoint_dir=checkpoint_dir / "refit",
-            recipe=wanted,
-            label=f"{label} refit",
-        )
+        train(complete, 1, further)
         if knowledge is not None and share is not None:
             text_map = learn_new_items(student, complete, knowledge, share)
     if accelerator.is_main_process:
         with atomic_directory(folder) as beside:
-            if num_epochs:
+            if further:
                 selected.save_pretrained(beside / SELECTION, **about)
             student.save_pretrained(beside, **about)
             if text_map is not None:
                 text_map.save(beside / TEXT_MAP_FILE)
             write_json(beside / "recipe.json", wanted)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
+    return student
+
+
+def new_student(
+    arch: Arch, config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge | None
+) -> Student:
+    """Return a student before training, its item table from what is known, if anything is."""
+    torch.manual_seed(config.seed)
+    student = Student(
+        StudentConfig(
+            arch=arch,
+            num_items=dataset.num_items,
+            hidden_dim=config.hidden_dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            dropout=config.dropout,
+            max_len=config.max_len,
+        )
+    )
+    if knowledge is not None and config.init != "random":
+        by_text = config.init == "text"
+        init_item_table(student, knowledge.text_vectors if by_text else knowledge.item_vectors)
     return student
 
 

@@ -268,7 +268,11 @@ def test_the_recommender_recommends_the_new_items_and_knows_them_in_histories(
     before = json.loads((pair[0] / "config.json").read_text())
     assert (about["num_items"], about["num_added_items"]) == (33, 3)
     assert about["num_parameters"] == before["num_parameters"] + 3 * 16
-    assert "3 items were added from their texts" in (pair[1] / "README.md").read_text()
+    card = (pair[1] / "README.md").read_text()
+    assert "3 items were added from their texts" in card
+    # Who passes the model on has to know whose terms it is under.
+    model = json.loads((pair[1] / "config.json").read_text())["text_map"]["reader"]["model"]
+    assert f"learned from: {model}, under its publisher's terms" in card
 
 
 def test_items_can_be_added_to_what_items_were_added_to(

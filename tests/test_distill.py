@@ -229,6 +229,7 @@ def make_student(num_items: int) -> Student:
     return student.eval()
 
 
+@pytest.mark.parametrize("keep_rest", [False, True])
 @pytest.mark.parametrize(("kd_weight", "temperature"), [(0.4, 1.0), (0.4, 3.0), (1.0, 1.0)])
 def test_the_loss_is_what_adding_up_position_by_position_gives(
     config: DistillConfig,
@@ -236,11 +237,12 @@ def test_the_loss_is_what_adding_up_position_by_position_gives(
     make_knowledge: MakeKnowledge,
     kd_weight: float,
     temperature: float,
+    keep_rest: bool,
 ) -> None:
     flags = {"kd_weight": kd_weight, "temperature": temperature, "top_k": 4, "num_negatives": 0}
-    config = dataclasses.replace(config, teacher_share=1.0, **flags)
+    config = dataclasses.replace(config, teacher_share=1.0, keep_rest=keep_rest, **flags)
     knowledge = make_knowledge(tiny_dataset, prefixes_per_user=5)  # older ones have no answer
-    targets = soft_targets(config, tiny_dataset, knowledge, Accelerator(cpu=True))
+    (targets,) = soft_targets(config, tiny_dataset, knowledge, Accelerator(cpu=True))
     student = make_student(tiny_dataset.num_items)
     batches = TrainingBatches(tiny_dataset, 8, batch_size=16, seed=0, whole=True)
     batch = list(batches.epoch(0)[1])[-1]
@@ -254,8 +256,14 @@ def test_the_loss_is_what_adding_up_position_by_position_gives(
         truth, opinion = 1.0, 0.0
         if row >= 0:
             truth, ids = 1 - kd_weight, targets.item_ids[row].tolist()
-            odds = [math.exp(value / temperature) for value in targets.log_probs[row].tolist()]
-            opinion = -sum(o * own[i - 1] for o, i in zip(odds, ids, strict=True)) / sum(odds)
+            known = targets.log_probs[row].tolist()
+            odds = [math.exp(value / temperature) for value in known]
+            mass = sum(map(math.exp, known)) if keep_rest else 1.0
+            opinion = -mass * sum(o * own[i - 1] for o, i in zip(odds, ids, strict=True))
+            opinion /= sum(odds)
+            # Of the rest it is all alike which of them comes; what is named is none of it.
+            named = {*ids, target} - {PAD}
+            opinion -= (1 - mass) * math.log(1 - sum(math.exp(own[i - 1]) for i in named))
         from_target = 0.0 if target == PAD else -truth * own[target - 1]
         losses.append(from_target + kd_weight * opinion)
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-4)

@@ -220,7 +220,7 @@ def test_the_entry_point_exports_all_students_in_both_precisions(
     config = json.loads((tmp_path / "export/gru-distilled-int8/config.json").read_text())
     assert (config["role"], config["precision"]) == ("distilled", "int8")
     card = (tmp_path / "export/gru-distilled-int8/README.md").read_text()
-    assert "NDCG@10 on validation targets, in PyTorch: 0.1250" in card
+    assert "NDCG@10 on validation targets, in PyTorch, while they were held out: 0.1250" in card
 
 
 def test_without_students_the_entry_point_names_the_command_to_type(
