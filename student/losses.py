@@ -101,7 +101,7 @@ def soft_cross_entropy(
         log_rest = sampled + (others / standing.clamp(min=1)).log()
         log_sum = torch.logaddexp(log_named, log_rest)
     of_rest = (weights * is_rest).sum(dim=1)
-    named = (weights * chosen).sum(dim=1)  # row PAD is zero, and so is its score
+    named = (weights.masked_fill(is_rest, 0.0) * chosen).sum(dim=1)
     return (weights.sum(dim=1) * log_sum - named - of_rest * log_rest).mean()
 
 

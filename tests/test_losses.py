@@ -2,6 +2,8 @@
 
 import math
 
+from seqrec.data import PAD
+
 import pytest
 import torch
 from torch import Tensor
@@ -102,6 +104,18 @@ def test_a_student_who_agrees_on_the_named_is_not_told_how_to_divide_the_rest(
     soft_cross_entropy(states, table, items, weights, negatives).backward()
     assert states.grad is not None
     torch.testing.assert_close(states.grad, torch.zeros(1, 5), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_padding_is_no_item_and_learns_nothing(is_sampled: bool) -> None:
+    states, table = draw(6)
+    table.requires_grad_()
+    items, weights = draw_answers(6, 3)
+    with_rest = F.pad(items, (0, 1)), F.pad(0.6 * weights, (0, 1), value=0.4)
+    negatives = torch.tensor([2, 3, 4]) if is_sampled else None
+    soft_cross_entropy(states, table, *with_rest, negatives).backward()
+    assert table.grad is not None
+    assert (table.grad[PAD] == 0).all()
 
 
 def test_where_all_items_are_named_the_rest_is_nothing_to_be_lost() -> None:
