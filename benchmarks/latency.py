@@ -18,7 +18,8 @@ stdout. Schema "seqrec-benchmark/1":
     rows            a list, one object per system and precision:
       system          "popularity", "teacher", "gru control", "gru distilled", ...
       precision       "fp32", "int8", "int8-optimum" (what Optimum's quantizer makes of the fp32
-                      file, for comparison), "nf4", "bf16"
+                      file, for comparison), "nf4", "bf16"; with --torch "torch eager", "torch
+                      compiled"
       metrics         test targets, headline protocol: `ndcg@10` and so on for ndcg, hr, mrr at
                       5, 10, 20, each with `_low` and `_high`, a 95 % bootstrap interval over users
       metrics_other_protocol    the same under the other protocol
@@ -74,7 +75,14 @@ from benchmarks.measure import (
 from benchmarks.plot import write_figure
 from benchmarks.report import describe_machine, format_table
 from benchmarks.report_html import write_report
-from benchmarks.runners import OnnxRunner, PopularityRunner, Runner, TeacherRunner, load_runner
+from benchmarks.runners import (
+    OnnxRunner,
+    PopularityRunner,
+    Runner,
+    TeacherRunner,
+    TorchRunner,
+    load_runner,
+)
 from export.to_onnx import Precision, ensure_exported, student_folders
 
 logger = logging.getLogger(__name__)
@@ -106,6 +114,9 @@ class BenchmarkConfig:
         False, "measure throughput over batch sizes and latency over history lengths, too"
     )
     seed: int = flag(0, "seed of the order of the users")
+    torch: bool = flag(
+        False, "measure the distilled students in PyTorch as well, eager and compiled"
+    )
     runners: tuple[str, ...] = flag(
         (), "systems of your own as module:name, where name(dataset) returns a runner"
     )
@@ -146,8 +157,15 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     environment = describe_machine(config.num_threads)
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
     students = open_students(dataset, output_dir, config.num_threads, compared=True)
-    own = [load_runner(spec, dataset) for spec in config.runners]
-    runners: list[Runner] = [PopularityRunner(dataset), *students, *own]
+    others: list[Runner] = [load_runner(spec, dataset) for spec in config.runners]
+    if config.torch:
+        others += [
+            TorchRunner(folder, config.num_threads, is_compiled=is_compiled)
+            for folder in student_folders(output_dir)
+            if folder.name == "distilled"
+            for is_compiled in (False, True)
+        ]
+    runners: list[Runner] = [PopularityRunner(dataset), *students, *others]
     evaluations, lists = [], []
     for runner in runners:
         excluding = top_lists(runner, dataset, exclude_seen=True)

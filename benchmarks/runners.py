@@ -163,6 +163,41 @@ class TeacherRunner:
         return top_k(scores, excluded, int(k[0]))
 
 
+class TorchRunner:
+    """A student in PyTorch, as it is or compiled: what an exported file saves."""
+
+    def __init__(self, folder: Path, num_threads: int, *, is_compiled: bool) -> None:
+        """Load a student; `ModelError` if there is none, or if it cannot be compiled."""
+        import torch
+
+        from student.model import Student
+
+        about, student = read_json(folder / "config.json"), Student.from_pretrained(folder)
+        torch.set_num_threads(num_threads)
+        self.system = f"{about['arch']} {about['role']}"
+        self.precision = "torch compiled" if is_compiled else "torch eager"
+        self.size_mib = (folder / "model.safetensors").stat().st_size / 2**20
+        self.num_parameters = student.num_parameters
+        self.max_len = student.config.max_len
+        self._torch = torch
+        self._score = torch.compile(student, dynamic=True) if is_compiled else student
+        try:
+            with torch.inference_mode():
+                self._score(torch.ones(1, 2, dtype=torch.int64))
+        except Exception as error:  # the compiler's, of a dozen kinds
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"{self.system} cannot be compiled ({reason}). torch.compile needs a C++ compiler; "
+                "to measure without: --no-torch"
+            ) from error
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        with self._torch.inference_mode():
+            scores = self._score(self._torch.from_numpy(items)).numpy()
+        return top_k(scores, excluded, int(k[0]))
+
+
 def load_runner(spec: str, dataset: SequenceDataset) -> Runner:
     """Make a user's own runner: `module:name`, where name(dataset) returns one.
 

@@ -26,8 +26,10 @@ from benchmarks.measure import (
     top_lists,
 )
 from benchmarks.runners import (
+    OnnxRunner,
     PopularityRunner,
     TeacherRunner,
+    TorchRunner,
     checked_answer,
     load_runner,
     top_k,
@@ -414,3 +416,20 @@ def test_what_is_no_runner_is_refused_in_one_line(
     with pytest.raises(ModelError, match=message) as refused:
         load_runner(spec, tiny_dataset)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_student_in_pytorch_gives_the_lists_of_its_exported_file(
+    results: dict[str, Any], run_folder: Path, tiny_dataset: SequenceDataset, is_compiled: bool
+) -> None:
+    if is_compiled and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    folder = run_folder / "students" / "gru" / "distilled"
+    runner = TorchRunner(folder, 1, is_compiled=is_compiled)
+    exported = OnnxRunner.from_pretrained(run_folder / "export" / "gru-distilled-fp32", 1)
+    found, expected = (
+        top_lists(system, tiny_dataset, exclude_seen=True) for system in (runner, exported)
+    )
+    assert np.array_equal(found, expected)
+    assert runner.system == exported.system
+    assert runner.precision != exported.precision  # rows are told apart by it
