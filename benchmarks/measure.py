@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.metrics import CUTOFFS, Evaluation, list_ranks, pad_left
@@ -32,6 +33,14 @@ class Request:
     items: IntArray  # (B, T)
     excluded: IntArray  # (B, E)
     k: IntArray  # (1,)
+
+
+@runtime_checkable
+class SelfTimed(Protocol):
+    """A runner that answers in another process, and therefore times itself there."""
+
+    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
+        """Answer requests one after another; return how long each took, in nanoseconds."""
 
 
 def make_requests(
@@ -148,8 +157,8 @@ def measure_latency(
     try:
         for block in tqdm(range(NUM_BLOCKS), desc="latency", unit="block", leave=False):
             for runner, own, measured in zip(runners, requests, durations, strict=True):
-                for call in np.array_split(np.arange(len(measured)), NUM_BLOCKS)[block]:
-                    measured[call] = _time_call(runner, own[call % len(own)])
+                calls = np.array_split(np.arange(len(measured)), NUM_BLOCKS)[block]
+                measured[calls] = _time_calls(runner, [own[call % len(own)] for call in calls])
     finally:
         gc.enable()
     return durations
@@ -168,8 +177,18 @@ def measure_throughput(runner: Runner, requests: Sequence[Request], *, budget_s:
     return float(np.median(rates[1:] or rates))
 
 
+def _time_calls(runner: Runner, requests: Sequence[Request]) -> NDArray[np.int64]:
+    """Return how long each of these calls takes, in nanoseconds, one after another."""
+    if isinstance(runner, SelfTimed):
+        return runner.timed(requests)
+    durations = np.empty(len(requests), dtype=np.int64)
+    for call, request in enumerate(requests):
+        start = time.perf_counter_ns()
+        runner.recommend(request.items, request.excluded, request.k)
+        durations[call] = time.perf_counter_ns() - start
+    return durations
+
+
 def _time_call(runner: Runner, request: Request) -> int:
     """Return how long one call takes, in nanoseconds."""
-    start = time.perf_counter_ns()
-    runner.recommend(request.items, request.excluded, request.k)
-    return time.perf_counter_ns() - start
+    return int(_time_calls(runner, [request])[0])
