@@ -123,10 +123,11 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
         sliding_window_step=settings["window_step"],
     )
     batches = DataLoader(windows, batch_size=settings["batch_size"], shuffle=True)
-    valid_batches, callbacks = None, []
+    valid_batches: DataLoader | None = None
+    callbacks: list[Any] = []
     if num_epochs == 0:
         valid_batches, callbacks = validation(exchange, schema)
-        callbacks.append(recorder)
+        callbacks = [*callbacks, recorder]
     trainer = lightning.Trainer(
         max_epochs=num_epochs or settings["max_epochs"],
         accelerator="cpu",
@@ -189,12 +190,11 @@ class TorchModel:
 class CompiledModel(TorchModel):
     """SasRec compiled with OpenVINO, once for each batch size that is asked for.
 
-    OpenVINO computes in bf16 on processors that can, without a word; `f32` forbids that.
+    OpenVINO computes in bf16 on processors that can, without a word; `precision` says which.
     """
 
-    def __init__(self, folder: Path, exchange: Exchange, *, f32: bool) -> None:
+    def __init__(self, folder: Path, exchange: Exchange) -> None:
         super().__init__(folder, exchange)
-        self._f32 = f32
         self._by_batch: dict[int, Any] = {}
         self._onnx = folder / "model.onnx"
         kind = self._compiled(1)._model.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -202,29 +202,16 @@ class CompiledModel(TorchModel):
         self.size_bytes = self._onnx.stat().st_size
 
     def _compiled(self, batch_size: int) -> Any:
-        import openvino
         from replay.models.nn.sequential.compiled import SasRecCompiled
 
         if batch_size not in self._by_batch:
-            threads = torch.get_num_threads()
-            compiled = SasRecCompiled.compile(
+            self._by_batch[batch_size] = SasRecCompiled.compile(
                 self._model,
                 mode="batch",
                 batch_size=batch_size,
-                num_threads=threads,
+                num_threads=torch.get_num_threads(),
                 onnx_path=str(self._onnx),
             )
-            if self._f32:
-                names = [next(iter(port.names)) for port in compiled._model.inputs]
-                shapes = [(name, [batch_size, self.max_len]) for name in names]
-                properties = {
-                    "INFERENCE_PRECISION_HINT": "f32",
-                    "INFERENCE_NUM_THREADS": threads,
-                }
-                graph = openvino.convert_model(str(self._onnx), input=shapes)
-                again = openvino.Core().compile_model(graph, "CPU", properties)
-                compiled = SasRecCompiled(again, self._model._schema)
-            self._by_batch[batch_size] = compiled
         return self._by_batch[batch_size]
 
     def prepare(self, items: IntArray, excluded: IntArray, k: int) -> Any:
@@ -239,9 +226,7 @@ class CompiledModel(TorchModel):
 
 def open_model(folder: Path, exchange: Exchange, mode: str) -> TorchModel:
     """Open the model in one of its modes."""
-    if mode == "torch":
-        return TorchModel(folder, exchange)
-    return CompiledModel(folder, exchange, f32=mode == "openvino-f32")
+    return TorchModel(folder, exchange) if mode == "torch" else CompiledModel(folder, exchange)
 
 
 if __name__ == "__main__":

@@ -45,11 +45,11 @@ class Exchange:
     def open(cls, folder: Path) -> "Exchange":
         """Read an exchange directory."""
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        arrays = [np.load(folder / f"{name}.npy") for name in ("events", "offsets")]
+        events, offsets = (np.load(folder / f"{name}.npy") for name in ("events", "offsets"))
         valid = np.empty((0, 2), dtype=np.int64)
         if (folder / "valid.npy").exists():
             valid = np.load(folder / "valid.npy")
-        return cls(*arrays, valid, **meta)
+        return cls(events, offsets, valid, **meta)
 
     @property
     def num_users(self) -> int:
@@ -130,6 +130,8 @@ def _serve(peer: Any, folder: Path, mode: str, answers: Any) -> None:
         for name in ("precision", "num_parameters", "size_bytes", "max_len")
     }
     about["versions"] = {library: version(library) for library in peer.LIBRARIES}
+    gc.collect()
+    gc.freeze()  # what libraries have loaded need not be gone through before each request
     print(json.dumps(about), file=answers, flush=True)  # noqa: T201
     for line in sys.stdin:
         answered = answer_all(model, json.loads(line)["requests"])
@@ -197,6 +199,10 @@ def top_k(scores: Any, left_out: Any, k: int) -> Any:
 
 
 def ndcg_at_10(ranks: Sequence[float]) -> float:
-    """Return the mean NDCG@10 of targets with these ranks; infinite: not in the list."""
-    ranks = np.asarray(ranks, dtype=np.float64)
-    return float(np.where(ranks <= 10, 1 / np.log2(np.minimum(ranks, 10) + 1), 0).mean())
+    """Return the mean NDCG@10 of targets with these ranks; infinite: not in the list.
+
+    >>> ndcg_at_10([1, 3, 11, float("inf")])
+    0.375
+    """
+    found = np.array(ranks, dtype=np.float64)
+    return float(np.where(found <= 10, 1 / np.log2(np.minimum(found, 10) + 1), 0).mean())

@@ -44,7 +44,6 @@ PEERS = (
         {
             "torch": "replay sasrec",
             "openvino": "replay sasrec openvino",
-            "openvino-f32": "replay sasrec openvino f32",
         },
     ),
     _peer(
