@@ -1,5 +1,5 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
-# make peers: what RecBole, RecTools and RePlay give on the same data, in the same table.
+# make peers: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
 # make test: the suite.  make lint: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin

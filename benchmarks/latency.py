@@ -92,7 +92,9 @@ class BenchmarkConfig:
     output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
     device: Literal["cpu", "cuda"] = flag("cpu", "what to run on")
     teacher: bool = flag(True, "measure the teacher as well; loads its language model")
-    peers: bool = flag(False, "measure RecBole, RecTools and RePlay as well, trained if need be")
+    peers: bool = flag(
+        False, "measure implicit, RecBole, RecTools and RePlay as well; they are trained first"
+    )
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
     throughput_batch_size: int = flag(128, "users at once when throughput is measured")

@@ -38,6 +38,12 @@ def _peer(
 TRANSFORMER = {"hidden_dim": 64, "num_blocks": 2, "num_heads": 2, "dropout": 0.2}
 PEERS = (
     _peer(
+        "implicit item-knn",
+        "implicit",
+        {"neighbours": [20, 50, 100, 200, 500]},
+        {"numpy": "implicit item-knn"},
+    ),
+    _peer(
         "replay sasrec",
         "replay",
         {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128, "window_step": 25},
