@@ -140,7 +140,6 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         )
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    environment = describe_machine(config.num_threads)
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
     students = open_students(dataset, output_dir, config.num_threads, compared=True)
     failed: list[Failure] = []
@@ -155,6 +154,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
                 num_threads=config.num_threads,
                 stack=stack,
             )
+        environment = describe_machine(
+            config.num_threads
+        )  # once peers are trained: the load counts
         systems = judge([PopularityRunner(dataset), *students, *peers], dataset, failed)
         if of_teacher is not None:
             teacher = TeacherRunner(output_dir / "teacher", config.num_threads)

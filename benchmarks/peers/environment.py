@@ -43,7 +43,8 @@ def ensure_environment(requirements: Path) -> Path:
                 _install(requirements, unfinished / python)
         except OSError as error:
             raise SourceError(f"the cache {cache_dir()} cannot be written ({error})") from error
-    return folder / python
+    # Not resolved: the interpreter is a link, and finds its environment by where the link is.
+    return (folder / python).absolute()
 
 
 def _install(requirements: Path, python: Path) -> None:
