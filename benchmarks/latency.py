@@ -154,9 +154,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
                 num_threads=config.num_threads,
                 stack=stack,
             )
-        environment = describe_machine(
-            config.num_threads
-        )  # once peers are trained: the load counts
+        # Once peers are trained: the load is that of the measurement.
+        environment = describe_machine(config.num_threads)
         systems = judge([PopularityRunner(dataset), *students, *peers], dataset, failed)
         if of_teacher is not None:
             teacher = TeacherRunner(output_dir / "teacher", config.num_threads)
