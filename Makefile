@@ -1,9 +1,10 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
+# make peers: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
 # make test: the suite.  make lint: style and types.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo web test lint clean
+.PHONY: demo peers web test lint clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,6 +16,9 @@ demo: .venv/installed
 	$(BIN)/accelerate launch teacher/finetune.py
 	$(BIN)/python -m student.distill
 	$(BIN)/python -m benchmarks.latency --device cpu
+
+peers: .venv/installed
+	$(BIN)/python -m benchmarks.peers --device cpu
 
 web: .venv/installed
 	$(BIN)/python -m export.to_web

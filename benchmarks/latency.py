@@ -4,7 +4,9 @@ Every student is judged and timed from the same exported file, in plain ONNX Run
 call is `session.run` on prepared arrays, history in, top 10 out, exclusions and top-k inside.
 Runners get the same test users in the same order and take turns, after a warm-up. The teacher is
 timed with few calls; its metrics are those that fine-tuning wrote. Exports that are missing or
-stale are made first.
+stale are made first. With `--peers` the systems of other libraries are measured in the same run:
+each answers in a process and an environment of its own, which are made first, and times itself
+there (`benchmarks.peers`).
 
 Writes `benchmark.json`, `benchmark.png` and `report.html` into the output directory, and a table to
 stdout. Schema "seqrec-benchmark/1":
@@ -38,13 +40,16 @@ stdout. Schema "seqrec-benchmark/1":
       gain_over_control         distilled rows: NDCG@10 minus the fp32 control's, user by user:
                                 mean, low, high
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
+      peer                      rows of other libraries: their versions
+    failed          with --peers: those without figures: system, precision, reason
     included        with --include: what was measured elsewhere, see `benchmarks.include`
 """
 
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +77,9 @@ from benchmarks.measure import (
     overlap,
     top_lists,
 )
+from benchmarks.peers.opening import Failure, open_peers
+from benchmarks.peers.runner import PeerError, PeerRunner
+from benchmarks.peers.systems import PEERS
 from benchmarks.plot import write_figure
 from benchmarks.report import describe_machine, format_table
 from benchmarks.report_html import write_report
@@ -103,6 +111,9 @@ class BenchmarkConfig:
     output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
     device: Literal["cpu", "cuda"] = flag("cpu", "what to run on")
     teacher: bool = flag(True, "measure the teacher as well; loads its language model")
+    peers: bool = flag(
+        False, "measure implicit, RecBole, RecTools and RePlay as well; they are trained first"
+    )
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
     throughput_batch_size: int = flag(128, "users at once when throughput is measured")
@@ -113,7 +124,7 @@ class BenchmarkConfig:
     sweeps: bool = flag(
         False, "measure throughput over batch sizes and latency over history lengths, too"
     )
-    seed: int = flag(0, "seed of the order of the users")
+    seed: int = flag(0, "seed of the order of the users, and of peers' trainings")
     torch: bool = flag(
         False, "measure the distilled students in PyTorch as well, eager and compiled"
     )
@@ -140,12 +151,22 @@ class BenchmarkConfig:
             )
 
 
+@dataclass
+class System:
+    """A runner and what is known of it so far."""
+
+    runner: Runner
+    report: dict[str, dict[str, float]]  # `Evaluation.report()`
+    comparison: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
+
+
 def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure everything and return the content of `benchmark.json`.
 
     Raises:
-        SeqRecError: an earlier stage is missing or was run on other data, or a system does not
-            answer as it should.
+        SeqRecError: an earlier stage is missing or was run on other data, or a system of ours does
+            not answer as it should.
     """
     if config.device != "cpu":
         raise ModelError(
@@ -154,47 +175,37 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         )
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    environment = describe_machine(config.num_threads)
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
     students = open_students(dataset, output_dir, config.num_threads, compared=True)
-    others: list[Runner] = [load_runner(spec, dataset) for spec in config.runners]
+    own = [load_runner(spec, dataset) for spec in config.runners]
     if config.torch:
-        others += [
+        own += [
             TorchRunner(folder, config.num_threads, is_compiled=is_compiled)
             for folder in student_folders(output_dir)
             if folder.name == "distilled"
             for is_compiled in (False, True)
         ]
-    runners: list[Runner] = [PopularityRunner(dataset), *students, *others]
-    evaluations, lists = [], []
-    for runner in runners:
-        excluding = top_lists(runner, dataset, exclude_seen=True)
-        keeping = top_lists(runner, dataset, exclude_seen=False)
-        evaluations.append(evaluate_lists(excluding, keeping, dataset))
-        lists.append(excluding if dataset.exclude_seen else keeping)
+    failed: list[Failure] = []
+    with ExitStack() as stack:
+        peers: list[PeerRunner] = []
+        if config.peers:
+            peers, failed = open_peers(
+                PEERS,
+                dataset,
+                output_dir,
+                seed=config.seed,
+                num_threads=config.num_threads,
+                stack=stack,
+            )
+        # Once peers are trained: the load is that of the measurement.
+        environment = describe_machine(config.num_threads)
+        systems = judge([PopularityRunner(dataset), *students, *own, *peers], dataset, failed)
+        if of_teacher is not None:
+            teacher = TeacherRunner(output_dir / "teacher", config.num_threads)
+            systems.insert(1, System(teacher, of_teacher))
+        systems = time_systems(systems, dataset, config, failed)
     headline, other = protocols(dataset)
-    reports = [evaluation.report() for evaluation in evaluations]
-    gains = compare(runners, evaluations, lists, exclude_seen=dataset.exclude_seen)
-    if of_teacher is not None:
-        reports.insert(1, of_teacher)
-        runners.insert(1, TeacherRunner(output_dir / "teacher", config.num_threads))
-        gains.insert(1, {})
-    rows = [
-        {
-            "system": runner.system,
-            "precision": runner.precision,
-            "metrics": report[headline],
-            "metrics_other_protocol": report[other],
-            **timing,
-            "size_mib": runner.size_mib,
-            "num_parameters": runner.num_parameters,
-            **gain,
-        }
-        for runner, report, timing, gain in zip(
-            runners, reports, time_runners(runners, dataset, config), gains, strict=True
-        )
-    ]
-    return {
+    results = {
         "schema": SCHEMA,
         "config": to_json(config),
         "environment": environment,
@@ -206,7 +217,65 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             "split": dataset.meta["split"],
             "protocol": headline,
         },
-        "rows": rows,
+        "rows": [describe(system, headline, other) for system in systems],
+    }
+    return results | ({"failed": [asdict(failure) for failure in failed]} if config.peers else {})
+
+
+def judge(
+    runners: Sequence[Runner], dataset: SequenceDataset, failed: list[Failure]
+) -> list[System]:
+    """Rank the test targets in what runners answer; a peer that lies goes to `failed`."""
+    judged, evaluations, lists = [], [], []
+    for runner in runners:
+        try:
+            excluding = top_lists(runner, dataset, exclude_seen=True)
+            keeping = top_lists(runner, dataset, exclude_seen=False)
+        except ModelError as error:
+            if not isinstance(runner, PeerRunner):
+                raise
+            failed.append(Failure.of(runner.system, runner.precision, error))
+            continue
+        judged.append(runner)
+        evaluations.append(evaluate_lists(excluding, keeping, dataset))
+        lists.append(excluding if dataset.exclude_seen else keeping)
+    gains = compare(judged, evaluations, lists, exclude_seen=dataset.exclude_seen)
+    reports = [evaluation.report() for evaluation in evaluations]
+    return [System(*known) for known in zip(judged, reports, gains, strict=True)]
+
+
+def time_systems(
+    systems: list[System],
+    dataset: SequenceDataset,
+    config: BenchmarkConfig,
+    failed: list[Failure],
+) -> list[System]:
+    """Time all in turns; if a peer stops meanwhile, it fails and the others begin again."""
+    while True:
+        try:
+            timings = time_runners([system.runner for system in systems], dataset, config)
+        except PeerError as error:
+            failed.append(Failure.of(error.runner.system, error.runner.precision, error))
+            systems = [system for system in systems if system.runner is not error.runner]
+            continue
+        for system, timing in zip(systems, timings, strict=True):
+            system.timing = timing
+        return systems
+
+
+def describe(system: System, headline: str, other: str) -> dict[str, Any]:
+    """Return a system's row."""
+    runner = system.runner
+    return {
+        "system": runner.system,
+        "precision": runner.precision,
+        "metrics": system.report[headline],
+        "metrics_other_protocol": system.report[other],
+        **system.timing,
+        "size_mib": runner.size_mib,
+        "num_parameters": runner.num_parameters,
+        **system.comparison,
+        **({"peer": runner.versions} if isinstance(runner, PeerRunner) else {}),
     }
 
 

@@ -145,7 +145,8 @@ def draw(results: dict[str, Any]) -> Figure:
     axes.plot(*zip(*front, strict=True), color="#AAAAAA", linestyle="--", linewidth=1.2, zorder=1)
     colors = [FAMILY_COLORS.get(row["system"].split()[0], OTHER_COLOR) for row in rows]
     for row, color in zip(rows, colors, strict=True):
-        _draw_point(axes, row, color, is_control=row["system"].endswith("control"))
+        untaught = row["system"].endswith("control") or "peer" in row
+        _draw_point(axes, row, color, is_control=untaught)
     low = min(row["metrics"]["ndcg@10_low"] for row in rows)
     high = max(row["metrics"]["ndcg@10_high"] for row in rows)
     height = max(high - low, 1e-9)

@@ -75,6 +75,8 @@ def format_table(results: dict[str, Any]) -> str:
         ]
         for row in results["rows"]
     ]
+    failed = results.get("failed", [])
+    rows += [[row["system"], row["precision"], "failed, see below", *["-"] * 10] for row in failed]
     batch = results["config"]["throughput_batch_size"]
     headers = ["system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "p95 ms", "p99 ms"]
     headers += ["over limit", "load ms", "peak MiB", f"users/s at {batch}", "MiB", "parameters"]
@@ -99,6 +101,7 @@ def format_table(results: dict[str, Any]) -> str:
                     else ""
                 )
             )
+    lines += [f"{row['system']} failed: {row['reason']}" for row in failed]
     return "\n".join(lines) + "\n" + busy_note(machine)
 
 

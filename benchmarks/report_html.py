@@ -63,6 +63,7 @@ th[aria-sort=descending] button::after {{ content: " \\25BC"; }}
 <div class="scroll"><table id="systems"><thead><tr>{heads}</tr></thead><tbody>
 {rows}
 </tbody></table></div>
+{failed}
 <h2>What the teacher gave</h2>
 {gains}
 <h2>Conditions</h2>
@@ -289,6 +290,10 @@ def page(results: dict[str, Any]) -> str:
         sweeps=sweeps,
         heads=heads,
         rows=body,
+        failed="".join(
+            f"<p>{html.escape(row['system'])} failed: {html.escape(row['reason'])}</p>"
+            for row in results.get("failed", [])
+        ),
         gains=_gains(rows),
         machine=html.escape(conditions),
         method=(

@@ -17,6 +17,7 @@ COMMANDS = {
     "to_web": ["-m", "export.to_web"],
     "to_mobile": ["-m", "export.to_mobile"],
     "latency": ["-m", "benchmarks.latency"],
+    "peers": ["-m", "benchmarks.peers"],
     "cold": ["-m", "benchmarks.cold"],
     "accuracy": ["-m", "benchmarks.accuracy"],
 }

@@ -108,6 +108,11 @@ def test_the_page_says_what_was_gained_and_that_the_machine_was_busy(
     assert "The machine was busy" not in page(results)
 
 
+def test_a_system_that_failed_is_named_with_its_reason(results: dict[str, Any]) -> None:
+    results["failed"] = [{"system": "knn", "precision": "-", "reason": "no <b> on the machine"}]
+    assert "<p>knn failed: no &lt;b&gt; on the machine</p>" in page(results)
+
+
 def test_what_was_not_swept_has_no_chart(results: dict[str, Any]) -> None:
     del results["rows"][-1]["throughput_by_batch"]
     assert "chart-throughput_by_batch" not in page(results)

@@ -1,0 +1,77 @@
+"""From the list of peers to runners that answer, and reasons why others do not."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqrec.data import SequenceDataset
+from seqrec.errors import SeqRecError
+
+from benchmarks.peers.environment import ensure_environment
+from benchmarks.peers.runner import PeerRunner
+from benchmarks.peers.systems import Peer
+from benchmarks.peers.training import ensure_trained
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a peer has no figures."""
+
+    system: str
+    precision: str
+    reason: str  # one line
+
+    @classmethod
+    def of(cls, system: str, precision: str, error: Exception) -> "Failure":
+        """Make one of an error, said on one line."""
+        failure = cls(system, precision, " ".join(str(error).split()))
+        logger.warning("%s failed: %s", system, failure.reason)
+        return failure
+
+
+def open_peers(
+    peers: Sequence[Peer],
+    dataset: SequenceDataset,
+    output_dir: Path,
+    *,
+    seed: int,
+    num_threads: int,
+    stack: ExitStack,
+) -> tuple[list[PeerRunner], list[Failure]]:
+    """Build environments, train and serve peers, each as far as it goes.
+
+    Args:
+        peers: in the order of the table.
+        dataset: what to train on.
+        output_dir: `peers` below it holds what is trained.
+        seed: of the trainings.
+        num_threads: of trainings and calls.
+        stack: ends the workers when it is left.
+
+    Returns:
+        A runner for each mode that answers, and a failure for each that does not.
+    """
+    runners: list[PeerRunner] = []
+    failures: list[Failure] = []
+    for peer in peers:
+        try:
+            python = ensure_environment(peer.requirements)
+            folder = ensure_trained(
+                peer, python, dataset, output_dir, seed=seed, num_threads=num_threads
+            )
+        except SeqRecError as error:
+            failures += [Failure.of(system, "-", error) for system in peer.modes.values()]
+            continue
+        for mode, system in peer.modes.items():
+            try:
+                runner = PeerRunner(peer, mode, python, folder, num_threads=num_threads)
+            except SeqRecError as error:
+                failures.append(Failure.of(system, "-", error))
+                continue
+            stack.callback(runner.close)
+            runners.append(runner)
+    return runners, failures

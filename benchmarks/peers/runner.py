@@ -1,0 +1,140 @@
+"""A peer as a runner: it answers in a process and an environment of its own, and times itself.
+
+The time is taken inside that process, around the library's call on prepared input, so that the
+pipe between the two costs a peer nothing. See `serving.py` for the lines that go through it.
+"""
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import IntArray
+from seqrec.errors import ModelError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measure import Request
+from benchmarks.peers.systems import Peer
+from benchmarks.peers.training import last_line, worker_command, worker_environment
+from benchmarks.runners import Answer
+
+ABOUT = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
+
+
+class PeerError(ModelError):
+    """A peer does not answer; `runner` is the one."""
+
+    def __init__(self, message: str, runner: "PeerRunner") -> None:
+        super().__init__(message)
+        self.runner = runner
+
+
+class PeerRunner:
+    """A trained peer, served by its worker; see `Runner` and `SelfTimed`."""
+
+    def __init__(
+        self, peer: Peer, mode: str, python: Path, folder: Path, *, num_threads: int
+    ) -> None:
+        """Start the worker.
+
+        Args:
+            peer: what is served.
+            mode: one of its modes.
+            python: the interpreter of its environment.
+            folder: what `ensure_trained` returned.
+            num_threads: of each call.
+
+        Raises:
+            PeerError: the worker does not start, or says something else than it should.
+        """
+        self.system, self.precision = peer.modes[mode], "-"
+        self._log = folder.parent / f"serve-{mode}.log"
+        with self._log.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                worker_command(peer, python, "serve", str(folder.resolve()), mode),
+                env=worker_environment(num_threads),
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+            )
+        try:
+            about = self._receive(ABOUT)
+        except PeerError:
+            self.close()
+            raise
+        self.precision = str(about["precision"])
+        self.num_parameters = int(about["num_parameters"])
+        self.size_mib = int(about["size_bytes"]) / 2**20
+        self.max_len = int(about["max_len"])
+        self.versions = {str(name): str(version) for name, version in about["versions"].items()}
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        ((answer, _),) = self._ask([Request(items, excluded, k)])
+        return answer
+
+    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
+        """Answer requests one after another; return how long each took by the worker's clock."""
+        return np.array([nanoseconds for _, nanoseconds in self._ask(requests)], dtype=np.int64)
+
+    def close(self) -> None:
+        """End the worker."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what is left in a broken pipe
+                    pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _ask(self, requests: Sequence[Request]) -> list[tuple[Answer, int]]:
+        lines = [
+            {"items": r.items.tolist(), "excluded": r.excluded.tolist(), "k": int(r.k[0])}
+            for r in requests
+        ]
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has stopped: reading says why
+            self._process.stdin.write(json.dumps({"requests": lines}) + "\n")
+            self._process.stdin.flush()
+        answers = self._receive(["answers"])["answers"]
+        if len(answers) != len(requests):
+            raise self._error(f"returned {len(answers)} answers to {len(requests)} requests")
+        return [self._read(answer) for answer in answers]
+
+    def _read(self, answer: Any) -> tuple[Answer, int]:
+        """Read one answer; what it says is for `checked_answer` to judge."""
+        try:
+            items = np.array(answer["items"])
+            scores = np.array(answer["scores"], dtype=np.float32)
+            nanoseconds = int(answer["nanoseconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._error(f"returned an answer that cannot be read ({error!r})") from error
+        if nanoseconds <= 0:
+            raise self._error(f"returned a duration of {nanoseconds} ns, expected more than 0")
+        return (items, scores), nanoseconds
+
+    def _receive(self, expected: Sequence[str]) -> dict[str, Any]:
+        """Read one line of JSON that has the expected keys."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise self._error(f"stopped (exit code {code}: {last_line(self._log)})")
+        try:
+            value = json.loads(line)
+            missing = [key for key in expected if key not in value]
+        except (ValueError, TypeError) as error:
+            raise self._error(f"returned {line.strip()[:60]!r}, expected JSON") from error
+        if missing:
+            raise self._error(f"returned a line without {', '.join(missing)}")
+        return dict(value)
+
+    def _error(self, what: str) -> PeerError:
+        name = f"{self.system} ({self.precision})"
+        return PeerError(f"{name} {what}. What it printed is in {self._log}", self)

@@ -1,0 +1,87 @@
+"""Which peers are measured, and with what settings each is trained.
+
+Width 64 and a history of 50 for all, as ours; the rest is what each library's own documentation or
+examples use, or its default. `patience` counts epochs without a better validation NDCG@10.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A system that is trained once and served in one or more modes."""
+
+    name: str
+    worker: Path  # a script that `serving.main` runs
+    requirements: Path  # of the environment that it runs in
+    settings: Mapping[str, Any]
+    modes: Mapping[str, str]  # the name in tables, by the worker's mode
+
+
+def _peer(
+    name: str, library: str, settings: Mapping[str, Any], modes: Mapping[str, str] | None = None
+) -> Peer:
+    return Peer(
+        name=name,
+        worker=HERE / f"{library}_worker.py",
+        requirements=HERE / f"{library}.txt",
+        settings={"max_len": 50, "max_epochs": 200, "patience": 10, **settings},
+        modes=modes or {"torch": name},
+    )
+
+
+TRANSFORMER = {"hidden_dim": 64, "num_blocks": 2, "num_heads": 2, "dropout": 0.2}
+PEERS = (
+    _peer(
+        "implicit item-knn",
+        "implicit",
+        {"neighbours": [20, 50, 100, 200, 500]},
+        {"numpy": "implicit item-knn"},
+    ),
+    _peer(
+        "replay sasrec",
+        "replay",
+        {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128, "window_step": 25},
+        {
+            "torch": "replay sasrec",
+            "openvino": "replay sasrec openvino",
+        },
+    ),
+    _peer(
+        "recbole gru4rec",
+        "recbole",
+        {
+            "model": "GRU4Rec",
+            "model_settings": {
+                "embedding_size": 64,
+                "hidden_size": 64,
+                "loss_type": "CE",
+                "learning_rate": 1e-3,
+                "train_batch_size": 2048,
+            },
+        },
+    ),
+    _peer(
+        "recbole sasrec",
+        "recbole",
+        {
+            "model": "SASRec",
+            "model_settings": {
+                "hidden_size": 64,
+                "loss_type": "CE",
+                "learning_rate": 1e-3,
+                "train_batch_size": 2048,
+            },
+        },
+    ),
+    _peer(
+        "rectools sasrec",
+        "rectools",
+        {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128},
+    ),
+)

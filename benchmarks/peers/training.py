@@ -1,0 +1,131 @@
+"""Training a peer as our students are trained: validation chooses, then its events are learnt too.
+
+First the validation targets are held out, and the library stops by NDCG@10 on them; the best epoch
+is how long it trains again, from scratch, on all that precedes the test targets. Where so few
+events are new that our own students are not refitted (`seqrec.schedule.refit_epochs`), the peer
+trains that long on the events of the first training.
+
+    <output>/peers/<name>/choice/   exchange/, trained.json, what the library wrote
+    <output>/peers/<name>/final/    the same; this is served
+"""
+
+import logging
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import SequenceDataset
+from seqrec.errors import ModelError
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.schedule import refit_epochs
+
+import numpy as np
+
+from benchmarks.peers.exchange import write_exchange
+from benchmarks.peers.systems import Peer
+
+logger = logging.getLogger(__name__)
+
+
+def worker_command(peer: Peer, python: Path, *arguments: str) -> list[str]:
+    """Return what starts a worker: nothing from our environment variables, no user's packages."""
+    return [str(python), "-E", "-s", str(peer.worker), *arguments]
+
+
+def worker_environment(num_threads: int) -> dict[str, str]:
+    """Return the environment variables of a worker: ours, with its threads limited."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return {
+        **os.environ,
+        **dict.fromkeys(threads, str(num_threads)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no output"
+
+
+def ensure_trained(
+    peer: Peer,
+    python: Path,
+    dataset: SequenceDataset,
+    output_dir: Path,
+    *,
+    seed: int,
+    num_threads: int,
+) -> Path:
+    """Return the folder of a trained peer; a training whose recipe is the same is reused.
+
+    Raises:
+        ModelError: the library could not be trained.
+    """
+    folder = output_dir / "peers" / peer.name.replace(" ", "-")
+    train = _Training(peer, python, seed, num_threads)
+    choice = train.ensure(folder / "choice", dataset, num_epochs=0)
+    num_epochs = int(read_json(choice / "trained.json")["num_epochs"])
+    whole = dataset.before_test()
+    if not refit_epochs(dataset, 1.0, num_epochs):
+        whole = _unvalidated(dataset)
+    return train.ensure(folder / "final", whole, num_epochs=num_epochs)
+
+
+def _unvalidated(dataset: SequenceDataset) -> SequenceDataset:
+    """Return the set with the same training events and no validation targets."""
+    split = dataset.split.copy()
+    split[:, 1] = -1
+    return replace(dataset, split=split)
+
+
+class _Training:
+    """One peer's trainings, in its own environment."""
+
+    def __init__(self, peer: Peer, python: Path, seed: int, num_threads: int) -> None:
+        self._peer, self._python, self._seed, self._threads = peer, python, seed, num_threads
+
+    def _recipe(self, dataset: SequenceDataset, num_epochs: int) -> dict[str, Any]:
+        """Return what decides the result."""
+        return {
+            "dataset_fingerprint": dataset.fingerprint,
+            "num_train_events": int(np.sum(dataset.train_lengths)),
+            "requirements_sha256": sha256_file(self._peer.requirements),
+            "seed": self._seed,
+            "settings": dict(self._peer.settings),
+            "num_epochs": num_epochs,
+        }
+
+    def ensure(self, folder: Path, dataset: SequenceDataset, *, num_epochs: int) -> Path:
+        recipe = self._recipe(dataset, num_epochs)
+        if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == recipe:
+            return folder
+        what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
+        logger.info("%s: training, %s", self._peer.name, what)
+        log = folder.parent / f"{folder.name}.log"
+        with atomic_directory(folder) as unfinished:
+            (unfinished / "exchange").mkdir()
+            write_exchange(
+                unfinished / "exchange", dataset, seed=self._seed, settings=self._peer.settings
+            )
+            arguments = (str(unfinished / "exchange"), str(unfinished), str(num_epochs))
+            with log.open("w", encoding="utf-8") as output:
+                done = subprocess.run(
+                    worker_command(self._peer, self._python, "train", *arguments),
+                    env=worker_environment(self._threads),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                )
+            if done.returncode != 0 or not (unfinished / "trained.json").is_file():
+                raise ModelError(
+                    f"{self._peer.name} could not be trained (exit code {done.returncode}: "
+                    f"{last_line(log)}). All that it printed is in {log}"
+                )
+            write_json(unfinished / "recipe.json", recipe)
+        return folder

@@ -1,0 +1,356 @@
+"""Peers through a worker that needs no library: it ranks by popularity, or lies, or stops."""
+
+import ast
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import SequenceDataset, write_dataset
+from seqrec.errors import ModelError, SourceError
+from seqrec.files import read_json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from benchmarks import latency
+from benchmarks.measure import Request, measure_latency, top_lists
+from benchmarks.peers import environment, opening
+from benchmarks.peers.environment import ensure_environment, environment_folder
+from benchmarks.peers.exchange import write_exchange
+from benchmarks.peers.runner import PeerError, PeerRunner
+from benchmarks.peers.systems import HERE, PEERS, Peer
+from benchmarks.peers.training import ensure_trained
+from benchmarks.runners import PopularityRunner
+from student.model import Student, StudentConfig
+
+PYTHON = Path(sys.executable)
+WORKER = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import os
+import time
+import numpy as np
+import serving
+
+LIBRARIES = ("numpy",)
+
+def train(exchange, output, num_epochs):
+    with open(output.parent / "trainings.txt", "a") as file:
+        file.write(f"{{num_epochs}}\\n")
+    if exchange.settings["does"] == "fail":
+        raise RuntimeError("no gradient today")
+    counts = np.bincount(exchange.events, minlength=exchange.num_items + 1)
+    np.save(output / "counts.npy", counts)
+    return [0.1, 0.3, 0.2] if num_epochs == 0 else []
+
+class Popularity:
+    precision, size_bytes, num_parameters, max_len = "fp32", 2**20, 30, 5
+
+    def __init__(self, folder, does):
+        self.counts, self.does = np.load(folder / "counts.npy"), does
+
+    def prepare(self, items, excluded, k):
+        if self.does == "prepare slowly":
+            time.sleep(0.03)
+        return items, excluded, k
+
+    def answer(self, prepared):
+        items, excluded, k = prepared
+        if self.does == "stop":
+            print("out of ideas", file=sys.stderr, flush=True)
+            os._exit(3)
+        if self.does == "answer slowly":
+            time.sleep(0.03)
+        scores = np.repeat(self.counts[None].astype(np.float32), len(items), axis=0)
+        np.put_along_axis(scores, excluded, -np.inf, axis=1)
+        scores[:, 0] = -np.inf
+        top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return top, np.take_along_axis(scores, top, axis=1)
+
+    def unpack(self, answered, k):
+        items, scores = answered
+        if self.does == "shape":
+            return items[:, :-1], scores[:, :-1]
+        if self.does == "nan":
+            return items, scores * np.nan
+        if self.does == "range":
+            return items + 1000, scores
+        return items, scores
+
+def open_model(folder, exchange, mode):
+    if mode == "refuse":
+        raise RuntimeError("this mode needs another processor")
+    return Popularity(folder, mode)
+
+serving.main(sys.modules[__name__])
+"""
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
+    folder = tmp_path_factory.mktemp("peer")
+    (folder / "fake_worker.py").write_text(WORKER)
+    (folder / "fake.txt").write_text("numpy\n")
+    return Peer(
+        name="fake popularity",
+        worker=folder / "fake_worker.py",
+        requirements=folder / "fake.txt",
+        settings={"does": "train"},
+        modes={"honest": "fake popularity"},
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(
+    peer: Peer, tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output_dir = tmp_path_factory.mktemp("run")
+    return ensure_trained(peer, PYTHON, tiny_dataset, output_dir, seed=0, num_threads=1)
+
+
+@pytest.fixture
+def serve(peer: Peer, trained: Path) -> Iterator[Callable[[str], PeerRunner]]:
+    with ExitStack() as stack:
+
+        def start(mode: str) -> PeerRunner:
+            runner = PeerRunner(
+                replace(peer, modes={mode: "fake"}), mode, PYTHON, trained, num_threads=1
+            )
+            stack.callback(runner.close)
+            return runner
+
+        yield start
+
+
+def test_a_peer_answers_as_the_same_model_in_our_process_does(
+    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset
+) -> None:
+    runner = serve("honest")
+    ours = PopularityRunner(tiny_dataset)
+    for exclude_seen in (True, False):
+        found = top_lists(runner, tiny_dataset, exclude_seen=exclude_seen, batch_size=16)
+        expected = top_lists(ours, tiny_dataset, exclude_seen=exclude_seen)
+        assert found.tolist() == expected.tolist()
+    assert (runner.system, runner.precision, runner.size_mib) == ("fake", "fp32", 1.0)
+    assert runner.versions == {"numpy": np.__version__}
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ("shape", r"items of shape \(1, 19\), expected \(1, 20\)"),
+        ("nan", "a score that is NaN"),
+        ("range", r"item 1\d\d\d, expected 1 to 30"),
+    ],
+)
+def test_a_lying_peer_is_caught_and_named(
+    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset, lie: str, message: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"fake \(fp32\) returned .*{message}"):
+        top_lists(serve(lie), tiny_dataset, exclude_seen=True)
+
+
+def test_a_peer_that_stops_is_named_with_its_last_words(
+    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset
+) -> None:
+    message = r"fake \(fp32\) stopped \(exit code 3: out of ideas\)"
+    with pytest.raises(PeerError, match=message) as caught:
+        top_lists(serve("stop"), tiny_dataset, exclude_seen=True)
+    assert "\n" not in str(caught.value)
+
+
+REQUEST = Request(np.array([[1, 2]]), np.zeros((1, 0), dtype=np.int64), np.array([3]))
+
+
+def test_the_time_is_that_of_the_answer_alone(serve: Callable[[str], PeerRunner]) -> None:
+    start = time.perf_counter_ns()
+    (preparing,) = serve("prepare slowly").timed([REQUEST])
+    assert time.perf_counter_ns() - start > 30_000_000  # by our clock it did take that long
+    assert preparing < 30_000_000
+    assert serve("answer slowly").timed([REQUEST, REQUEST]).min() >= 30_000_000
+
+
+def test_the_timer_takes_the_peers_own_times(serve: Callable[[str], PeerRunner]) -> None:
+    runner = serve("answer slowly")
+    (measured,) = measure_latency([runner], [[REQUEST]], num_calls=40, budget_s=0.3)
+    assert len(measured.durations_ns) == 10  # the fewest calls, since the budget is spent
+    assert measured.durations_ns.min() >= 30_000_000
+    assert measured.cpu_ns is None  # what another process used is not known here
+
+
+def test_the_best_epoch_is_how_long_it_trains_on_everything(trained: Path) -> None:
+    assert read_json(trained.parent / "choice" / "trained.json")["num_epochs"] == 2
+    assert read_json(trained / "trained.json")["num_epochs"] == 2
+    assert (trained.parent / "trainings.txt").read_text().split() == ["0", "2"]
+
+
+def test_a_finished_training_is_reused_until_its_recipe_changes(
+    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    def train(seed: int, peer: Peer) -> list[str]:
+        folder = ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=seed, num_threads=1)
+        return (folder.parent / "trainings.txt").read_text().split()
+
+    assert train(0, peer) == train(0, peer) == ["0", "2"]
+    assert train(1, peer) == ["0", "2"] * 2
+    assert train(1, replace(peer, settings={**peer.settings, "width": 3})) == ["0", "2"] * 3
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_the_exchange_holds_held_out_events_only_when_it_may(
+    trained: Path, tiny_dataset: SequenceDataset, tiny_sequences: list[list[int]]
+) -> None:
+    choice, final = trained.parent / "choice" / "exchange", trained / "exchange"
+    for folder, held_out in ((choice, 2), (final, 1)):
+        expected = [item for sequence in tiny_sequences for item in sequence[:-held_out]]
+        assert np.load(folder / "events.npy").tolist() == expected
+        lengths = [len(sequence) - held_out for sequence in tiny_sequences]
+        assert np.diff(np.load(folder / "offsets.npy")).tolist() == lengths
+    targets = [[user, sequence[-2]] for user, sequence in enumerate(tiny_sequences)]
+    assert np.load(choice / "valid.npy").tolist() == targets
+    assert sorted(contents(final)) == ["events.npy", "meta.json", "offsets.npy"]
+
+
+def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
+    """A set with other test targets, and nothing else, gives the same files to the last bit."""
+    events = np.array(tiny_dataset.events)
+    last = tiny_dataset.offsets[1:] - 1
+    events[last] = events[last] % tiny_dataset.num_items + 1
+    twin = write_dataset(
+        tmp_path / "twin",
+        name="twin",
+        items=tiny_dataset.items,
+        user_ids=pl.read_parquet(tiny_dataset.path / "user_ids.parquet")["user_id"],
+        events=events,
+        offsets=tiny_dataset.offsets,
+        split=tiny_dataset.split,
+        split_name="leave-one-out",
+        provenance={},
+    )
+    twin = replace(twin, meta={**twin.meta, "repeat_share": tiny_dataset.meta["repeat_share"]})
+    for name in ("choice", "final"):
+        found = []
+        for dataset in (tiny_dataset, twin):
+            folder = tmp_path / f"{name}-{dataset.name}"
+            folder.mkdir()
+            known = dataset if name == "choice" else dataset.before_test()
+            write_exchange(folder, known, seed=0, settings={})
+            found.append(contents(folder))
+        assert found[0] == found[1]
+
+
+@pytest.fixture
+def run_folder(tiny_dataset: SequenceDataset, tmp_path: Path) -> Path:
+    """A run with one student and no teacher."""
+    shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=8, max_len=7)
+    torch.manual_seed(0)
+    Student(shape).save_pretrained(
+        tmp_path / "students" / "gru" / "control",
+        role="control",
+        dataset_fingerprint=tiny_dataset.fingerprint,
+    )
+    return tmp_path
+
+
+def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
+    run_folder: Path,
+    peer: Peer,
+    tiny_dataset: SequenceDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    missing = replace(peer, name="missing", modes={"honest": "missing"}, requirements=Path("gone"))
+    untrained = replace(peer, name="untrained", settings={"does": "fail"}, modes={"": "untrained"})
+    modes = {"honest": "fake", "nan": "fake liar", "refuse": "fake refuser"}
+    peers = (replace(peer, modes=modes), missing, untrained)
+
+    def ensure(requirements: Path) -> Path:
+        if requirements.name == "gone":
+            raise SourceError("gone could not be installed\n(pip: no network)")
+        return PYTHON
+
+    monkeypatch.setattr(opening, "ensure_environment", ensure)
+    monkeypatch.setattr(latency, "PEERS", peers)
+    where = ["--data-dir", str(tiny_dataset.path), "--output-dir", str(run_folder)]
+    quick = ["--num-calls", "20", "--budget-s", "0.1", "--no-teacher", "--peers"]
+    latency.main([*where, *quick])
+    results: dict[str, Any] = json.loads((run_folder / "benchmark.json").read_text())
+    assert [row["system"] for row in results["rows"]] == ["popularity", "gru control", "fake"]
+    popularity, _, fake = results["rows"]
+    assert fake["metrics"] == popularity["metrics"]
+    assert fake["latency_ms"]["p50"] > 0
+    assert fake["peer"] == {"numpy": np.__version__}
+    reasons = {row["system"]: row["reason"] for row in results["failed"]}
+    assert list(reasons) == ["fake refuser", "missing", "untrained", "fake liar"]
+    assert "this mode needs another processor" in reasons["fake refuser"]
+    assert reasons["missing"] == "gone could not be installed (pip: no network)"
+    assert "exit code 1: RuntimeError: no gradient today" in reasons["untrained"]
+    assert "NaN" in reasons["fake liar"]
+    table = capsys.readouterr().out.splitlines()
+    for system, reason in reasons.items():
+        assert f"{system} failed: {reason}" in table
+        assert any(line.startswith(system) and "failed, see below" in line for line in table)
+    assert (run_folder / "benchmark.png").is_file()
+
+
+def test_a_peer_that_stops_while_it_is_timed_does_not_take_the_others_along(
+    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset
+) -> None:
+    quick = {"num_calls": 10, "budget_s": 0.1}
+    config = latency.BenchmarkConfig(data_dir=tiny_dataset.path, **quick)  # type: ignore[arg-type]
+    runners = [PopularityRunner(tiny_dataset), serve("stop"), serve("honest")]
+    systems = [latency.System(runner, {}) for runner in runners]
+    failed: list[opening.Failure] = []
+    timed = latency.time_systems(systems, tiny_dataset, config, failed)
+    assert [system.runner for system in timed] == [runners[0], runners[2]]
+    assert all(system.timing["latency_ms"]["p50"] > 0 for system in timed)
+    assert [failure.system for failure in failed] == ["fake"]
+
+
+def test_an_environment_that_cannot_be_built_leaves_nothing_behind(tmp_path: Path) -> None:
+    requirements = tmp_path / "broken.txt"
+    requirements.write_text("./no-such-wheel-1.0-py3-none-any.whl\n")
+    with pytest.raises(SourceError, match=r"broken\.txt could not be installed \(pip: .*wheel"):
+        ensure_environment(requirements)
+    assert not environment_folder(requirements).exists()
+
+
+def test_an_environment_is_built_once_and_anew_when_its_pins_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = []
+    monkeypatch.setattr(environment, "_install", lambda *given: installed.append(given))
+    requirements = tmp_path / "lib.txt"
+    requirements.write_text("lib==1\n")
+    first = ensure_environment(requirements)
+    assert ensure_environment(requirements) == first
+    assert first.is_file()
+    requirements.write_text("lib==2\n")
+    assert ensure_environment(requirements) != first
+    assert len(installed) == 2
+
+
+@pytest.mark.parametrize("requirements", sorted({peer.requirements for peer in PEERS}))
+def test_every_requirement_of_a_peer_is_pinned(requirements: Path) -> None:
+    lines = [line for line in requirements.read_text().splitlines() if line[:1] not in ("", "#")]
+    assert all(line.count("==") == 1 for line in lines)
+
+
+@pytest.mark.parametrize("worker", sorted({peer.worker for peer in PEERS}))
+def test_workers_import_nothing_of_ours(worker: Path) -> None:
+    ours = {"seqrec", "teacher", "student", "export", "benchmarks"}
+    for file in (worker, HERE / "serving.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        names = {str(n.module).split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)}
+        names |= {a.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        assert not names & ours
