@@ -34,6 +34,19 @@ def test_the_table_is_that_of_the_kept_results() -> None:
         assert line.rstrip() in README, line
 
 
+@pytest.mark.parametrize("data", ["amazon-beauty", "amazon-games", "ml-1m"])
+def test_the_gains_it_states_are_those_of_the_kept_results(data: str) -> None:
+    results = read_json(RESULTS.parent / data / "accuracy.json")
+    rows = {row["arch"]: row for row in results["rows"] if row["row"] == "distilled-int8"}
+    cells = []
+    for arch in ("gru", "transformer"):
+        ndcg = rows[arch]["metrics"]["seen_excluded"]["ndcg@10"]["mean"]
+        gain = rows[arch]["gain_over"]["control"]
+        interval = f"[{gain['low']:.1f}, {gain['high']:.1f}]"
+        cells.append(f"{ndcg:.4f}".lstrip("0") + f", {gain['mean']:+.1f} % {interval}")
+    assert f"| {data} | {' | '.join(cells)} |" in README
+
+
 def test_every_flag_it_names_exists() -> None:
     configs = (
         PrepareConfig,
