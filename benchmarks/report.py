@@ -81,6 +81,9 @@ def format_table(results: dict[str, Any]) -> str:
     headers = ["system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "p95 ms", "p99 ms"]
     headers += ["over limit", "load ms", "peak MiB", f"users/s at {batch}", "MiB", "parameters"]
     align = ["left"] * 3 + ["right"] * 10
+    # An earlier run's file lacks what was not measured then.
+    known = [place for place in range(len(headers)) if any(row[place] != "-" for row in rows)]
+    rows, (headers, align) = _pick(rows, known), _pick([headers, align], known)
     table = tabulate(rows, headers=headers, disable_numparse=True, colalign=align)
     data, machine = results["dataset"], results["environment"]
     lines = [
@@ -103,6 +106,10 @@ def format_table(results: dict[str, Any]) -> str:
             )
     lines += [f"{row['system']} failed: {row['reason']}" for row in failed]
     return "\n".join(lines) + "\n" + busy_note(machine)
+
+
+def _pick(lines: list[list[str]], places: list[int]) -> list[list[str]]:
+    return [[line[place] for place in places] for line in lines]
 
 
 def _fresh_cells(fresh: dict[str, float] | None) -> list[str]:
