@@ -8,6 +8,7 @@ A directory, version 2:
     text_vectors.npy  float16 (I + 1, L), the item texts as the language model alone reads them,
                       each dimension standardised over the catalogue; row PAD is zero
     text_stats.npy    float32 (2, L), the mean and deviation that standardised them
+    selection/        a refitted teacher's: the same files from before it knew the validation events
 
 The product of a state and the item vectors is the teacher's logits over the whole catalogue: its
 complete answer, in less space than its 64 best items with their logits would take.

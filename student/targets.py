@@ -4,7 +4,7 @@ The teacher, a language model, and the assistants, students of each architecture
 alone, err differently: the mean of their log-probabilities ranks better than each of them (a
 logarithmic opinion pool; Hinton, 2002, eq. 1). The assistants' opinions count alike; how much the
 teacher has to say beside them is chosen by validation. Students learn from the best K items of that
-mixture, which is worked out once per data set and kept:
+mixture, which is worked out once per data set, once more for the refit, and kept:
 
     meta.json        recipe, the shares that were tried and the NDCG@10 they had in validation
     item_ids.npy     int32 (R, K), the best items per training prefix, best first

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from student.distill import DistillConfig, soft_targets, train_student
-from student.model import Arch
+from student.model import Arch, Student
 from teacher.finetune import FinetuneConfig, run
 
 
@@ -177,6 +177,22 @@ def test_a_distilled_student_does_not_depend_on_held_out_events(
     )
     for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_the_refit_alone_knows_the_validation_events(
+    twins: tuple[SequenceDataset, SequenceDataset], tmp_path: Path
+) -> None:
+    # Two epochs, validated once: there is nothing to choose.
+    config = DistillConfig(num_epochs=2, hidden_dim=16, refit_share=1.0, device="cpu")
+    found = []
+    for dataset in twins:
+        folder = tmp_path / dataset.name
+        train_student("gru", config, dataset, None, folder, Accelerator(cpu=True))
+        found.append([Student.from_pretrained(f) for f in (folder / "selection", folder)])
+    selected, refitted = zip(*found, strict=True)
+    tables = [[student.item_embedding.weight for student in pair] for pair in (selected, refitted)]
+    assert torch.equal(*tables[0])
+    assert not torch.equal(*tables[1])
 
 
 @pytest.mark.parametrize("arch", ["gru", "transformer"])
