@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.config import flag, parse_flags
-from seqrec.errors import DataError, run_main
-from seqrec.files import read_json
+from seqrec.errors import run_main
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from benchmarks.report import read_results
 
 logger = logging.getLogger(__name__)
 
@@ -213,12 +214,7 @@ def save_figure(
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the figure from a file of results."""
     config = parse_flags(PlotConfig, (__doc__ or "").partition("\n")[0], argv)
-    try:
-        results = read_json(config.input)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"no results in {config.input} ({error}). Measure first: python -m benchmarks.latency"
-        ) from error
+    results = read_results(config.input, "Measure first: python -m benchmarks.latency")
     write_figure(results, config.output)
     logger.info("wrote %s", config.output)
 

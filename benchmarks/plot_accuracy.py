@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.config import flag, parse_flags
-from seqrec.errors import DataError, run_main
-from seqrec.files import read_json
+from seqrec.errors import run_main
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from benchmarks.plot import FAMILY_COLORS, OTHER_COLOR, save_figure
+from benchmarks.report import read_results
 from benchmarks.rows import CONTROL
 
 logger = logging.getLogger(__name__)
@@ -158,12 +158,7 @@ def write_figure(results: dict[str, Any], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the figure from a file of results."""
     config = parse_flags(PlotConfig, (__doc__ or "").partition("\n")[0], argv)
-    try:
-        results = read_json(config.input)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"no results in {config.input} ({error}). Compute them: python -m benchmarks.accuracy"
-        ) from error
+    results = read_results(config.input, "Compute them: python -m benchmarks.accuracy")
     write_figure(results, config.output)
     logger.info("wrote %s", config.output)
 

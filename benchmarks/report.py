@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from seqrec.errors import DataError
+from seqrec.files import read_json
 from seqrec.report import interval
 
 from tabulate import tabulate
@@ -29,6 +31,14 @@ def describe_machine(num_threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def read_results(file: Path, advice: str) -> dict[str, Any]:
+    """Read a benchmark's JSON; a `DataError` that ends in the advice if it cannot be read."""
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"no results in {file} ({error}). {advice}") from error
 
 
 def cpu_name() -> str:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.config import flag, parse_flags
-from seqrec.errors import DataError, run_main
-from seqrec.files import read_json, write_text
+from seqrec.errors import run_main
+from seqrec.files import write_text
 from seqrec.report import interval
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from benchmarks.plot import FAMILY_COLORS, OTHER_COLOR, pareto_front
-from benchmarks.report import busy_note
+from benchmarks.report import busy_note, read_results
 
 logger = logging.getLogger(__name__)
 
@@ -318,12 +318,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the page from a file of results."""
     config = parse_flags(ReportConfig, (__doc__ or "").partition("\n")[0], argv)
-    try:
-        results = read_json(config.input)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"no results in {config.input} ({error}). Measure first: python -m benchmarks.latency"
-        ) from error
+    results = read_results(config.input, "Measure first: python -m benchmarks.latency")
     write_report(results, config.output)
     logger.info("wrote %s", config.output)
 
