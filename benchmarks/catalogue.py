@@ -36,8 +36,9 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.limit import Timed, idle, one_look, reader, whole_call
-from benchmarks.measure import TIMED_K, Request, measure_latency, percentiles_ms
+from benchmarks.measure import TIMED_K, measure_latency, percentiles_ms
 from benchmarks.report import describe_machine
+from benchmarks.runners import Request
 from export.graph import OUTPUT_NAMES, write_graph
 from export.parity import open_session
 from export.quantize import quantize

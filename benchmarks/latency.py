@@ -20,12 +20,14 @@ stdout. Schema "seqrec-benchmark/1":
     rows            a list, one object per system and precision:
       system          "popularity", "teacher", "gru control", "gru distilled", ...
       precision       "fp32", "int8", "int8-optimum" (what Optimum's quantizer makes of the fp32
-                      file, for comparison), "nf4", "bf16"; with --torch "torch eager", "torch
-                      compiled"
+                      file, for comparison), "int8 step" (the int8 file of a GRU, asked after one
+                      new event, the state before it kept), "nf4", "bf16"; with --torch "torch
+                      eager", "torch compiled"
       metrics         test targets, headline protocol: `ndcg@10` and so on for ndcg, hr, mrr at
                       5, 10, 20, each with `_low` and `_high`, a 95 % bootstrap interval over users
       metrics_other_protocol    the same under the other protocol
-      latency_ms      p50, p95, p99 of one user's request; cpu, the mean CPU time of one
+      latency_ms      p50, p95, p99 of one user's request; cpu, the mean CPU time of one, unless
+                      the system times itself
       num_timed_calls how many calls they come from
       limit_ms        read (`size_mib`, once), top_k (one look at each score), call (of a graph that
                       does nothing, for ONNX files): p50 each, timed in alternation with the systems
@@ -68,7 +70,6 @@ from benchmarks.include import format_included, read_included
 from benchmarks.limit import idle, one_look, reader
 from benchmarks.measure import (
     TIMED_K,
-    Request,
     evaluate_lists,
     histories_before_test,
     make_requests,
@@ -86,7 +87,10 @@ from benchmarks.report_html import write_report
 from benchmarks.runners import (
     OnnxRunner,
     PopularityRunner,
+    Request,
     Runner,
+    SelfTimed,
+    StepRunner,
     TeacherRunner,
     TorchRunner,
     load_runner,
@@ -288,7 +292,10 @@ def protocols(dataset: SequenceDataset) -> tuple[str, str]:
 def open_students(
     dataset: SequenceDataset, output_dir: Path, num_threads: int, *, compared: bool = False
 ) -> list[OnnxRunner]:
-    """Open the exports to be measured, made now where missing; `compared`: with Optimum's."""
+    """Open the exports to be measured, made now where missing.
+
+    `compared`: with Optimum's version, and with one event on a kept state where there is one.
+    """
     opened = []
     for student_folder in student_folders(output_dir):
         precisions = MEASURED.get(student_folder.name, ())
@@ -298,6 +305,8 @@ def open_students(
             logger.info("%s %s %s", student_folder.parent.name, student_folder.name, precision)
             folder = ensure_exported(dataset, output_dir, student_folder, precision)
             opened.append(OnnxRunner.from_pretrained(folder, num_threads))
+            if compared and precision == "int8" and opened[-1].keeps_state:
+                opened.append(StepRunner.after(opened[-1]))
     return opened
 
 
@@ -401,7 +410,7 @@ def time_runners(
                 ),
             }
         )
-        if config.sweeps and isinstance(runner, OnnxRunner):
+        if config.sweeps and isinstance(runner, OnnxRunner) and not isinstance(runner, SelfTimed):
             rows[-1] |= sweep(runner, [histories[user] for user in order], dataset, config)
     return rows
 

@@ -7,7 +7,6 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.metrics import CUTOFFS, Evaluation, list_ranks, pad_left
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.runners import Runner, checked_answer
+from benchmarks.runners import Request, Runner, SelfTimed, checked_answer
 
 LIST_LENGTH = max(CUTOFFS)
 TIMED_K = 10
@@ -31,29 +30,12 @@ class Timing:
     """What one system's calls took."""
 
     durations_ns: NDArray[np.int64]  # wall time of each call, in order
-    cpu_ns: float | None  # CPU time of a call, all threads, the mean; None: in another process
+    cpu_ns: float | None  # CPU time of a call, all threads, the mean; None: of what times itself
 
     def summary(self) -> dict[str, float]:
         """Return p50, p95, p99 and the mean CPU time, if it is known, in milliseconds."""
         cpu = {} if self.cpu_ns is None else {"cpu": self.cpu_ns / 1e6}
         return percentiles_ms(self.durations_ns) | cpu
-
-
-@dataclass(frozen=True)
-class Request:
-    """One call's arguments, prepared before the clock starts."""
-
-    items: IntArray  # (B, T)
-    excluded: IntArray  # (B, E)
-    k: IntArray  # (1,)
-
-
-@runtime_checkable
-class SelfTimed(Protocol):
-    """A runner that answers in another process, and therefore times itself there."""
-
-    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
-        """Answer requests one after another; return how long each took, in nanoseconds."""
 
 
 def make_requests(
@@ -187,14 +169,17 @@ def measure_latency(
 def measure_throughput(runner: Runner, requests: Sequence[Request], *, budget_s: float) -> float:
     """Return users answered per second, from the median over equally large batches.
 
-    A runner slower than `budget_s` for a batch answers one only, without warm-up.
+    Two batches are answered before the clock starts: what is compiled for a new shape is compiled
+    then, a second time where the compiler sees a shape change.
     """
+    for request in requests[:2]:
+        _time_call(runner, request)
     rates: list[float] = []
     start = time.perf_counter()
     while not rates or time.perf_counter() - start < budget_s:
         request = requests[len(rates) % len(requests)]
         rates.append(len(request.items) / _time_call(runner, request) * 1e9)
-    return float(np.median(rates[1:] or rates))
+    return float(np.median(rates))
 
 
 def _time_calls(runner: Runner, requests: Sequence[Request]) -> NDArray[np.int64]:

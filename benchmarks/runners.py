@@ -5,9 +5,11 @@ Shape letters: B users, T history, E excluded, K answers.
 
 import importlib
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from seqrec.data import PAD, IntArray, SequenceDataset
 from seqrec.errors import ModelError
@@ -17,6 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.encoders import NEW_STATE, STATE
 from export.graph import OUTPUT_NAMES
 from export.parity import open_session
 
@@ -58,6 +61,23 @@ class Runner(Protocol):
         Returns:
             Items int64 (B, K) and scores float32 (B, K), best first; a score of -inf: no answer.
         """
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call's arguments, prepared before the clock starts."""
+
+    items: IntArray  # (B, T)
+    excluded: IntArray  # (B, E)
+    k: IntArray  # (1,)
+
+
+@runtime_checkable
+class SelfTimed(Protocol):
+    """A runner that times itself: it answers in another process, or prepares each call."""
+
+    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
+        """Answer requests one after another; return how long each took, in nanoseconds."""
 
 
 class PopularityRunner:
@@ -127,12 +147,53 @@ class OnnxRunner:
             folder,
         )
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether it can go on from what came before."""
+        return STATE in {given.name for given in self.session.get_overridable_initializers()}
+
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
         top_items, top_scores = self.session.run(
             OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k}
         )
         return top_items, top_scores
+
+
+class StepRunner(OnnxRunner):
+    """An exported GRU that is asked after one new event: the state of those before is kept.
+
+    It times itself, since its clock starts when that state is there.
+    """
+
+    @classmethod
+    def after(cls, whole: OnnxRunner) -> "StepRunner":
+        """Return the runner of the same session."""
+        values = {field.name: getattr(whole, field.name) for field in fields(whole)}
+        return cls(**{**values, "precision": f"{whole.precision} step"})
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        top_items, top_scores = self.session.run(OUTPUT_NAMES, self._feeds(items, excluded, k))
+        return top_items, top_scores
+
+    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
+        """Answer requests one after another; return how long each took, in nanoseconds."""
+        wanted = [*OUTPUT_NAMES, NEW_STATE]
+        durations = np.empty(len(requests), dtype=np.int64)
+        for place, request in enumerate(requests):
+            feeds = self._feeds(request.items, request.excluded, request.k)
+            start = time.perf_counter_ns()
+            self.session.run(wanted, feeds)
+            durations[place] = time.perf_counter_ns() - start
+        return durations
+
+    def _feeds(self, items: IntArray, excluded: IntArray, k: IntArray) -> dict[str, Any]:
+        """Return a request for the newest event of each history, the state before it included."""
+        feeds: dict[str, Any] = {"items": items[:, -1:], "excluded": excluded, "k": k}
+        if items.shape[1] > 1:
+            (feeds[STATE],) = self.session.run([NEW_STATE], {**feeds, "items": items[:, :-1]})
+        return feeds
 
 
 class TeacherRunner:

@@ -22,12 +22,15 @@ from benchmarks.measure import (
     histories_before_test,
     make_requests,
     measure_latency,
+    measure_throughput,
     percentiles_ms,
     top_lists,
 )
 from benchmarks.runners import (
     OnnxRunner,
     PopularityRunner,
+    Request,
+    StepRunner,
     TeacherRunner,
     TorchRunner,
     checked_answer,
@@ -194,10 +197,12 @@ def test_the_json_holds_what_the_schema_promises(
         ("gru control", "fp32"),
         ("gru distilled", "fp32"),
         ("gru distilled", "int8"),
+        ("gru distilled", "int8 step"),
         ("gru distilled", "int8-optimum"),
     ]
     for row in results["rows"]:
-        assert set(row["latency_ms"]) == {"p50", "p95", "p99", "cpu"}
+        timed = {"p50", "p95", "p99"} | ({"cpu"} if row["precision"] != "int8 step" else set())
+        assert set(row["latency_ms"]) == timed
         assert row["over_limit"] == pytest.approx(
             row["latency_ms"]["p50"] / sum(row["limit_ms"].values())
         )
@@ -205,7 +210,7 @@ def test_the_json_holds_what_the_schema_promises(
             assert metrics["ndcg@10_low"] <= metrics["ndcg@10"] <= metrics["ndcg@10_high"]
             assert metrics["hr@5"] <= metrics["hr@10"] <= metrics["hr@20"]
     for row in results["rows"][1:]:
-        name = f"{row['system'].replace(' ', '-')}-{row['precision']}"
+        name = f"{row['system'].replace(' ', '-')}-{row['precision'].removesuffix(' step')}"
         size = (run_folder / "export" / name / "model.onnx").stat().st_size
         assert row["size_mib"] == size / 2**20
     assert (run_folder / "benchmark.png").read_bytes().startswith(b"\x89PNG")
@@ -224,15 +229,53 @@ def test_the_metrics_of_an_fp32_row_are_those_of_the_pytorch_model(
 
 
 def test_gains_are_the_difference_between_two_rows(results: dict[str, Any]) -> None:
-    _, control, distilled, quantized, stock = results["rows"]
-    for row in (distilled, quantized, stock):
+    _, control, distilled, quantized, step, stock = results["rows"]
+    for row in (distilled, quantized, step, stock):
         difference = row["metrics"]["ndcg@10"] - control["metrics"]["ndcg@10"]
         gain = row["gain_over_control"]
         assert gain["mean"] == pytest.approx(difference)
         assert gain["low"] <= gain["mean"] <= gain["high"]
     assert "gain_over_control" not in control
-    for row in (quantized, stock):
+    for row in (quantized, step, stock):
         assert 0 <= row["top10_overlap_with_fp32"] <= 1
+
+
+def test_one_event_on_a_kept_state_gives_the_lists_of_the_whole_history(
+    results: dict[str, Any], run_folder: Path, tiny_dataset: SequenceDataset
+) -> None:
+    whole = OnnxRunner.from_pretrained(run_folder / "export" / "gru-distilled-int8", 1)
+    step = StepRunner.after(whole)
+    for batch_size in (1, 16):
+        lists = [
+            top_lists(runner, tiny_dataset, exclude_seen=True, batch_size=batch_size)
+            for runner in (whole, step)
+        ]
+        np.testing.assert_array_equal(*lists)
+    newest = Request(np.array([[3]]), NOTHING, TWO)  # nothing came before
+    np.testing.assert_array_equal(
+        step.recommend(newest.items, NOTHING, TWO)[0],
+        whole.recommend(newest.items, NOTHING, TWO)[0],
+    )
+    rows = {row["precision"]: row for row in results["rows"] if row["system"] == "gru distilled"}
+    assert rows["int8 step"]["metrics"] == rows["int8"]["metrics"]
+
+
+class Compiler(FixedRunner):
+    """Takes a second for each of its first two calls, then a thousandth."""
+
+    num_calls = 0
+
+    def timed(self, requests: Any) -> Any:
+        durations = []
+        for _ in requests:
+            durations.append(10**9 if Compiler.num_calls < 2 else 10**6)
+            Compiler.num_calls += 1
+        return np.array(durations)
+
+
+def test_throughput_leaves_out_what_is_compiled_first() -> None:
+    request = Request(HISTORY, NOTHING, TWO)
+    assert measure_throughput(Compiler([], []), [request] * 3, budget_s=0) == 1000
 
 
 def test_the_teachers_row_holds_its_own_metrics_and_times(
@@ -389,15 +432,12 @@ def test_sweeps_go_over_batch_sizes_and_history_lengths(
 ) -> None:
     main([*arguments(tiny_dataset, run_folder), "--no-teacher", "--sweeps"])
     rows = json.loads((run_folder / "benchmark.json").read_text())["rows"]
-    assert "throughput_by_batch" not in rows[0]
-    for row in rows[1:]:
+    swept = [row for row in rows if "throughput_by_batch" in row]
+    assert [row["precision"] for row in swept] == ["fp32", "fp32", "int8", "int8-optimum"]
+    for row in swept:
         assert list(row["throughput_by_batch"]) == ["1", "8", "32", "128", "512"]
-        assert list(row["p50_ms_by_history"]) == [
-            "1",
-            "2",
-            "5",
-            "7",
-        ]  # seven items are all it reads
+        # Seven items are all that they read.
+        assert list(row["p50_ms_by_history"]) == ["1", "2", "5", "7"]
 
 
 @pytest.mark.parametrize(

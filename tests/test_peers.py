@@ -20,14 +20,14 @@ import pytest
 import torch
 
 from benchmarks import latency
-from benchmarks.measure import Request, measure_latency, top_lists
+from benchmarks.measure import measure_latency, top_lists
 from benchmarks.peers import environment, opening
 from benchmarks.peers.environment import ensure_environment, environment_folder
 from benchmarks.peers.exchange import write_exchange
 from benchmarks.peers.runner import PeerError, PeerRunner
 from benchmarks.peers.systems import HERE, PEERS, Peer
 from benchmarks.peers.training import ensure_trained
-from benchmarks.runners import PopularityRunner
+from benchmarks.runners import PopularityRunner, Request
 from student.model import Student, StudentConfig
 
 PYTHON = Path(sys.executable)

@@ -17,10 +17,9 @@ from seqrec.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure import Request
 from benchmarks.peers.systems import Peer
 from benchmarks.peers.training import last_line, worker_command, worker_environment
-from benchmarks.runners import Answer
+from benchmarks.runners import Answer, Request
 
 ABOUT = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
 
