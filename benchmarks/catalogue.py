@@ -39,9 +39,9 @@ from benchmarks.limit import Timed, idle, one_look, reader, whole_call
 from benchmarks.measure import TIMED_K, measure_latency, percentiles_ms
 from benchmarks.report import describe_machine
 from benchmarks.runners import Request
-from export.graph import OUTPUT_NAMES, write_graph
-from export.parity import open_session
+from export.graph import write_graph
 from export.quantize import quantize
+from export.recommender import OUTPUT_NAMES, open_session
 from student.model import Arch, Student, StudentConfig
 
 logger = logging.getLogger(__name__)

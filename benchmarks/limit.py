@@ -15,9 +15,9 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from benchmarks.runners import Answer
-from export.graph import INPUTS, OUTPUT_NAMES, OUTPUTS
+from export.graph import INPUTS, OUTPUTS
 from export.nodes import IR_VERSION, OPSET
-from export.parity import open_session
+from export.recommender import OUTPUT_NAMES, open_session
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.encoders import NEW_STATE, STATE
-from export.graph import OUTPUT_NAMES
-from export.parity import open_session
+from export.recommender import NEW_STATE, OUTPUT_NAMES, STATE, open_session
 
 FloatArray = NDArray[np.float32]
 Answer = tuple[IntArray, FloatArray]

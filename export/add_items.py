@@ -3,7 +3,8 @@
     python -m export.add_items --model-dir runs/ml-100k/export/gru-distilled-int8 \
         --items new_items.parquet --output-dir gru-distilled-int8-more
 
-The language model that read the catalogue reads the new texts, the student's text map turns them
+The language model that read the catalogue reads the new texts, in PyTorch, or without it as
+`--text-encoder` of `export.to_text_encoder`. The student's text map turns what it says
 into rows (see `student.cold`), and these are appended to the item table of the ONNX file. Nothing
 is trained, and the rows that were there stay as they are to the last bit: so do their scores. In an
 8-bit file each new row gets a scale of its own.
@@ -23,6 +24,7 @@ from seqrec.config import flag, parse_flags
 from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import atomic_directory, sha256_file, write_json
 from seqrec.prepare import read_items
+from seqrec.texts import texts_as_read
 
 import numpy as np
 import onnx
@@ -30,12 +32,11 @@ import polars as pl
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from export.graph import INPUT_NAMES, OUTPUT_NAMES
-from export.parity import TOLERANCE, open_session
-from export.recommender import Recommender
+from export.nodes import TOLERANCE
+from export.recommender import INPUT_NAMES, OUTPUT_NAMES, Recommender, open_session
 from export.table import append_rows
-from student.cold import FILE as TEXT_MAP_FILE
-from student.cold import TextMap
+from student.text_map import FILE as TEXT_MAP_FILE
+from student.text_map import TextMap
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ class AddItemsConfig:
     output_dir: Path | None = flag(None, "directory to write; must not exist yet")
     items_id_column: str = flag("item_id", "column of the items with their id")
     title_column: str = flag("title", "column of the items with their title")
+    text_encoder: Path | None = flag(
+        None, "directory from export.to_text_encoder; without, the language model reads in PyTorch"
+    )
 
     def __post_init__(self) -> None:
         """Check what only the whole can know."""
@@ -70,13 +74,14 @@ def add_items(config: AddItemsConfig) -> None:
     assert config.items is not None
     assert config.output_dir is not None
     old = Recommender.from_pretrained(config.model_dir)
-    text_map = _read_text_map(config.model_dir, old.config)
+    text_map = read_text_map(config.model_dir, old.config)
     if config.output_dir.exists() and (
         not config.output_dir.is_dir() or any(config.output_dir.iterdir())
     ):
         raise DataError(f"{config.output_dir} exists. Give another --output-dir, or move it away")
     items = _read_new_items(config, old)
-    rows = text_map.rows(text_map.standardise(_read_texts(items, old.config["text_map"]["reader"])))
+    read = _read_texts(items, old.config["text_map"]["reader"], config.text_encoder)
+    rows = text_map.rows(text_map.standardise(read))
     model = onnx.load(config.model_dir / "model.onnx")
     append_rows(model, rows)
     _check_old_answers(config.model_dir / "model.onnx", model, old, len(items))
@@ -109,7 +114,7 @@ def add_items(config: AddItemsConfig) -> None:
     )
 
 
-def _read_text_map(folder: Path, config: dict[str, Any]) -> TextMap:
+def read_text_map(folder: Path, config: dict[str, Any]) -> TextMap:
     """Open the text map beside a recommender; a `ModelError` if there is none, or a damaged one."""
     about = config.get("text_map")
     if about is None:
@@ -159,8 +164,16 @@ def _read_new_items(config: AddItemsConfig, old: Recommender) -> pl.DataFrame:
     return items
 
 
-def _read_texts(items: pl.DataFrame, reader: dict[str, Any]) -> NDArray[np.float32]:
+def _read_texts(
+    items: pl.DataFrame, reader: dict[str, Any], text_encoder: Path | None
+) -> NDArray[np.float32]:
     """Read the new texts with the language model that read the catalogue, float32 (N, L)."""
+    if text_encoder is not None:
+        from export.text_encoder import TextEncoder
+
+        encoder = TextEncoder.from_pretrained(text_encoder)
+        encoder.require(reader)
+        return encoder.encode(texts_as_read(items, reader))
     # The one place in this package that needs a language model: a client has none.
     from teacher.text import read_new_texts
 

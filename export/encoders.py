@@ -14,32 +14,15 @@ given out, so `z` may be a row that was scaled, but not centred: see `Rows.facto
 Shape letters: B users, T history, H hidden, D width of a head.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.nodes import GraphBuilder
+from export.nodes import GraphBuilder, Rows
+from export.recommender import NEW_STATE, STATE
 from student.model import LOWEST, CausalBlock, GRUEncoder, Student, TransformerEncoder
 
-STATE, NEW_STATE = "state", "new_state"
 Weights = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A history's rows of the item table.
-
-    Attributes:
-        embedded: (B, T, H).
-        scaled: (B, T, H), the rows over their standard deviation, or "": not known.
-        last: (B, H), the newest item's row.
-    """
-
-    embedded: str
-    scaled: str
-    last: str
 
 
 def encode(graph: GraphBuilder, student: Student, rows: Rows) -> str:

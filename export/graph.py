@@ -38,13 +38,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from export.encoders import NEW_STATE, STATE, encode
+from export.encoders import encode
 from export.nodes import GraphBuilder, Precision
+from export.recommender import NEW_STATE, STATE
 from export.table import GROUP, NO_ITEMS, ItemTable
 from student.model import GRUEncoder, Student
 
-INPUT_NAMES = ("items", "excluded", "k")
-OUTPUT_NAMES = ("top_items", "top_scores")
 INPUTS = {
     "items": (TensorProto.INT64, ["batch", "length"]),
     "excluded": (TensorProto.INT64, ["batch", "num_excluded"]),

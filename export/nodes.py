@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 OPSET = 20
 IR_VERSION = 10
 TOP_LEVEL = 127
+TOLERANCE = 1e-4  # by which a score may differ between two forms of the same student
 EPSILON = 1e-5  # of all norms: the default of `torch.nn.LayerNorm`
 
 Precision = Literal["fp32", "int8"]
@@ -34,6 +35,21 @@ def quantize_rows(matrix: NDArray[np.floating]) -> tuple[NDArray[np.int8], Float
     largest = np.abs(matrix).max(axis=-1, keepdims=True)
     scales = np.where(largest > 0, largest / TOP_LEVEL, 1.0).astype(np.float32)
     return np.rint(matrix / scales).clip(-TOP_LEVEL, TOP_LEVEL).astype(np.int8), scales
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A history's rows of the item table.
+
+    Attributes:
+        embedded: (B, T, H).
+        scaled: (B, T, H), the rows over their standard deviation, or "": not known.
+        last: (B, H), the newest item's row.
+    """
+
+    embedded: str
+    scaled: str
+    last: str
 
 
 @dataclass

@@ -6,23 +6,11 @@ from seqrec.data import PAD
 from seqrec.errors import ModelError
 
 import numpy as np
-import onnxruntime as ort
 import torch
 
-from export.graph import OUTPUT_NAMES
+from export.nodes import TOLERANCE
+from export.recommender import OUTPUT_NAMES, open_session
 from student.model import Student
-
-TOLERANCE = 1e-4
-
-
-def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:
-    """Open an ONNX file, or its bytes, in plain ONNX Runtime on the CPU."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
-    source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def check_parity(student: Student, path: Path, *, seed: int = 0) -> None:

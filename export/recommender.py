@@ -48,7 +48,10 @@ VERSION = 2
 READABLE = (1, 2)
 PAD = 0  # `seqrec.data.PAD`; that module needs polars
 HOW = "Export it again: python -m export.to_onnx"
-TOP_ITEMS, TOP_SCORES, STATE, NEW_STATE = "top_items", "top_scores", "state", "new_state"
+# What a graph takes and gives: `export.graph` says what they hold.
+INPUT_NAMES = ("items", "excluded", "k")
+OUTPUT_NAMES = ("top_items", "top_scores")
+STATE, NEW_STATE = "state", "new_state"
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -112,11 +115,7 @@ class Recommender:
                         f"{HOW}"
                     )
             items = json.loads(contents["items.json"])
-            session = ort.InferenceSession(
-                contents[config.get("model_file", "model.onnx")],
-                _session_options(num_threads),
-                providers=["CPUExecutionProvider"],
-            )
+            session = open_session(contents[config.get("model_file", "model.onnx")], num_threads)
             return cls(session, items["ids"], items["titles"], config)
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"no usable recommender in {folder} ({error}). {HOW}") from error
@@ -220,12 +219,9 @@ class Recommender:
         if len(barred):
             everyone = np.broadcast_to(barred, (len(items), len(barred)))
             excluded = np.concatenate([excluded, everyone], axis=1)
-        feeds: dict[str, Any] = {
-            "items": items,
-            "excluded": excluded,
-            "k": np.array([min(k, len(self.item_ids))]),
-        }
-        wanted = [TOP_ITEMS, TOP_SCORES]
+        given = (items, excluded, np.array([min(k, len(self.item_ids))]))
+        feeds: dict[str, Any] = dict(zip(INPUT_NAMES, given, strict=True))
+        wanted = [*OUTPUT_NAMES]
         if self.keeps_state:
             wanted.append(NEW_STATE)
             if state is not None:
@@ -242,12 +238,14 @@ class Recommender:
         return lists, new_state[0] if new_state else None
 
 
-def _session_options(num_threads: int) -> ort.SessionOptions:
+def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:
+    """Open an ONNX file, or its bytes, in plain ONNX Runtime on the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
-    return options
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _pad_left(rows: Sequence[Sequence[int]]) -> IntArray:

@@ -20,6 +20,7 @@ Shape letters: R rows, M rows without an item, B users, T history, H hidden.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from seqrec.errors import ModelError
 
@@ -27,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from export.encoders import Rows
-from export.nodes import EPSILON, TOP_LEVEL, FloatArray, GraphBuilder, quantize_rows
-from student.model import Student, TransformerEncoder
+from export.nodes import EPSILON, TOP_LEVEL, FloatArray, GraphBuilder, Rows, quantize_rows
+
+if TYPE_CHECKING:  # where items are added to a finished file there may be no PyTorch
+    from student.model import Student
 
 TABLE, SCALES, NORMS, NO_ITEMS = "item_table", "item_scales", "item_norms", "no_items"
 ZERO_LEVEL = 128
@@ -52,13 +54,11 @@ class ItemTable:
         return self.num_rows >= GROUPED_FROM
 
     @classmethod
-    def add(cls, graph: GraphBuilder, student: Student) -> "ItemTable":
+    def add(cls, graph: GraphBuilder, student: "Student") -> "ItemTable":
         """Add a student's table to a graph."""
         embedding = student.item_embedding.weight.detach().numpy()
-        encoder = student.encoder
-        with_norms = graph.precision == "int8" and (
-            isinstance(encoder, TransformerEncoder) and len(encoder.blocks) == 1
-        )
+        shape = (student.config.arch, student.config.num_layers)
+        with_norms = graph.precision == "int8" and shape == ("transformer", 1)
         num_items = len(embedding) - 1
         size = _num_rows(num_items, grouped=num_items + 1 >= GROUPED_FROM)
         rows = np.pad(embedding, ((0, size - len(embedding)), (0, 0)))

@@ -28,10 +28,8 @@ from seqrec.files import atomic_directory, read_json, sha256_file, write_json
 
 import numpy as np
 
-from export.graph import OUTPUT_NAMES
-from export.parity import open_session
 from export.quantize import quiet
-from export.recommender import Recommender
+from export.recommender import OUTPUT_NAMES, Recommender, open_session
 
 logger = logging.getLogger(__name__)
 

@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from export.graph import write_graph
 from export.nodes import OPSET
-from export.parity import check_parity, open_session
+from export.parity import check_parity
 from export.quantize import eight_bit_share, quantize
-from export.recommender import FORMAT, VERSION
-from student.cold import FILE as TEXT_MAP_FILE
+from export.recommender import FORMAT, VERSION, open_session
 from student.model import Student
+from student.text_map import FILE as TEXT_MAP_FILE
 
 logger = logging.getLogger(__name__)
 

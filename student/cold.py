@@ -10,22 +10,17 @@ student, P penalties.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.errors import ModelError
 from seqrec.metrics import pad_left
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from student.model import Student
+from student.text_map import TextMap
 
-FILE = "text_map.safetensors"
 NUM_FOLDS = 5
 NUM_USERS, STATES_AT_ONCE = 2048, 256
 TOP_K = 10
@@ -33,43 +28,6 @@ TOP_K = 10
 PENALTIES = tuple(10.0**exponent for exponent in np.arange(-3, 3.01, 0.5))
 
 Matrix = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TextMap:
-    """Maps an item's standardised text vector x to a row of the item table: x @ weight + bias."""
-
-    weight: NDArray[np.float32]  # (L, H)
-    bias: NDArray[np.float32]  # (H,)
-    text_stats: NDArray[np.float32]  # (2, L), the mean and deviation that standardise a raw vector
-
-    def standardise(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Bring raw text vectors (N, L) to the scale of the catalogue's, in its precision."""
-        return ((raw - self.text_stats[0]) / self.text_stats[1]).astype(np.float16)
-
-    def rows(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the rows, float32 (N, H), for standardised text vectors (N, L)."""
-        rows: NDArray[np.float32] = vectors.astype(np.float32) @ self.weight + self.bias
-        return rows
-
-    def save(self, file: Path) -> None:
-        """Write the map as safetensors."""
-        save_file({name: np.ascontiguousarray(value) for name, value in vars(self).items()}, file)
-
-    @classmethod
-    def load(cls, file: Path) -> "TextMap":
-        """Read what `save` wrote.
-
-        Raises:
-            ModelError: there is none, or it is damaged.
-        """
-        try:
-            return cls(**load_file(file))
-        except (OSError, TypeError, SafetensorError) as error:
-            raise ModelError(
-                f"no usable text map at {file} ({error}). Distil and export the student again: "
-                "python -m student.distill, python -m export.to_onnx"
-            ) from error
 
 
 def fit_text_map(

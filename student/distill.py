@@ -53,11 +53,12 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from student.cold import FILE as TEXT_MAP_FILE
-from student.cold import TextMap, fill_untrained_rows, fit_text_map, user_states
+from student.cold import fill_untrained_rows, fit_text_map, user_states
 from student.losses import mixed_answer, soft_cross_entropy
 from student.model import Arch, Student, StudentConfig
 from student.targets import Targets, prepare_targets
+from student.text_map import FILE as TEXT_MAP_FILE
+from student.text_map import TextMap
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """The pre-trained language model under the teacher: found by name, loaded in 4 bit, checked."""
 
+import functools
 import hashlib
 import inspect
 import logging
@@ -189,6 +190,26 @@ def load_base(
     if causal:
         _require_causal(model)
     return model
+
+
+def load_restored(folder: Path, *, bits: Bits, num_layers: int | None = None) -> PreTrainedModel:
+    """Load in fp32 the very weights that `load_base` multiplies with, for an export.
+
+    A 4-bit weight is what bitsandbytes makes of it again. Arguments and errors as of `load_base`;
+    an encoder looks both ways.
+    """
+    load = functools.partial(load_base, folder, num_layers=num_layers, causal=False)
+    held = dict(load(bits=bits).named_parameters())
+    restored = load(bits=32)
+    with torch.no_grad():
+        for name, parameter in restored.named_parameters():
+            weight = held[name]
+            if getattr(weight, "quant_state", None) is not None:
+                from bitsandbytes.functional import dequantize_4bit
+
+                weight = dequantize_4bit(weight.data, weight.quant_state)
+            parameter.copy_(weight)
+    return restored
 
 
 def _require_bitsandbytes() -> None:

@@ -16,6 +16,7 @@ from seqrec.data import IntArray, SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
 from seqrec.files import SELECTION, atomic_directory
 from seqrec.knowledge import knowledge_bytes, save_knowledge
+from seqrec.texts import MAX_TOKENS
 from seqrec.training import set_up_cpu
 
 import numpy as np
@@ -24,7 +25,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from teacher.model import Teacher
-from teacher.text import MAX_TOKENS
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Any
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.sources import cache_dir
+from seqrec.texts import MAX_TOKENS, item_texts, texts_as_read
 
 import numpy as np
 import polars as pl
@@ -22,18 +23,7 @@ from teacher.base import Bits, load_base, load_tokenizer, model_fingerprint, res
 
 logger = logging.getLogger(__name__)
 
-MAX_TOKENS = 64  # a title, a brand and a category fit; a long description is cut
 BATCH_SIZE = 64
-
-
-def item_texts(items: pl.DataFrame) -> list[str]:
-    """Join an item's text columns into one line: title first, then the others in file order.
-
-    >>> item_texts(pl.DataFrame({"item_id": ["1"], "title": ["Heat"], "category": ["Crime"]}))
-    ['Heat. Crime']
-    """
-    columns = ["title", *(c for c in items.columns if c not in ("item_id", "title"))]
-    return [". ".join(part for part in row if part) for row in items.select(columns).iter_rows()]
 
 
 @torch.inference_mode()
@@ -163,6 +153,17 @@ def read_new_texts(
             elsewhere.
         SourceError: the language model cannot be had.
     """
+    return read_texts(
+        texts_as_read(items, reader),
+        resolve_reader(reader),
+        bits=reader["bits"],
+        num_layers=reader["num_layers"],
+        device=device,
+    )
+
+
+def resolve_reader(reader: Mapping[str, Any]) -> Path:
+    """Return the folder of the language model that read a catalogue; see `read_new_texts`."""
     folder = resolve_model(reader["model"])
     if model_fingerprint(folder) != reader["model_fingerprint"]:
         raise ModelError(
@@ -175,13 +176,4 @@ def read_new_texts(
             f"the catalogue was read up to {reader['max_tokens']} tokens of a text, this version "
             f"reads {MAX_TOKENS}. Train again: accelerate launch teacher/finetune.py"
         )
-    columns = [pl.col("item_id")]
-    for name in reader["text_columns"]:
-        columns.append(pl.col(name) if name in items.columns else pl.lit("").alias(name))
-    return read_texts(
-        item_texts(items.select(columns)),
-        folder,
-        bits=reader["bits"],
-        num_layers=reader["num_layers"],
-        device=device,
-    )
+    return folder

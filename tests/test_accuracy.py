@@ -34,7 +34,7 @@ from benchmarks.cells import (
 from benchmarks.fusion import fuse
 from benchmarks.rows import ROWS, needs_teacher, select_rows
 from benchmarks.summary import fusion_pairs, gain, mean_times, summarize_row
-from export.parity import open_session
+from export.recommender import open_session
 from student import distill
 from student.distill import DistillConfig
 from student.model import Student

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,16 @@ from onnx import numpy_helper
 from benchmarks import cold
 from benchmarks.cold import by_group, chance_values
 from export import add_items as module
+from export import to_text_encoder as to_text_encoder_module
 from export.add_items import AddItemsConfig, add_items
-from export.graph import OUTPUT_NAMES
-from export.parity import open_session
-from export.recommender import Recommender
+from export.recommender import OUTPUT_NAMES, Recommender, open_session
 from export.table import append_rows
+from export.text_encoder import TextEncoder
 from export.to_onnx import ensure_exported
-from student.cold import FILE, TextMap
+from export.to_text_encoder import ToTextEncoderConfig, cosine, to_text_encoder
 from student.distill import DistillConfig, train_student
 from student.model import Student
+from student.text_map import FILE, TextMap
 from teacher.finetune import FinetuneConfig, run
 from teacher.model import Teacher
 from teacher.text import read_new_texts
@@ -425,6 +428,107 @@ def test_an_export_with_another_text_map_is_out_of_date(
     dataclasses.replace(text_map, bias=text_map.bias + 1).save(student / FILE)
     ensure_exported(cold_dataset, tmp_path, student, "fp32")
     assert sha256_file(folder / FILE) == sha256_file(student / FILE)
+
+
+# --- Without PyTorch ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def text_encoder(
+    output_dir: Path, cold_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The language model that read the tiny catalogue, exported."""
+    student = output_dir / "students" / "gru" / "distilled"
+    return to_text_encoder(
+        ToTextEncoderConfig(
+            model_dir=ensure_exported(cold_dataset, output_dir, student, "int8"),
+            output_dir=tmp_path_factory.mktemp("reader") / "text-encoder",
+        )
+    )
+
+
+def test_the_exported_reader_says_what_the_language_model_says(text_encoder: Path) -> None:
+    encoder = TextEncoder.from_pretrained(text_encoder)
+    titles = ["Emma", "", "The War of the Roses", "Emma " * 100, "Zazie dans le m\u00e9tro"]
+    items = pl.DataFrame({"item_id": titles, "title": titles})
+    expected = read_new_texts(items, {**encoder.reader, "text_columns": ["title"]})
+    vectors = encoder.encode(titles)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors[1], expected[1])  # of no word of this tokenizer's
+    assert np.delete(cosine(vectors, expected), 1).min() > 0.999
+    # Who else is in a batch changes nothing but rounding.
+    np.testing.assert_allclose(encoder.encode(titles[:1]), vectors[:1], atol=1e-5)
+
+
+def test_the_exported_reader_holds_its_matrices_in_8_bit(text_encoder: Path) -> None:
+    about = json.loads((text_encoder / "config.json").read_text())
+    assert about["eight_bit_share"] > 0.95
+    graph = onnx.load(text_encoder / "model.onnx").graph
+    large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) >= 64 * 64]
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
+
+
+def test_items_are_added_without_pytorch(
+    wanted: AddItemsConfig, text_encoder: Path, tmp_path: Path
+) -> None:
+    add_items(wanted)
+    command = f"""
+import sys
+from export.add_items import main
+main({["--model-dir", str(wanted.model_dir), "--items", str(wanted.items)]!r}
+     + ["--output-dir", {str(tmp_path / "light")!r}, "--text-encoder", {str(text_encoder)!r}])
+assert not {{"torch", "transformers", "optimum"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        table_of(folder)[-len(NEW_ITEMS) :] for folder in (tmp_path / "out", tmp_path / "light")
+    ]
+    assert cosine(*rows).min() > 0.99
+
+
+def test_the_reader_of_another_catalogue_is_refused(
+    wanted: AddItemsConfig, text_encoder: Path
+) -> None:
+    assert wanted.model_dir is not None
+    file = wanted.model_dir / "config.json"
+    config = json.loads(file.read_text())
+    config["text_map"]["reader"]["num_layers"] = 2
+    file.write_text(json.dumps(config))
+    config = dataclasses.replace(wanted, text_encoder=text_encoder)
+    assert "num_layers is 1, but the catalogue was read with 2" in refusal(config)
+
+
+def test_a_damaged_reader_is_refused(
+    wanted: AddItemsConfig, text_encoder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(text_encoder, tmp_path / "reader")
+    file = tmp_path / "reader" / "model.onnx"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    config = dataclasses.replace(wanted, text_encoder=tmp_path / "reader")
+    assert "model.onnx is damaged" in refusal(config)
+    file.unlink()
+    assert "no usable text encoder" in refusal(config)
+
+
+def test_a_reader_that_says_something_else_is_not_written(
+    output_dir: Path,
+    cold_dataset: SequenceDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student = output_dir / "students" / "gru" / "distilled"
+    folder = ensure_exported(cold_dataset, output_dir, student, "int8")
+
+    def spoil(model: onnx.ModelProto) -> None:
+        (table,) = (t for t in model.graph.initializer if "embed" in t.name)
+        values = numpy_helper.to_array(table)[::-1]
+        table.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), table.name))
+
+    monkeypatch.setattr(to_text_encoder_module, "store_in_eight_bit", spoil)
+    with pytest.raises(ModelError, match="otherwise than it did"):
+        to_text_encoder(ToTextEncoderConfig(model_dir=folder, output_dir=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 # --- The benchmark ------------------------------------------------------------------------------

@@ -23,8 +23,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from student.cold import (
-    FILE,
-    TextMap,
     _solve,
     fair_factor,
     fill_untrained_rows,
@@ -33,6 +31,7 @@ from student.cold import (
 )
 from student.distill import DistillConfig
 from student.model import Student, StudentConfig
+from student.text_map import FILE, TextMap
 from teacher.finetune import FinetuneConfig, build_teacher, next_item_loss
 from teacher.model import Teacher
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "add_items": ["-m", "export.add_items"],
     "to_web": ["-m", "export.to_web"],
     "to_mobile": ["-m", "export.to_mobile"],
+    "to_text_encoder": ["-m", "export.to_text_encoder"],
     "latency": ["-m", "benchmarks.latency"],
     "peers": ["-m", "benchmarks.peers"],
     "cold": ["-m", "benchmarks.cold"],

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 import export.to_onnx
-from export.graph import OUTPUT_NAMES, write_graph
-from export.parity import check_parity, open_session
+from export.graph import write_graph
+from export.parity import check_parity
+from export.recommender import OUTPUT_NAMES, open_session
 from export.to_onnx import ensure_exported, export_student, main
 from student.model import Arch, Student, StudentConfig
 

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from export import graph, table
-from export.graph import OUTPUT_NAMES, build_graph
+from export.graph import build_graph
 from export.nodes import quantize_rows
-from export.parity import check_parity, open_session
+from export.parity import check_parity
+from export.recommender import OUTPUT_NAMES, open_session
 from export.table import append_rows
 from student.model import Arch, Student, StudentConfig
 

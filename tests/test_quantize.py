@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 from benchmarks.measure import overlap
 from export.graph import write_graph
-from export.parity import open_session
 from export.quantize import eight_bit_share, quantize, require_eight_bit
+from export.recommender import open_session
 from student.model import Arch, Student, StudentConfig
 
 NUM_ITEMS, MAX_LEN, DIM = 200, 12, 32

@@ -8,6 +8,7 @@ from seqrec.batching import prefix_offsets
 from seqrec.data import PAD, SequenceDataset
 from seqrec.errors import ModelError, SourceError
 from seqrec.knowledge import load_knowledge
+from seqrec.texts import item_texts
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ def test_a_text_is_read_once_whatever_catalogue_it_is_in(
     assert len(read_texts) == tiny_dataset.num_items
     assert np.array_equal(first, again)
     np.testing.assert_allclose(first[1:].mean(axis=0), 0, atol=1e-4)
-    raw = text.read_texts(text.item_texts(tiny_dataset.items), tiny_llm, bits=32)
+    raw = text.read_texts(item_texts(tiny_dataset.items), tiny_llm, bits=32)
     np.testing.assert_allclose(first[1:] * stats[1] + stats[0], raw, atol=1e-5)
     items = tiny_dataset.items.with_columns(
         title=tiny_dataset.items["title"].replace("Emma", "Emma 2")

@@ -29,8 +29,7 @@ from onnx.helper import (
 
 import export.to_web
 from benchmarks.include import format_included, read_included
-from export.parity import open_session
-from export.recommender import Recommender
+from export.recommender import Recommender, open_session
 from export.serve_web import ServeConfig, open_server
 from export.to_onnx import Precision, export_student
 from export.to_web import SCHEMA, SCRIPT, WASM, ToWebConfig, to_web

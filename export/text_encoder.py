@@ -1,0 +1,114 @@
+"""The reader of item texts without PyTorch: needs numpy, onnxruntime and tokenizers.
+
+    encoder = TextEncoder.from_pretrained("runs/ml-100k/export/text-encoder")
+    encoder.encode(["Heat. Crime"])  # float32 (1, L)
+
+It is a directory from `export.to_text_encoder`:
+
+    model.onnx        token ids to the language model's last hidden states, matrices in 8 bit
+    tokenizer.json    of the library `tokenizers`
+    config.json       format, version, `reader` (which language model it is, and how it reads),
+                      `cosine` with what it was made from, checksums
+    README.md         the model card
+
+Shape letters: N texts, T tokens, L width of the language model.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqrec.errors import ModelError
+from seqrec.files import read_json
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from export.recommender import open_session
+
+FORMAT, VERSION = "seqrec-text-encoder", 1
+MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+IDENTITY = ("model_fingerprint", "bits", "num_layers", "max_tokens")  # of a reader
+BATCH_SIZE = 32
+HOW = "Export it again: python -m export.to_text_encoder"
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A language model that reads item texts as a teacher read its catalogue."""
+
+    session: ort.InferenceSession
+    tokenizer: Tokenizer
+    reader: Mapping[str, Any]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, num_threads: int = 1) -> "TextEncoder":
+        """Load a text encoder, its checksums verified.
+
+        Raises:
+            ModelError: there is none in `folder`, it is of another version, or it is damaged.
+        """
+        folder = Path(folder)
+        try:
+            config = read_json(folder / "config.json")
+            if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
+                raise ModelError(
+                    f"{folder} is {config.get('format')} version {config.get('version')}, expected "
+                    f"{FORMAT} version {VERSION}. {HOW}"
+                )
+            contents = {name: (folder / name).read_bytes() for name in (MODEL, TOKENIZER)}
+            for name, content in contents.items():
+                if hashlib.sha256(content).hexdigest() != config["sha256"][name]:
+                    raise ModelError(f"{folder / name} is damaged: its SHA-256 is another. {HOW}")
+            tokenizer = Tokenizer.from_str(contents[TOKENIZER].decode())
+            tokenizer.enable_truncation(config["reader"]["max_tokens"])
+            tokenizer.enable_padding()  # at the end; what is there is not looked at
+            return cls(open_session(contents[MODEL], num_threads), tokenizer, config["reader"])
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"no usable text encoder in {folder} ({error}). {HOW}") from error
+
+    def require(self, reader: Mapping[str, Any]) -> None:
+        """Check that a catalogue was read by this language model, in this way.
+
+        Raises:
+            ModelError: it was not.
+        """
+        for name in IDENTITY:
+            if reader[name] != self.reader[name]:
+                raise ModelError(
+                    f"the text encoder's {name} is {self.reader[name]}, but the catalogue was read "
+                    f"with {reader[name]}. Export the one that belongs to it: "
+                    "python -m export.to_text_encoder"
+                )
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean over a text's tokens of the last hidden states, float32 (N, L)."""
+        # The longest first: texts of a batch are about equally long, and the most memory is taken
+        # at once.
+        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
+        found: list[tuple[int, NDArray[np.float32]]] = []
+        for start in range(0, len(order), BATCH_SIZE):
+            chosen = order[start : start + BATCH_SIZE]
+            # A text without any token has no mean; an empty one is read as a lone space.
+            means = self._means([texts[place] or " " for place in chosen])
+            found += zip(chosen, means, strict=True)
+        return np.stack([vector for _, vector in sorted(found, key=lambda pair: pair[0])])
+
+    def _means(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        encoded = self.tokenizer.encode_batch(list(texts))
+        mask = np.array([tokens.attention_mask for tokens in encoded], dtype=np.int64)  # (N, T)
+        given = {
+            "input_ids": np.array([tokens.ids for tokens in encoded], dtype=np.int64),
+            "attention_mask": mask,
+            "position_ids": np.broadcast_to(np.arange(mask.shape[1]), mask.shape),
+            "token_type_ids": np.zeros_like(mask),
+        }
+        asked = {info.name: given[info.name] for info in self.session.get_inputs()}
+        (states,) = self.session.run(["last_hidden_state"], asked)  # (N, T, L)
+        sums = (states * mask[..., None]).sum(axis=1)
+        means: NDArray[np.float32] = sums / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+        return means.astype(np.float32)

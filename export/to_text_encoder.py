@@ -1,0 +1,221 @@
+"""The language model that reads item texts, for where there is no PyTorch.
+
+    python -m export.to_text_encoder --model-dir runs/ml-100k/export/gru-distilled-int8
+
+Where new items come in on a server, or on a device, `export.add_items --text-encoder DIR` then
+needs onnxruntime alone. The model is the one that read the catalogue, in the precision in which it
+read it: 4-bit weights are restored as bitsandbytes restores them, traced by Optimum, and stored in
+8 bit, each column of a matrix and each row of the vocabulary with a scale of its own. (To round
+activations to 8 bit as well, as dynamic quantization does, changes what such a model says.) What
+it says of the catalogue's own titles is compared with what the language model says, before
+anything is written.
+
+One directory serves all students that were taught with this language model; `export.text_encoder`
+says what is in it.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqrec.config import flag, parse_flags
+from seqrec.errors import ModelError, run_main
+from seqrec.files import atomic_directory, sha256_file, write_json
+from seqrec.sources import MODEL_BUNDLES
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from export.add_items import read_text_map
+from export.nodes import quantize_rows
+from export.quantize import eight_bit_share, quiet
+from export.recommender import Recommender
+from export.text_encoder import FORMAT, MODEL, TOKENIZER, VERSION, TextEncoder
+
+logger = logging.getLogger(__name__)
+
+NUM_COMPARED = 256  # texts
+LEAST_COSINE = 0.99  # with the language model's own vectors, standardised
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToTextEncoderConfig:
+    """Flags of `export.to_text_encoder`."""
+
+    model_dir: Path = flag(
+        Path("runs/ml-100k/export/transformer-distilled-int8"),
+        "exported distilled student, from export.to_onnx",
+    )
+    output_dir: Path | None = flag(None, "directory to write; default text-encoder beside it")
+
+
+def to_text_encoder(config: ToTextEncoderConfig) -> Path:
+    """Write the directory, whole or not at all, and return it.
+
+    Raises:
+        ModelError: there is no distilled student in `model_dir`, its language model is another one
+            today, or the exported one says something else.
+        SourceError: the language model cannot be had.
+    """
+    # In a function only: clients of this package have no language model.
+    from teacher.text import read_texts, resolve_reader
+
+    recommender = Recommender.from_pretrained(config.model_dir)
+    text_map = read_text_map(config.model_dir, recommender.config)
+    reader = recommender.config["text_map"]["reader"]
+    source = resolve_reader(reader)
+    folder = config.output_dir or config.model_dir.parent / "text-encoder"
+    with atomic_directory(folder) as beside:
+        with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
+            _trace(source, reader, Path(temporary))
+            model = onnx.load(Path(temporary) / MODEL)
+            store_in_eight_bit(model)
+            onnx.save(model, beside / MODEL)
+            (beside / TOKENIZER).write_bytes((Path(temporary) / TOKENIZER).read_bytes())
+        about: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "reader": reader,
+            "eight_bit_share": eight_bit_share(model),
+            "sha256": {name: sha256_file(beside / name) for name in (MODEL, TOKENIZER)},
+        }
+        write_json(beside / "config.json", about)
+        texts = recommender.titles[:NUM_COMPARED]
+        how = {"bits": reader["bits"], "num_layers": reader["num_layers"]}
+        read = (
+            read_texts(texts, source, **how),
+            TextEncoder.from_pretrained(beside).encode(texts),
+        )
+        cosines = cosine(*(text_map.standardise(raw).astype(np.float32) for raw in read))
+        if (least := float(cosines.min())) < LEAST_COSINE:
+            raise ModelError(
+                f"the exported language model reads {texts[int(cosines.argmin())]!r} otherwise "
+                f"than it did: cosine {least:.3f}, {LEAST_COSINE} is asked for. Nothing was written"
+            )
+        about["cosine"] = {"mean": float(cosines.mean()), "least": least, "num_texts": len(texts)}
+        write_json(beside / "config.json", about)
+        size_mib = (beside / MODEL).stat().st_size / 2**20
+        (beside / "README.md").write_text(_model_card(about, size_mib), encoding="utf-8")
+    logger.info("wrote %s, %.1f MiB; least cosine %.4f", folder, size_mib, least)
+    return folder
+
+
+def _trace(source: Path, reader: Mapping[str, Any], folder: Path) -> None:
+    """Write the language model as an fp32 ONNX file, and its tokenizer, into a folder."""
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+
+    from teacher.base import load_restored, load_tokenizer
+
+    load_restored(source, bits=reader["bits"], num_layers=reader["num_layers"]).save_pretrained(
+        folder / "restored"
+    )
+    load_tokenizer(source).save_pretrained(folder)
+    with quiet("optimum"):
+        traced = ORTModelForFeatureExtraction.from_pretrained(folder / "restored", export=True)
+        traced.save_pretrained(folder)
+
+
+def store_in_eight_bit(model: ModelProto) -> None:
+    """Store the matrices of a traced model in 8 bit, in place.
+
+    A matrix that is multiplied, (K, N), has a scale for each column, and is restored when the file
+    is loaded; one that is looked up, (V, L), has a scale for each row, and stays in 8 bit.
+    """
+    graph = model.graph
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    nodes, made, replaced = [], set(), set()
+    for node in graph.node:
+        place = {"Gather": 0, "MatMul": 1}.get(node.op_type)
+        name = "" if place is None else node.input[place]
+        tensor = held.get(name)
+        if tensor is None or len(tensor.dims) != 2 or tensor.data_type != TensorProto.FLOAT:
+            nodes.append(node)
+            continue
+        levels, scales = (f"{name}_{node.op_type}_{part}" for part in ("levels", "scales"))
+        if levels not in made:
+            made.add(levels)
+            replaced.add(name)
+            matrix = numpy_helper.to_array(tensor)
+            for part, value in zip((levels, scales), _stored(matrix, node.op_type), strict=True):
+                graph.initializer.append(numpy_helper.from_array(value, part))
+        if node.op_type == "MatMul":
+            whole = f"{node.output[0]}_weight"
+            nodes += _restored(levels, scales, whole)
+            node.input[1] = whole
+            nodes.append(node)
+        else:
+            output = node.output[0]
+            looked_up = f"{output}_levels", f"{output}_scales"
+            for part, rows in zip((levels, scales), looked_up, strict=True):
+                nodes.append(helper.make_node("Gather", [part, node.input[1]], [rows]))
+            nodes += _restored(*looked_up, output)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+
+
+def _stored(matrix: NDArray[np.float32], operator: str) -> tuple[NDArray, NDArray]:
+    """Return levels and scales of a matrix, as it is stored for an operator."""
+    if operator == "Gather":
+        return quantize_rows(matrix)
+    levels, scales = quantize_rows(matrix.T)
+    return np.ascontiguousarray(levels.T), np.ascontiguousarray(scales.T)
+
+
+def _restored(levels: str, scales: str, output: str) -> list[onnx.NodeProto]:
+    """Return the nodes that make float32 values of levels and scales."""
+    floats = f"{output}_floats"
+    return [
+        helper.make_node("Cast", [levels], [floats], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, scales], [output]),
+    ]
+
+
+def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosines of two sets of vectors (N, L), row by row, (N,).
+
+    >>> cosine(np.array([[3.0, 4.0]]), np.array([[4.0, 3.0]])).round(2).tolist()
+    [0.96]
+    """
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines: NDArray[np.float32] = (first * second).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return cosines
+
+
+def _model_card(about: Mapping[str, Any], size_mib: float) -> str:
+    """Return the model card as Markdown."""
+    reader, found = about["reader"], about["cosine"]
+    model = reader["model"]
+    licence = MODEL_BUNDLES[model].licence if model in MODEL_BUNDLES else "its publisher's terms"
+    layers = f"first {reader['num_layers']} layers" if reader["num_layers"] else "all layers"
+    return "\n".join(
+        [
+            f"# {model}: reader of item texts",
+            "",
+            f"The {layers} of {model}, with the weights it has in {reader['bits']} bit, its",
+            "matrices stored in 8 bit. It makes a vector of an item's text, of which",
+            "`export.add_items` makes the item's row in a student.",
+            "",
+            f"- size of `{MODEL}`: {size_mib:.1f} MiB, {about['eight_bit_share']:.1%} of the "
+            "weights in 8 bit",
+            f"- cosine of its standardised vectors with the language model's own, over "
+            f"{found['num_texts']} titles: {found['mean']:.4f}, at least {found['least']:.4f}",
+            f"- licence: that of {model}, {licence}",
+            "",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the directory that the command line asks for."""
+    to_text_encoder(parse_flags(ToTextEncoderConfig, (__doc__ or "").partition("\n")[0], argv))
+
+
+if __name__ == "__main__":
+    run_main(main)

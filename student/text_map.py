@@ -1,0 +1,55 @@
+"""From an item's text vector to its row of a student's table; `student.cold` says how it is fitted.
+
+Needs no PyTorch: new items are added where there is none.
+
+Shape letters: N items, L width of the language model, H width of the student.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqrec.errors import ModelError
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+FILE = "text_map.safetensors"
+
+
+@dataclass(frozen=True)
+class TextMap:
+    """Maps an item's standardised text vector x to a row of the item table: x @ weight + bias."""
+
+    weight: NDArray[np.float32]  # (L, H)
+    bias: NDArray[np.float32]  # (H,)
+    text_stats: NDArray[np.float32]  # (2, L), the mean and deviation that standardise a raw vector
+
+    def standardise(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
+        """Bring raw text vectors (N, L) to the scale of the catalogue's, in its precision."""
+        return ((raw - self.text_stats[0]) / self.text_stats[1]).astype(np.float16)
+
+    def rows(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the rows, float32 (N, H), for standardised text vectors (N, L)."""
+        rows: NDArray[np.float32] = vectors.astype(np.float32) @ self.weight + self.bias
+        return rows
+
+    def save(self, file: Path) -> None:
+        """Write the map as safetensors."""
+        save_file({name: np.ascontiguousarray(value) for name, value in vars(self).items()}, file)
+
+    @classmethod
+    def load(cls, file: Path) -> "TextMap":
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: there is none, or it is damaged.
+        """
+        try:
+            return cls(**load_file(file))
+        except (OSError, TypeError, SafetensorError) as error:
+            raise ModelError(
+                f"no usable text map at {file} ({error}). Distil and export the student again: "
+                "python -m student.distill, python -m export.to_onnx"
+            ) from error
