@@ -40,7 +40,7 @@ from export.text_encoder import FORMAT, MODEL, TOKENIZER, VERSION, TextEncoder
 logger = logging.getLogger(__name__)
 
 NUM_COMPARED = 256  # texts
-LEAST_COSINE = 0.99  # with the language model's own vectors, standardised
+LEAST_COSINE = 0.98  # with the language model's own vectors, standardised
 
 
 @dataclass(frozen=True, kw_only=True)
