@@ -17,6 +17,7 @@ COMMANDS = {
     "to_web": ["-m", "export.to_web"],
     "to_mobile": ["-m", "export.to_mobile"],
     "to_text_encoder": ["-m", "export.to_text_encoder"],
+    "check_arm": ["-m", "export.check_arm"],
     "latency": ["-m", "benchmarks.latency"],
     "peers": ["-m", "benchmarks.peers"],
     "cold": ["-m", "benchmarks.cold"],
@@ -38,7 +39,7 @@ def start(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_explains_each_flag(name: str) -> None:
     done = start(name, "--help")
     assert done.returncode == 0, done.stderr
-    assert "--output-dir" in done.stdout
+    assert "--output-dir" in done.stdout or name == "check_arm"  # which writes nothing
     flags = [line for line in done.stdout.splitlines() if line.startswith("  --")]
     assert len(flags) >= 2
 
