@@ -100,20 +100,7 @@ class Recommender:
         """
         folder = Path(folder)
         try:
-            config = read_json(folder / "config.json")
-            if config.get("format") != FORMAT or config.get("version") not in READABLE:
-                raise ModelError(
-                    f"{folder} is {config.get('format')} version {config.get('version')}, expected "
-                    f"{FORMAT} version {VERSION}. {HOW}"
-                )
-            contents: dict[str, bytes] = {}
-            for name, expected in config["sha256"].items():
-                contents[name] = (folder / name).read_bytes()
-                if (found := hashlib.sha256(contents[name]).hexdigest()) != expected:
-                    raise ModelError(
-                        f"{folder / name} is damaged: SHA-256 is {found}, expected {expected}. "
-                        f"{HOW}"
-                    )
+            config, contents = read_checked(folder, FORMAT, READABLE, HOW)
             items = json.loads(contents["items.json"])
             session = open_session(contents[config.get("model_file", "model.onnx")], num_threads)
             return cls(session, items["ids"], items["titles"], config)
@@ -236,6 +223,37 @@ class Recommender:
             for numbers, scores in zip(top_items.tolist(), top_scores.tolist(), strict=True)
         ]
         return lists, new_state[0] if new_state else None
+
+
+def read_checked(
+    folder: Path, kind: str, versions: Sequence[int], how: str
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a directory's `config.json`, and the files of which it has checksums.
+
+    Args:
+        folder: the directory.
+        kind: the `format` that is expected.
+        versions: those that can be read, the newest last.
+        how: what the message ends with: how to make it again.
+
+    Raises:
+        ModelError: it is of another format or version, or a file is damaged.
+        OSError, ValueError, KeyError: there is none, or its `config.json` is none.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("format") != kind or config.get("version") not in versions:
+        raise ModelError(
+            f"{folder} is {config.get('format')} version {config.get('version')}, expected "
+            f"{kind} version {versions[-1]}. {how}"
+        )
+    contents: dict[str, bytes] = {}
+    for name, expected in config["sha256"].items():
+        contents[name] = (folder / name).read_bytes()
+        if (found := hashlib.sha256(contents[name]).hexdigest()) != expected:
+            raise ModelError(
+                f"{folder / name} is damaged: SHA-256 is {found}, expected {expected}. {how}"
+            )
+    return config, contents
 
 
 def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:

@@ -14,21 +14,19 @@ It is a directory from `export.to_text_encoder`:
 Shape letters: N texts, T tokens, L width of the language model.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqrec.errors import ModelError
-from seqrec.files import read_json
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from export.recommender import open_session
+from export.recommender import open_session, read_checked
 
 FORMAT, VERSION = "seqrec-text-encoder", 1
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
@@ -54,16 +52,7 @@ class TextEncoder:
         """
         folder = Path(folder)
         try:
-            config = read_json(folder / "config.json")
-            if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
-                raise ModelError(
-                    f"{folder} is {config.get('format')} version {config.get('version')}, expected "
-                    f"{FORMAT} version {VERSION}. {HOW}"
-                )
-            contents = {name: (folder / name).read_bytes() for name in (MODEL, TOKENIZER)}
-            for name, content in contents.items():
-                if hashlib.sha256(content).hexdigest() != config["sha256"][name]:
-                    raise ModelError(f"{folder / name} is damaged: its SHA-256 is another. {HOW}")
+            config, contents = read_checked(folder, FORMAT, (VERSION,), HOW)
             tokenizer = Tokenizer.from_str(contents[TOKENIZER].decode())
             tokenizer.enable_truncation(config["reader"]["max_tokens"])
             tokenizer.enable_padding()  # at the end; what is there is not looked at
