@@ -34,7 +34,9 @@ def test_the_table_is_that_of_the_kept_results() -> None:
         assert line.rstrip() in README, line
 
 
-@pytest.mark.parametrize("data", ["amazon-beauty", "amazon-games", "ml-1m"])
+@pytest.mark.parametrize(
+    "data", ["amazon-beauty", "amazon-games", "amazon-office", "ml-1m", "ml-100k"]
+)
 def test_the_gains_it_states_are_those_of_the_kept_results(data: str) -> None:
     results = read_json(RESULTS.parent / data / "accuracy.json")
     rows = {row["arch"]: row for row in results["rows"] if row["row"] == "distilled-int8"}
