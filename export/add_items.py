@@ -174,7 +174,7 @@ def _read_texts(
         encoder = TextEncoder.from_pretrained(text_encoder)
         encoder.require(reader)
         return encoder.encode(texts_as_read(items, reader))
-    # The one place in this package that needs a language model: a client has none.
+    # Not at the top: where an exported one reads there is no PyTorch.
     from teacher.text import read_new_texts
 
     return read_new_texts(items, reader)

@@ -21,6 +21,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from onnx import numpy_helper
+from tokenizers import Tokenizer
 
 from benchmarks import cold
 from benchmarks.cold import by_group, chance_values
@@ -37,7 +38,7 @@ from student.model import Student
 from student.text_map import FILE, TextMap
 from teacher.finetune import FinetuneConfig, run
 from teacher.model import Teacher
-from teacher.text import read_new_texts
+from teacher.text import read_new_texts, read_texts
 
 NEW_ITEMS = pl.DataFrame(
     {
@@ -509,6 +510,32 @@ def test_a_damaged_reader_is_refused(
     assert "model.onnx is damaged" in refusal(config)
     file.unlink()
     assert "no usable text encoder" in refusal(config)
+
+
+def test_what_is_no_text_encoder_is_not_replaced(
+    output_dir: Path, cold_dataset: SequenceDataset, text_encoder: Path, tmp_path: Path
+) -> None:
+    student = output_dir / "students" / "gru" / "distilled"
+    folder = ensure_exported(cold_dataset, output_dir, student, "int8")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds no text encoder"):
+        to_text_encoder(ToTextEncoderConfig(model_dir=folder, output_dir=tmp_path))
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    # An earlier one is.
+    to_text_encoder(ToTextEncoderConfig(model_dir=folder, output_dir=text_encoder))
+
+
+def test_an_encoder_that_looks_both_ways_is_exported_too(tiny_bert: Path, tmp_path: Path) -> None:
+    reader = {"bits": 32, "num_layers": 1, "max_tokens": 64}
+    to_text_encoder_module._trace(tiny_bert, reader, tmp_path)
+    model = onnx.load(tmp_path / "model.onnx")
+    to_text_encoder_module.store_in_eight_bit(model)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.enable_padding()
+    encoder = TextEncoder(open_session(model.SerializeToString(), 1), tokenizer, reader)
+    titles = ["Emma", "The War of the Roses"]
+    expected = read_texts(titles, tiny_bert, bits=32, num_layers=1)
+    assert cosine(encoder.encode(titles), expected).min() > 0.999
 
 
 def test_a_reader_that_says_something_else_is_not_written(
