@@ -43,6 +43,8 @@ stdout. Schema "seqrec-benchmark/1":
                                 mean, low, high
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
       peer                      rows of other libraries: their versions
+      training                  the same rows: num_epochs, minutes, and cut_short, whether
+                                --peer-minutes ended the choice of the number of epochs
     failed          with --peers: those without figures: system, precision, reason
     included        with --include: what was measured elsewhere, see `benchmarks.include`
 """
@@ -118,6 +120,10 @@ class BenchmarkConfig:
     peers: bool = flag(
         False, "measure implicit, RecBole, RecTools and RePlay as well; they are trained first"
     )
+    peer_names: tuple[str, ...] = flag((), "with --peers: these alone, by the names of their rows")
+    peer_minutes: float = flag(
+        0, "with --peers: how long each may choose its number of epochs; 0: no limit"
+    )
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
     throughput_batch_size: int = flag(128, "users at once when throughput is measured")
@@ -146,6 +152,13 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        if strange := set(self.peer_names) - {peer.name for peer in PEERS}:
+            raise ValueError(
+                f"--peer-names {min(strange)!r} is none of "
+                + ", ".join(repr(peer.name) for peer in PEERS)
+            )
+        if self.peer_minutes < 0:
+            raise ValueError(f"--peer-minutes {self.peer_minutes:g} is below 0")
         if (
             min(self.num_threads, self.num_calls, self.throughput_batch_size) < 1
             or self.budget_s <= 0
@@ -194,11 +207,12 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         peers: list[PeerRunner] = []
         if config.peers:
             peers, failed = open_peers(
-                PEERS,
+                [p for p in PEERS if not config.peer_names or p.name in config.peer_names],
                 dataset,
                 output_dir,
                 seed=config.seed,
                 num_threads=config.num_threads,
+                max_minutes=config.peer_minutes,
                 stack=stack,
             )
         # Once peers are trained: the load is that of the measurement.
@@ -279,7 +293,11 @@ def describe(system: System, headline: str, other: str) -> dict[str, Any]:
         "size_mib": runner.size_mib,
         "num_parameters": runner.num_parameters,
         **system.comparison,
-        **({"peer": runner.versions} if isinstance(runner, PeerRunner) else {}),
+        **(
+            {"peer": runner.versions, "training": runner.training}
+            if isinstance(runner, PeerRunner)
+            else {}
+        ),
     }
 
 

@@ -114,6 +114,13 @@ def format_table(results: dict[str, Any]) -> str:
                     else ""
                 )
             )
+    lines += [
+        f"{row['system']}: {row['training']['num_epochs']} epochs in "
+        f"{row['training']['minutes']:.0f} min"
+        + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
+        for row in results["rows"]
+        if "training" in row
+    ]
     lines += [f"{row['system']} failed: {row['reason']}" for row in failed]
     return "\n".join(lines) + "\n" + busy_note(machine)
 

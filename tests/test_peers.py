@@ -26,7 +26,7 @@ from benchmarks.peers.environment import ensure_environment, environment_folder
 from benchmarks.peers.exchange import write_exchange
 from benchmarks.peers.runner import PeerError, PeerRunner
 from benchmarks.peers.systems import HERE, PEERS, Peer
-from benchmarks.peers.training import ensure_trained
+from benchmarks.peers.training import ensure_trained, training_report
 from benchmarks.runners import PopularityRunner, Request
 from student.model import Student, StudentConfig
 
@@ -48,7 +48,8 @@ def train(exchange, output, num_epochs):
         raise RuntimeError("no gradient today")
     counts = np.bincount(exchange.events, minlength=exchange.num_items + 1)
     np.save(output / "counts.npy", counts)
-    return [0.1, 0.3, 0.2] if num_epochs == 0 else []
+    values = [0.1, 0.3, 0.2] + 2 * [0.1]
+    return [] if num_epochs else values[:3 if exchange.is_over() else 5]
 
 class Popularity:
     precision, size_bytes, num_parameters, max_len = "fp32", 2**20, 30, 5
@@ -102,7 +103,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
         name="fake popularity",
         worker=folder / "fake_worker.py",
         requirements=folder / "fake.txt",
-        settings={"does": "train"},
+        settings={"does": "train", "patience": 3},
         modes={"honest": "fake popularity"},
     )
 
@@ -203,6 +204,22 @@ def test_a_finished_training_is_reused_until_its_recipe_changes(
     assert train(1, replace(peer, settings={**peer.settings, "width": 3})) == ["0", "2"] * 3
 
 
+def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given(
+    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    def train(max_minutes: float) -> tuple[bool, list[str]]:
+        folder = ensure_trained(
+            peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1, max_minutes=max_minutes
+        )
+        report = training_report(folder)
+        assert report["num_epochs"] == 2
+        assert report["minutes"] > 0
+        return report["cut_short"], (folder.parent / "trainings.txt").read_text().split()
+
+    assert train(1e-9) == train(1e-9) == (True, ["0", "2"])
+    assert train(0) == train(1e-9) == (False, ["0", "2", "0"])  # the final one is as it was
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
@@ -290,6 +307,7 @@ def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
     assert fake["metrics"] == popularity["metrics"]
     assert fake["latency_ms"]["p50"] > 0
     assert fake["peer"] == {"numpy": np.__version__}
+    assert fake["training"]["num_epochs"] == 2
     reasons = {row["system"]: row["reason"] for row in results["failed"]}
     assert list(reasons) == ["fake refuser", "missing", "untrained", "fake liar"]
     assert "this mode needs another processor" in reasons["fake refuser"]
@@ -301,6 +319,11 @@ def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
         assert f"{system} failed: {reason}" in table
         assert any(line.startswith(system) and "failed, see below" in line for line in table)
     assert (run_folder / "benchmark.png").is_file()
+
+
+def test_a_peer_that_is_none_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="--peer-names 'sasrec' is none of 'implicit item-knn', "):
+        latency.BenchmarkConfig(peer_names=("sasrec",))
 
 
 def test_a_peer_that_stops_while_it_is_timed_does_not_take_the_others_along(

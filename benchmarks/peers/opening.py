@@ -40,6 +40,7 @@ def open_peers(
     *,
     seed: int,
     num_threads: int,
+    max_minutes: float,
     stack: ExitStack,
 ) -> tuple[list[PeerRunner], list[Failure]]:
     """Build environments, train and serve peers, each as far as it goes.
@@ -50,6 +51,7 @@ def open_peers(
         output_dir: `peers` below it holds what is trained.
         seed: of the trainings.
         num_threads: of trainings and calls.
+        max_minutes: of each peer's choice of epoch; 0: no limit.
         stack: ends the workers when it is left.
 
     Returns:
@@ -61,7 +63,13 @@ def open_peers(
         try:
             python = ensure_environment(peer.requirements)
             folder = ensure_trained(
-                peer, python, dataset, output_dir, seed=seed, num_threads=num_threads
+                peer,
+                python,
+                dataset,
+                output_dir,
+                seed=seed,
+                num_threads=num_threads,
+                max_minutes=max_minutes,
             )
         except SeqRecError as error:
             failures += [Failure.of(system, "-", error) for system in peer.modes.values()]

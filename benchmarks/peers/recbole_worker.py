@@ -3,6 +3,7 @@
 RecBole gives items numbers of its own, those of the training events alone; `items.npy` keeps them.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,15 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
         valid_batches = FullSortEvalDataLoader(config, to_validate, sampler=None)
     model = get_model(exchange.settings["model"])(config, to_train)
     values: list[float] = []
-    Trainer(config, model).fit(
-        batches,
-        valid_batches,
-        saved=False,  # it pickles; the weights are kept below
-        callback_fn=lambda epoch, value: values.append(float(value)),
-    )
+
+    def after_epoch(_: int, value: float) -> None:
+        values.append(float(value))
+        if exchange.is_over():
+            raise TimeoutError  # RecBole has no gentler way to stop
+
+    with contextlib.suppress(TimeoutError):
+        # Not saved: it pickles. The weights are kept below.
+        Trainer(config, model).fit(batches, valid_batches, saved=False, callback_fn=after_epoch)
     torch.save(model.state_dict(), output / WEIGHTS)
     tokens = dataset.field2id_token[ITEM][1:]  # number 0 is padding
     np.save(output / ITEMS, np.concatenate([[0], tokens.astype(np.int64)]))

@@ -90,7 +90,8 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
         values.append(validate(model, exchange, dataset))
         print(f"epoch {epoch + 1}: valid NDCG@10 {values[-1]:.4f}")  # noqa: T201
-        if epoch - int(np.argmax(values)) >= exchange.settings["patience"]:
+        waited = epoch - int(np.argmax(values))
+        if waited >= exchange.settings["patience"] or exchange.is_over():
             break
     return values
 

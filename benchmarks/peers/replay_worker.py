@@ -78,14 +78,16 @@ def as_sequences(
 
 
 class Recorder(lightning.Callback):
-    """Notes what validation measures after each epoch."""
+    """Notes what validation measures after each epoch, and ends it all when the time is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self.values: list[float] = []
+        self._exchange = exchange
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Note the metric."""
         self.values.append(float(trainer.callback_metrics[METRIC]))
+        trainer.should_stop |= self._exchange.is_over()
 
 
 def validation(
@@ -112,7 +114,7 @@ def validation(
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     """Train; see `serving.Peer`."""
     lightning.seed_everything(exchange.seed)
-    settings, recorder = exchange.settings, Recorder()
+    settings, recorder = exchange.settings, Recorder(exchange)
     model = make_model(exchange)
     schema = make_schema(exchange.num_items, settings["hidden_dim"])
     lengths = np.diff(exchange.offsets)

@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.systems import Peer
-from benchmarks.peers.training import last_line, worker_command, worker_environment
+from benchmarks.peers.training import (
+    last_line,
+    training_report,
+    worker_command,
+    worker_environment,
+)
 from benchmarks.runners import Answer, Request
 
 ABOUT = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
@@ -51,6 +56,7 @@ class PeerRunner:
             PeerError: the worker does not start, or says something else than it should.
         """
         self.system, self.precision = peer.modes[mode], "-"
+        self.training = training_report(folder)
         self._log = folder.parent / f"serve-{mode}.log"
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(

@@ -1,9 +1,11 @@
 """What the workers have in common. It runs in a peer's environment and imports nothing of ours.
 
-    worker.py train EXCHANGE OUTPUT NUM_EPOCHS    0 epochs: choose their number by `valid.npy`
+    worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES
     worker.py serve MODEL MODE
 
-Training writes `trained.json` beside the weights: num_epochs, and valid_ndcg@10 after each epoch
+0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
+is running is the last. Training writes `trained.json` beside the weights: num_epochs, minutes,
+cut_short (the time was over before validation said to stop), and valid_ndcg@10 after each epoch
 where that was measured. Serving answers lines of JSON on stdin with lines of JSON on stdout. The
 first line says what is served: precision, size_bytes, num_parameters, max_len, versions. Then, for
 each line with `requests`, a list of objects with items (B, T) left-padded with 0, excluded (B, E),
@@ -13,6 +15,7 @@ the time of the library's own call and, where it returns scores alone, of leavin
 
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -40,16 +43,22 @@ class Exchange:
     exclude_seen: bool
     seed: int
     settings: dict[str, Any]
+    deadline: float = math.inf  # by time.monotonic; for choosing the number of epochs
 
     @classmethod
-    def open(cls, folder: Path) -> "Exchange":
-        """Read an exchange directory."""
+    def open(cls, folder: Path, minutes: float = 0) -> "Exchange":
+        """Read an exchange directory; the minutes are counted from now."""
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         events, offsets = (np.load(folder / f"{name}.npy") for name in ("events", "offsets"))
         valid = np.empty((0, 2), dtype=np.int64)
         if (folder / "valid.npy").exists():
             valid = np.load(folder / "valid.npy")
-        return cls(events, offsets, valid, **meta)
+        deadline = time.monotonic() + 60 * minutes if minutes else math.inf
+        return cls(events, offsets, valid, **meta, deadline=deadline)
+
+    def is_over(self) -> bool:
+        """Tell whether the time for choosing is over."""
+        return time.monotonic() >= self.deadline
 
     @property
     def num_users(self) -> int:
@@ -90,7 +99,8 @@ class Peer(Protocol):
         Args:
             exchange: what to train on.
             output: an existing folder, also the working directory.
-            num_epochs: how long; 0: until validation no longer improves, no weights needed.
+            num_epochs: how long; 0: until validation no longer improves or `exchange.is_over`
+                after an epoch, no weights needed.
         """
 
     def open_model(self, folder: Path, exchange: Exchange, mode: str) -> Model:
@@ -102,7 +112,8 @@ def main(peer: Any) -> None:
     answers = _own_stdout()
     command, *arguments = sys.argv[1:]
     if command == "train":
-        _train(peer, Path(arguments[0]), Path(arguments[1]), int(arguments[2]))
+        exchange, output, num_epochs, minutes = arguments
+        _train(peer, Exchange.open(Path(exchange), float(minutes)), Path(output), int(num_epochs))
     else:
         _serve(peer, Path(arguments[0]), arguments[1], answers)
 
@@ -114,12 +125,17 @@ def _own_stdout() -> Any:
     return answers
 
 
-def _train(peer: Any, exchange: Path, output: Path, num_epochs: int) -> None:
+def _train(peer: Any, exchange: Exchange, output: Path, num_epochs: int) -> None:
     os.chdir(output)
-    values = peer.train(Exchange.open(exchange), output, num_epochs)
-    if num_epochs == 0:
-        num_epochs = int(np.argmax(values)) + 1
-    trained = {"num_epochs": num_epochs, "valid_ndcg@10": values}
+    start = time.monotonic()
+    values = peer.train(exchange, output, num_epochs)
+    waited = len(values) - 1 - int(np.argmax(values)) if values else 0
+    trained = {
+        "num_epochs": num_epochs or len(values) - waited,
+        "minutes": (time.monotonic() - start) / 60,
+        "cut_short": exchange.is_over() and waited < exchange.settings["patience"],
+        "valid_ndcg@10": values,
+    }
     (output / "trained.json").write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
 
 

@@ -3,7 +3,8 @@
 First the validation targets are held out, and the library stops by NDCG@10 on them; the best epoch
 is how long it trains again, from scratch, on all that precedes the test targets. Where so few
 events are new that our own students are not refitted (`seqrec.schedule.refit_epochs`), the peer
-trains that long on the events of the first training.
+trains that long on the events of the first training. A limit on the minutes of the first training
+ends it early; its row says so.
 
     <output>/peers/<name>/choice/   exchange/, trained.json, what the library wrote
     <output>/peers/<name>/final/    the same; this is served
@@ -30,8 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 def worker_command(peer: Peer, python: Path, *arguments: str) -> list[str]:
-    """Return what starts a worker: nothing from our environment variables, no user's packages."""
-    return [str(python), "-E", "-s", str(peer.worker), *arguments]
+    """Return what starts a worker.
+
+    Nothing from our environment variables, no user's packages, and what it prints at once: who
+    waits for a training can follow it.
+    """
+    return [str(python), "-E", "-s", "-u", str(peer.worker), *arguments]
 
 
 def worker_environment(num_threads: int) -> dict[str, str]:
@@ -60,20 +65,46 @@ def ensure_trained(
     *,
     seed: int,
     num_threads: int,
+    max_minutes: float = 0,
 ) -> Path:
     """Return the folder of a trained peer; a training whose recipe is the same is reused.
+
+    Args:
+        peer: what is trained.
+        python: the interpreter of its environment.
+        dataset: what to train on.
+        output_dir: `peers` below it holds what is trained.
+        seed: of the training.
+        num_threads: of the training.
+        max_minutes: once they are over, the epoch that is running is the last one to choose from;
+            0: no limit.
 
     Raises:
         ModelError: the library could not be trained.
     """
     folder = output_dir / "peers" / peer.name.replace(" ", "-")
-    train = _Training(peer, python, seed, num_threads)
+    train = _Training(peer, python, seed, num_threads, max_minutes)
     choice = train.ensure(folder / "choice", dataset, num_epochs=0)
     num_epochs = int(read_json(choice / "trained.json")["num_epochs"])
     whole = dataset.before_test()
     if not refit_epochs(dataset, 1.0, num_epochs):
         whole = _unvalidated(dataset)
     return train.ensure(folder / "final", whole, num_epochs=num_epochs)
+
+
+def training_report(folder: Path) -> dict[str, Any]:
+    """Return how the peer of a folder was trained.
+
+    Returns:
+        num_epochs; minutes, both trainings together; cut_short, whether the limit on the minutes
+        ended the choice of the epoch.
+    """
+    choice, final = (read_json(folder.parent / n / "trained.json") for n in ("choice", "final"))
+    return {
+        "num_epochs": final["num_epochs"],
+        "minutes": choice["minutes"] + final["minutes"],
+        "cut_short": choice["cut_short"],
+    }
 
 
 def _unvalidated(dataset: SequenceDataset) -> SequenceDataset:
@@ -86,8 +117,11 @@ def _unvalidated(dataset: SequenceDataset) -> SequenceDataset:
 class _Training:
     """One peer's trainings, in its own environment."""
 
-    def __init__(self, peer: Peer, python: Path, seed: int, num_threads: int) -> None:
+    def __init__(
+        self, peer: Peer, python: Path, seed: int, num_threads: int, max_minutes: float
+    ) -> None:
         self._peer, self._python, self._seed, self._threads = peer, python, seed, num_threads
+        self._max_minutes = max_minutes
 
     def _recipe(self, dataset: SequenceDataset, num_epochs: int) -> dict[str, Any]:
         """Return what decides the result."""
@@ -103,16 +137,24 @@ class _Training:
     def ensure(self, folder: Path, dataset: SequenceDataset, *, num_epochs: int) -> Path:
         recipe = self._recipe(dataset, num_epochs)
         if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == recipe:
-            return folder
+            trained = read_json(folder / "trained.json")
+            if not trained["cut_short"] or 0 < self._max_minutes <= trained["minutes"]:
+                return folder
         what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
-        logger.info("%s: training, %s", self._peer.name, what)
         log = folder.parent / f"{folder.name}.log"
+        logger.info("%s: training, %s; what it prints is in %s", self._peer.name, what, log)
         with atomic_directory(folder) as unfinished:
             (unfinished / "exchange").mkdir()
             write_exchange(
                 unfinished / "exchange", dataset, seed=self._seed, settings=self._peer.settings
             )
-            arguments = (str(unfinished / "exchange"), str(unfinished), str(num_epochs))
+            minutes = 0 if num_epochs else self._max_minutes
+            arguments = (
+                str(unfinished / "exchange"),
+                str(unfinished),
+                f"{num_epochs}",
+                f"{minutes}",
+            )
             with log.open("w", encoding="utf-8") as output:
                 done = subprocess.run(
                     worker_command(self._peer, self._python, "train", *arguments),
