@@ -8,7 +8,9 @@ students. A profile says where the rest goes. Writes `catalogue.json`; schema "s
     schema, config, environment    as in `benchmark.json`, see `benchmarks.latency`
     rows            a list, one object per size, student and precision:
       num_items
-      system        "transformer", "gru", "gru, one new event" (the state before it is given)
+      system        "transformer", "gru", "gru, one new event" (the state before it is given); with
+                    --peers also RePlay's and RecBole's models, which time themselves in processes
+                    of their own (implicit and RecTools make no model without events)
       precision     as in `benchmark.json`
       weights       "random"
       latency_ms    p50, p95, p99 of one user's request: a history of `history_length` items, all
@@ -18,13 +20,17 @@ students. A profile says where the rest goes. Writes `catalogue.json`; schema "s
       limit_ms      read (the table), top_k (one pass over the scores), call (of a graph that
                     does nothing); p50 each
       over_limit    latency_ms.p50 over the sum of these
-      profile       the operators that take most, as [operator, share of all operators' time]
+      profile       the operators that take most, as [operator, share of all operators' time]; ONNX
+                    files only
+    failed          with --peers: num_items, system, precision, reason
 """
 
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +43,9 @@ from tabulate import tabulate
 
 from benchmarks.limit import Timed, idle, one_look, reader, whole_call
 from benchmarks.measure import TIMED_K, measure_latency, percentiles_ms
+from benchmarks.peers.opening import open_untrained_peers
+from benchmarks.peers.runner import PeerRunner
+from benchmarks.peers.systems import Peer
 from benchmarks.report import describe_machine
 from benchmarks.runners import Request
 from export.graph import write_graph
@@ -51,24 +60,42 @@ HISTORY_LENGTH = 50
 NUM_REQUESTS = 64
 NUM_PROFILED = 50
 NUM_OPERATORS = 4  # that a profile names
-BYTES = {"fp32": 4, "int8": 1, "int8-optimum": 1}
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-optimum": 1}
 
 
 def measure_catalogues(
-    sizes: Sequence[int], *, num_threads: int, num_calls: int, budget_s: float, seed: int
+    sizes: Sequence[int],
+    *,
+    num_threads: int,
+    num_calls: int,
+    budget_s: float,
+    seed: int,
+    peers: Sequence[Peer] = (),
 ) -> dict[str, Any]:
     """Time students of all sizes; return the content of `catalogue.json` but for `config`."""
     environment = describe_machine(num_threads)
-    rows = []
+    rows, failed = [], []
     for num_items in sizes:
         logger.info("%s items", f"{num_items:,}")
-        with tempfile.TemporaryDirectory() as folder:
-            rows += _measure(num_items, Path(folder), num_threads, num_calls, budget_s, seed)
-    return {"schema": SCHEMA, "environment": environment, "rows": rows}
+        with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+            folder = Path(temporary)
+            runners, failures = open_untrained_peers(
+                peers, num_items, folder, seed=seed, num_threads=num_threads, stack=stack
+            )
+            failed += [{"num_items": num_items, **asdict(failure)} for failure in failures]
+            rows += _measure(num_items, folder, runners, num_threads, num_calls, budget_s, seed)
+    found = {"schema": SCHEMA, "environment": environment, "rows": rows}
+    return found | ({"failed": failed} if peers else {})
 
 
 def _measure(
-    num_items: int, folder: Path, num_threads: int, num_calls: int, budget_s: float, seed: int
+    num_items: int,
+    folder: Path,
+    peers: Sequence[PeerRunner],
+    num_threads: int,
+    num_calls: int,
+    budget_s: float,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Return the rows of one catalogue size."""
     rng = np.random.default_rng(seed)
@@ -76,9 +103,10 @@ def _measure(
         Request(items, items, np.array([min(TIMED_K, num_items)]))
         for items in rng.integers(1, num_items + 1, (NUM_REQUESTS, 1, HISTORY_LENGTH))
     ]
-    timed, files = _students(num_items, folder, num_threads, requests[0], seed)
+    students, files = _students(num_items, folder, num_threads, requests[0], seed)
+    timed: list[Timed | PeerRunner] = [*students, *peers]
     width = StudentConfig(arch="gru", num_items=num_items).hidden_dim
-    limits = [reader(num_items * width * size) for size in (1, 4)]
+    limits = [reader(num_items * width * size) for size in (1, 2, 4)]
     limits += [one_look(num_items), idle(num_threads)]
     everything = [*timed, *limits]
     measured = measure_latency(
@@ -91,7 +119,7 @@ def _measure(
         own = {
             "read": limit[f"read {num_items * width * BYTES[runner.precision]}"],
             "top_k": limit["top_k"],
-            "call": limit["call"],
+            "call": 0.0 if isinstance(runner, PeerRunner) else limit["call"],
         }
         rows.append(
             {
@@ -105,7 +133,11 @@ def _measure(
                 "size_mib": runner.size_mib,
                 "limit_ms": own,
                 "over_limit": found[place]["p50"] / sum(own.values()),
-                "profile": profile(files[place], requests, num_threads, folder),
+                "profile": (
+                    profile(files[place], requests, num_threads, folder)
+                    if place < len(files)
+                    else []
+                ),
             }
         )
     return rows
@@ -220,4 +252,8 @@ def format_catalogues(results: dict[str, Any]) -> str:
     """Return the results as a text table that ends in a newline."""
     align = ["right", "left", "left"] + ["right"] * 6 + ["left"]
     table = tabulate(table_cells(results), headers=HEADERS, disable_numparse=True, colalign=align)
-    return f"{table}\n\n{describe(results)}\n"
+    failed = "".join(
+        f"{row['system']}, {row['num_items']:,} items, failed: {row['reason']}\n"
+        for row in results.get("failed", [])
+    )
+    return f"{table}\n\n{describe(results)}\n{failed}"

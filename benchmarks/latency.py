@@ -82,7 +82,7 @@ from benchmarks.measure import (
 )
 from benchmarks.peers.opening import Failure, open_peers
 from benchmarks.peers.runner import PeerError, PeerRunner
-from benchmarks.peers.systems import PEERS
+from benchmarks.peers.systems import PEERS, Peer
 from benchmarks.plot import write_figure
 from benchmarks.report import describe_machine, format_table
 from benchmarks.report_html import write_report
@@ -118,7 +118,9 @@ class BenchmarkConfig:
     device: Literal["cpu", "cuda"] = flag("cpu", "what to run on")
     teacher: bool = flag(True, "measure the teacher as well; loads its language model")
     peers: bool = flag(
-        False, "measure implicit, RecBole, RecTools and RePlay as well; they are trained first"
+        False,
+        "measure implicit, RecBole, RecTools and RePlay as well; they are trained first (with "
+        "--catalogue-sizes: not)",
     )
     peer_names: tuple[str, ...] = flag((), "with --peers: these alone, by the names of their rows")
     peer_minutes: float = flag(
@@ -202,19 +204,16 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             if folder.name == "distilled"
             for is_compiled in (False, True)
         ]
-    failed: list[Failure] = []
     with ExitStack() as stack:
-        peers: list[PeerRunner] = []
-        if config.peers:
-            peers, failed = open_peers(
-                [p for p in PEERS if not config.peer_names or p.name in config.peer_names],
-                dataset,
-                output_dir,
-                seed=config.seed,
-                num_threads=config.num_threads,
-                max_minutes=config.peer_minutes,
-                stack=stack,
-            )
+        peers, failed = open_peers(
+            chosen_peers(config),
+            dataset,
+            output_dir,
+            seed=config.seed,
+            num_threads=config.num_threads,
+            max_minutes=config.peer_minutes,
+            stack=stack,
+        )
         # Once peers are trained: the load is that of the measurement.
         environment = describe_machine(config.num_threads)
         systems = judge([PopularityRunner(dataset), *students, *own, *peers], dataset, failed)
@@ -238,6 +237,13 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         "rows": [describe(system, headline, other) for system in systems],
     }
     return results | ({"failed": [asdict(failure) for failure in failed]} if config.peers else {})
+
+
+def chosen_peers(config: BenchmarkConfig) -> list[Peer]:
+    """Return the peers that the flags ask for."""
+    if not config.peers:
+        return []
+    return [p for p in PEERS if not config.peer_names or p.name in config.peer_names]
 
 
 def judge(
@@ -474,6 +480,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             num_calls=config.num_calls,
             budget_s=config.budget_s,
             seed=config.seed,
+            peers=chosen_peers(config),
         )
         write_json(output_dir / "catalogue.json", {**catalogues, "config": to_json(config)})
         sys.stdout.write(format_catalogues(catalogues))

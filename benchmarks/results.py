@@ -306,7 +306,8 @@ def read_catalogues(folder: Path) -> Results | None:
 
 def of_catalogues(results: Results) -> list[str]:
     """Return the section on latency over catalogue sizes."""
-    sizes = " ".join(str(size) for size in results["config"]["catalogue_sizes"])
+    flags = " ".join(str(size) for size in results["config"]["catalogue_sizes"])
+    flags += " --peers" if results["config"].get("peers") else ""
     return [
         "## Latency over catalogue sizes",
         "",
@@ -318,7 +319,7 @@ def of_catalogues(results: Results) -> list[str]:
         *markdown_table(HEADERS, table_cells(dict(results))),
         "The numbers: [catalogue.json](results/catalogue.json). To measure again:",
         "",
-        f"    python -m benchmarks.latency --device cpu --catalogue-sizes {sizes}",
+        f"    python -m benchmarks.latency --device cpu --catalogue-sizes {flags}",
         "",
     ]
 

@@ -27,6 +27,7 @@ from benchmarks.peers.exchange import write_exchange
 from benchmarks.peers.runner import PeerError, PeerRunner
 from benchmarks.peers.systems import HERE, PEERS, Peer
 from benchmarks.peers.training import ensure_trained, training_report
+from benchmarks.results import of_catalogues
 from benchmarks.runners import PopularityRunner, Request
 from student.model import Student, StudentConfig
 
@@ -50,6 +51,11 @@ def train(exchange, output, num_epochs):
     np.save(output / "counts.npy", counts)
     values = [0.1, 0.3, 0.2] + 2 * [0.1]
     return [] if num_epochs else values[:3 if exchange.is_over() else 5]
+
+def untrained(exchange, output):
+    if exchange.settings["does"] == "fail":
+        raise RuntimeError("no weights today")
+    np.save(output / "counts.npy", np.arange(exchange.num_items + 1))
 
 class Popularity:
     precision, size_bytes, num_parameters, max_len = "fp32", 2**20, 30, 5
@@ -105,6 +111,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
         requirements=folder / "fake.txt",
         settings={"does": "train", "patience": 3},
         modes={"honest": "fake popularity"},
+        can_be_untrained=True,
     )
 
 
@@ -319,6 +326,34 @@ def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
         assert f"{system} failed: {reason}" in table
         assert any(line.startswith(system) and "failed, see below" in line for line in table)
     assert (run_folder / "benchmark.png").is_file()
+
+
+def test_untrained_peers_are_timed_over_catalogue_sizes(
+    peer: Peer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    peers = (
+        replace(peer, modes={"answer slowly": "fake"}),
+        replace(peer, name="broken", settings={"does": "fail"}, modes={"": "broken"}),
+        replace(peer, name="eventful", can_be_untrained=False, modes={"": "eventful"}),
+    )
+    monkeypatch.setattr(opening, "ensure_environment", lambda requirements: PYTHON)
+    monkeypatch.setattr(latency, "PEERS", peers)
+    quick = ["--num-calls", "10", "--budget-s", "0.2", "--output-dir", str(tmp_path), "--peers"]
+    latency.main(["--catalogue-sizes", "300", *quick])
+    results = read_json(tmp_path / "catalogue.json")
+    *_, row = results["rows"]
+    assert [(r["num_items"], r["system"]) for r in results["rows"]][-1] == (300, "fake")
+    assert row["latency_ms"]["p50"] > 30  # by its own clock
+    assert (row["limit_ms"]["call"], row["profile"]) == (0.0, [])
+    (failure,) = results["failed"]
+    assert (failure["num_items"], failure["system"]) == (300, "broken")
+    assert "RuntimeError: no weights today" in failure["reason"]
+    assert f"broken, 300 items, failed: {failure['reason']}" in capsys.readouterr().out
+    command = "    python -m benchmarks.latency --device cpu --catalogue-sizes 300 --peers"
+    assert command in of_catalogues(results)
 
 
 def test_a_peer_that_is_none_is_refused_before_any_work() -> None:

@@ -32,16 +32,31 @@ def write_exchange(
         seed: of the training.
         settings: of the training, JSON values.
     """
+    _write_meta(folder, dataset.num_items, dataset.exclude_seen, seed, settings)
     sequences = [dataset.train_sequence(user) for user in range(dataset.num_users)]
     valid = dataset.eval_targets("valid")
-    meta = {
-        "num_items": dataset.num_items,
-        "exclude_seen": dataset.exclude_seen,
-        "seed": seed,
-        "settings": dict(settings),
-    }
-    write_json(folder / "meta.json", meta)
     np.save(folder / "events.npy", np.concatenate(sequences).astype(np.int32))
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(dataset.train_lengths)]))
     if len(valid.users):
         np.save(folder / "valid.npy", np.stack([valid.users, valid.items], axis=1))
+
+
+def write_untrained_exchange(
+    folder: Path, num_items: int, *, seed: int, settings: Mapping[str, Any]
+) -> None:
+    """Write what a model needs to know that is made without events; arguments as above."""
+    _write_meta(folder, num_items, True, seed, settings)
+    np.save(folder / "events.npy", np.zeros(0, dtype=np.int32))
+    np.save(folder / "offsets.npy", np.zeros(1, dtype=np.int64))
+
+
+def _write_meta(
+    folder: Path, num_items: int, exclude_seen: bool, seed: int, settings: Mapping[str, Any]
+) -> None:
+    meta = {
+        "num_items": num_items,
+        "exclude_seen": exclude_seen,
+        "seed": seed,
+        "settings": dict(settings),
+    }
+    write_json(folder / "meta.json", meta)

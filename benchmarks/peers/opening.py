@@ -12,7 +12,7 @@ from seqrec.errors import SeqRecError
 from benchmarks.peers.environment import ensure_environment
 from benchmarks.peers.runner import PeerRunner
 from benchmarks.peers.systems import Peer
-from benchmarks.peers.training import ensure_trained
+from benchmarks.peers.training import ensure_trained, make_untrained
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +74,56 @@ def open_peers(
         except SeqRecError as error:
             failures += [Failure.of(system, "-", error) for system in peer.modes.values()]
             continue
-        for mode, system in peer.modes.items():
-            try:
-                runner = PeerRunner(peer, mode, python, folder, num_threads=num_threads)
-            except SeqRecError as error:
-                failures.append(Failure.of(system, "-", error))
-                continue
-            stack.callback(runner.close)
-            runners.append(runner)
+        served, refused = _serve(peer, python, folder, num_threads, stack)
+        runners += served
+        failures += refused
+    return runners, failures
+
+
+def open_untrained_peers(
+    peers: Sequence[Peer],
+    num_items: int,
+    output_dir: Path,
+    *,
+    seed: int,
+    num_threads: int,
+    stack: ExitStack,
+) -> tuple[list[PeerRunner], list[Failure]]:
+    """Serve peers of random weights, those that can be without events; as `open_peers`."""
+    runners: list[PeerRunner] = []
+    failures: list[Failure] = []
+    for peer in peers:
+        if not peer.can_be_untrained:
+            continue
+        folder = output_dir / peer.name.replace(" ", "-") / "untrained"
+        try:
+            python = ensure_environment(peer.requirements)
+            make_untrained(peer, python, num_items, folder, seed=seed, num_threads=num_threads)
+        except SeqRecError as error:
+            failures += [Failure.of(system, "-", error) for system in peer.modes.values()]
+            continue
+        served, refused = _serve(peer, python, folder, num_threads, stack)
+        runners += served
+        failures += refused
+    return runners, failures
+
+
+def _serve(
+    peer: Peer,
+    python: Path,
+    folder: Path,
+    num_threads: int,
+    stack: ExitStack,
+) -> tuple[list[PeerRunner], list[Failure]]:
+    """Start a peer's workers, one for each mode."""
+    runners: list[PeerRunner] = []
+    failures: list[Failure] = []
+    for mode, system in peer.modes.items():
+        try:
+            runner = PeerRunner(peer, mode, python, folder, num_threads=num_threads)
+        except SeqRecError as error:
+            failures.append(Failure.of(system, "-", error))
+            continue
+        stack.callback(runner.close)
+        runners.append(runner)
     return runners, failures

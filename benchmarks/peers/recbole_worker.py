@@ -110,6 +110,15 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     return values
 
 
+def untrained(exchange: Exchange, output: Path) -> None:
+    """Write weights that were drawn by chance; see `serving.Peer`."""
+    torch.manual_seed(exchange.seed)
+    items = np.arange(exchange.num_items + 1)
+    model = get_model(exchange.settings["model"])(make_config(exchange, 1), Catalogue(len(items)))
+    torch.save(model.state_dict(), output / WEIGHTS)
+    np.save(output / ITEMS, items)
+
+
 class Catalogue:
     """As much of RecBole's data set as its models ask for."""
 

@@ -146,6 +146,12 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     return recorder.values
 
 
+def untrained(exchange: Exchange, output: Path) -> None:
+    """Write weights that were drawn by chance; see `serving.Peer`."""
+    torch.manual_seed(exchange.seed)
+    torch.save(make_model(exchange).state_dict(), output / WEIGHTS)
+
+
 class TorchModel:
     """SasRec in PyTorch."""
 

@@ -49,14 +49,14 @@ class PeerRunner:
             peer: what is served.
             mode: one of its modes.
             python: the interpreter of its environment.
-            folder: what `ensure_trained` returned.
+            folder: what `ensure_trained` or `make_untrained` returned.
             num_threads: of each call.
 
         Raises:
             PeerError: the worker does not start, or says something else than it should.
         """
         self.system, self.precision = peer.modes[mode], "-"
-        self.training = training_report(folder)
+        self._folder = folder
         self._log = folder.parent / f"serve-{mode}.log"
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
@@ -79,6 +79,11 @@ class PeerRunner:
         self.size_mib = int(about["size_bytes"]) / 2**20
         self.max_len = int(about["max_len"])
         self.versions = {str(name): str(version) for name, version in about["versions"].items()}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How it was trained, see `training_report`."""
+        return training_report(self._folder)
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""

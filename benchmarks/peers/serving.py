@@ -1,16 +1,19 @@
 """What the workers have in common. It runs in a peer's environment and imports nothing of ours.
 
     worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES
+    worker.py untrained EXCHANGE OUTPUT
     worker.py serve MODEL MODE
 
 0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
 is running is the last. Training writes `trained.json` beside the weights: num_epochs, minutes,
 cut_short (the time was over before validation said to stop), and valid_ndcg@10 after each epoch
-where that was measured. Serving answers lines of JSON on stdin with lines of JSON on stdout. The
-first line says what is served: precision, size_bytes, num_parameters, max_len, versions. Then, for
-each line with `requests`, a list of objects with items (B, T) left-padded with 0, excluded (B, E),
-and k, one line with `answers`, a list of objects with items (B, K), scores (B, K) and nanoseconds,
-the time of the library's own call and, where it returns scores alone, of leaving out and top-k.
+where that was measured. An untrained model answers as fast as a trained one.
+
+Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
+served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
+`requests`, a list of objects with items (B, T) left-padded with 0, excluded (B, E), and k, one line
+with `answers`, a list of objects with items (B, K), scores (B, K) and nanoseconds, the time of the
+library's own call and, where it returns scores alone, of leaving out and top-k.
 """
 
 import gc
@@ -89,7 +92,7 @@ class Model(Protocol):
 
 
 class Peer(Protocol):
-    """What a worker implements: a module with these two functions."""
+    """What a worker implements: a module with these functions."""
 
     LIBRARIES: Sequence[str]
 
@@ -103,8 +106,11 @@ class Peer(Protocol):
                 after an epoch, no weights needed.
         """
 
+    def untrained(self, exchange: Exchange, output: Path) -> None:
+        """Write weights that were drawn by chance; not every peer can."""
+
     def open_model(self, folder: Path, exchange: Exchange, mode: str) -> Model:
-        """Open what `train` wrote."""
+        """Open what `train` or `untrained` wrote."""
 
 
 def main(peer: Any) -> None:
@@ -114,6 +120,8 @@ def main(peer: Any) -> None:
     if command == "train":
         exchange, output, num_epochs, minutes = arguments
         _train(peer, Exchange.open(Path(exchange), float(minutes)), Path(output), int(num_epochs))
+    elif command == "untrained":
+        peer.untrained(Exchange.open(Path(arguments[0])), Path(arguments[1]))
     else:
         _serve(peer, Path(arguments[0]), arguments[1], answers)
 

@@ -21,6 +21,7 @@ class Peer:
     requirements: Path  # of the environment that it runs in
     settings: Mapping[str, Any]
     modes: Mapping[str, str]  # the name in tables, by the worker's mode
+    can_be_untrained: bool  # its worker can make a model without any events
 
 
 def _peer(
@@ -32,6 +33,7 @@ def _peer(
         requirements=HERE / f"{library}.txt",
         settings={"max_len": 50, "max_epochs": 200, "patience": 10, **settings},
         modes=modes or {"torch": name},
+        can_be_untrained=library in ("recbole", "replay"),
     )
 
 

@@ -24,7 +24,7 @@ from seqrec.schedule import refit_epochs
 
 import numpy as np
 
-from benchmarks.peers.exchange import write_exchange
+from benchmarks.peers.exchange import write_exchange, write_untrained_exchange
 from benchmarks.peers.systems import Peer
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,40 @@ def ensure_trained(
     return train.ensure(folder / "final", whole, num_epochs=num_epochs)
 
 
+def _run(peer: Peer, python: Path, log: Path, num_threads: int, *arguments: str) -> None:
+    """Run a worker to its end; what it prints goes to a log."""
+    with log.open("w", encoding="utf-8") as output:
+        done = subprocess.run(
+            worker_command(peer, python, *arguments),
+            env=worker_environment(num_threads),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise ModelError(
+            f"{peer.name} could not be trained (exit code {done.returncode}: {last_line(log)}). "
+            f"All that it printed is in {log}"
+        )
+
+
+def make_untrained(
+    peer: Peer, python: Path, num_items: int, folder: Path, *, seed: int, num_threads: int
+) -> Path:
+    """Write a peer's model of random weights into a new folder, and return it.
+
+    Raises:
+        ModelError: the library could not make one.
+    """
+    folder = folder.absolute()
+    (folder / "exchange").mkdir(parents=True)
+    write_untrained_exchange(folder / "exchange", num_items, seed=seed, settings=peer.settings)
+    log = folder / "untrained.log"
+    _run(peer, python, log, num_threads, "untrained", str(folder / "exchange"), str(folder))
+    return folder
+
+
 def training_report(folder: Path) -> dict[str, Any]:
     """Return how the peer of a folder was trained.
 
@@ -155,19 +189,6 @@ class _Training:
                 f"{num_epochs}",
                 f"{minutes}",
             )
-            with log.open("w", encoding="utf-8") as output:
-                done = subprocess.run(
-                    worker_command(self._peer, self._python, "train", *arguments),
-                    env=worker_environment(self._threads),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    check=False,
-                )
-            if done.returncode != 0 or not (unfinished / "trained.json").is_file():
-                raise ModelError(
-                    f"{self._peer.name} could not be trained (exit code {done.returncode}: "
-                    f"{last_line(log)}). All that it printed is in {log}"
-                )
+            _run(self._peer, self._python, log, self._threads, "train", *arguments)
             write_json(unfinished / "recipe.json", recipe)
         return folder
