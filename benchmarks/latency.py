@@ -43,8 +43,8 @@ stdout. Schema "seqrec-benchmark/1":
                                 mean, low, high
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
       peer                      rows of other libraries: their versions
-      training                  the same rows: num_epochs, minutes, and cut_short, whether
-                                --peer-minutes ended the choice of the number of epochs
+      training                  the same rows: num_epochs, minutes of CPU time, and cut_short:
+                                whether --peer-minutes ended the choice of the number of epochs
     failed          with --peers: those without figures: system, precision, reason
     included        with --include: what was measured elsewhere, see `benchmarks.include`
 """
@@ -124,7 +124,7 @@ class BenchmarkConfig:
     )
     peer_names: tuple[str, ...] = flag((), "with --peers: these alone, by the names of their rows")
     peer_minutes: float = flag(
-        0, "with --peers: how long each may choose its number of epochs; 0: no limit"
+        0, "with --peers: CPU minutes in which each chooses its number of epochs; 0: no limit"
     )
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system, at batch size 1")

@@ -116,7 +116,7 @@ def format_table(results: dict[str, Any]) -> str:
             )
     lines += [
         f"{row['system']}: {row['training']['num_epochs']} epochs in "
-        f"{row['training']['minutes']:.0f} min"
+        f"{row['training']['minutes']:.0f} CPU minutes"
         + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
         for row in results["rows"]
         if "training" in row

@@ -103,7 +103,6 @@ def _transformer(graph: GraphBuilder, encoder: TransformerEncoder, rows: Rows) -
         hidden = _whole_block(graph, block, hidden, masks)
     if whole:
         last = graph.node("Gather", hidden, graph.constant(-1), axis=1)
-    if whole or not scaled:
         width = final.attention_norm.normalized_shape[0]
         scaled = graph.norm(hidden, np.ones(width), np.zeros(width))
     attended = _attend_from_last(graph, final, scaled, masks)

@@ -42,8 +42,8 @@ class Rows:
     """A history's rows of the item table.
 
     Attributes:
-        embedded: (B, T, H).
-        scaled: (B, T, H), the rows over their standard deviation, or "": not known.
+        embedded: (B, T, H), or "": a Transformer of one block needs it for the newest item alone.
+        scaled: (B, T, H), the rows over their standard deviation, for a Transformer of one block.
         last: (B, H), the newest item's row.
     """
 

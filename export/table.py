@@ -7,9 +7,13 @@ adds products of signed levels in 16 bits, which overflow.
     item_table      uint8 (R, H)
     item_scales     float32 (R, 1)
     item_norms      float32 (R, 1)  Transformers of one block only: one over the row's standard
-                                    deviation, which makes the norm of a history one product
+                                    deviation, which makes the norm of a row one product
 
-Scores are then products of integers. A user's state is rounded to 8 bit by its own largest value,
+Rows of a small table are restored for good when the file is loaded, in memory and not in the file,
+so that a lookup is one node. Up to `GROUPED_FROM` rows there is memory enough; of a larger table,
+what a request looks up is restored then.
+
+Scores are products of integers. A user's state is rounded to 8 bit by its own largest value,
 so that its scores do not depend on who else is in the batch.
 
 Row n is item n, row PAD is zero. From `GROUPED_FROM` rows on, zero rows fill the last group of
@@ -19,6 +23,7 @@ items: PAD and those.
 Shape letters: R rows, M rows without an item, B users, T history, H hidden.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +31,7 @@ from seqrec.errors import ModelError
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.nodes import EPSILON, TOP_LEVEL, FloatArray, GraphBuilder, Rows, quantize_rows
 
@@ -38,6 +43,7 @@ ZERO_LEVEL = 128
 SMALLEST = 1e-30  # in place of a state of zeros' largest value, by which it is divided
 GROUP = 64  # rows whose best score is found first
 GROUPED_FROM = 20_000  # with fewer rows, plain top-k is as fast
+RESTORING = ("Cast", "Sub", "Mul", "LayerNormalization")  # makes fp32 rows of the table
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class ItemTable:
 
     graph: GraphBuilder
     num_rows: int
-    has_norms: bool
+    width: int
+    for_one_block: bool  # of a Transformer
 
     @property
     def is_grouped(self) -> bool:
@@ -57,29 +64,45 @@ class ItemTable:
     def add(cls, graph: GraphBuilder, student: "Student") -> "ItemTable":
         """Add a student's table to a graph."""
         embedding = student.item_embedding.weight.detach().numpy()
-        shape = (student.config.arch, student.config.num_layers)
-        with_norms = graph.precision == "int8" and shape == ("transformer", 1)
+        for_one_block = (student.config.arch, student.config.num_layers) == ("transformer", 1)
         num_items = len(embedding) - 1
         size = _num_rows(num_items, grouped=num_items + 1 >= GROUPED_FROM)
         rows = np.pad(embedding, ((0, size - len(embedding)), (0, 0)))
-        names = (TABLE, SCALES, NORMS) if with_norms else (TABLE, SCALES)
+        names = (TABLE, SCALES, NORMS) if for_one_block else (TABLE, SCALES)
         for name, value in _stored(rows, names if graph.precision == "int8" else (TABLE,)).items():
             graph.constant(value, name=name)
         graph.constant(_no_items(num_items, size), name=NO_ITEMS)
-        return cls(graph, size, with_norms)
+        return cls(graph, size, embedding.shape[1], for_one_block)
 
     def look_up(self, items: str) -> Rows:
         """Add the lookup of items (B, T)."""
+        graph, newest = self.graph, self.graph.constant(-1)
+        if self.is_grouped:
+            rows, scaled = self._restored(lambda name: graph.node("Gather", name, items))
+            return Rows(rows, scaled, graph.node("Gather", rows, newest, axis=1))
+        table, scaled_table = self._restored(lambda name: name)  # all of it, when it is loaded
+        last = graph.node("Gather", table, graph.node("Gather", items, newest, axis=1))
+        if scaled_table:
+            return Rows("", graph.node("Gather", scaled_table, items), last)
+        return Rows(graph.node("Gather", table, items), "", last)
+
+    def _restored(self, look_up: Callable[[str], str]) -> tuple[str, str]:
+        """Add what makes rows of what `look_up` returns for the constants of the table.
+
+        Returns:
+            The rows in fp32, and the same over their standard deviation, "" if nobody asks.
+        """
         graph = self.graph
-        rows, scaled = graph.node("Gather", TABLE, items), ""
+        rows, scaled = look_up(TABLE), ""
         if graph.precision == "int8":
-            # A scale of 1 leaves the levels as they are, zero taken off.
-            zero = graph.constant(ZERO_LEVEL, np.uint8)
-            levels = graph.node("DequantizeLinear", rows, graph.weights(1.0), zero)
-            rows = graph.node("Mul", levels, graph.node("Gather", SCALES, items))
-            if self.has_norms:
-                scaled = graph.node("Mul", rows, graph.node("Gather", NORMS, items))
-        return Rows(rows, scaled, graph.node("Gather", rows, graph.constant(-1), axis=1))
+            levels = graph.node("Cast", rows, to=TensorProto.FLOAT)
+            levels = graph.node("Sub", levels, graph.weights(ZERO_LEVEL))
+            rows = graph.node("Mul", levels, look_up(SCALES))
+        if self.for_one_block and graph.precision == "int8":
+            scaled = graph.node("Mul", rows, look_up(NORMS))
+        elif self.for_one_block:
+            scaled = graph.norm(rows, np.ones(self.width), np.zeros(self.width))
+        return rows, scaled
 
     def scores(self, state: str) -> tuple[str, str]:
         """Add the scores of all rows for states (B, H).
@@ -105,6 +128,44 @@ class ItemTable:
         scales = graph.node("Reshape", scales, graph.constant([-1]))  # both when it is loaded
         products = graph.node("Cast", products, to=TensorProto.FLOAT)
         return graph.node("Mul", products, scales), largest
+
+
+def restore_at_lookup(model: ModelProto) -> None:
+    """Let a model from `export.graph` restore only what a request looks up, in place.
+
+    For formats that keep what is computed when a file is loaded: a small table would be in them in
+    8 bit and in fp32.
+    """
+    per_row = {tensor.name for tensor in model.graph.initializer} & {TABLE, SCALES, NORMS}
+    restoring: dict[str, NodeProto] = {}  # by its output: what makes rows of the whole table
+    nodes: list[NodeProto] = []
+
+    def look_up(name: str, places: str) -> str:
+        """Add the lookup of a constant's rows, or of what is made of them."""
+        if name in per_row:
+            nodes.append(helper.make_node("Gather", [name, places], [f"{name}_at_{places}"]))
+        elif name in restoring:
+            node = NodeProto()
+            node.CopyFrom(restoring[name])
+            node.input[:] = [look_up(given, places) for given in node.input]
+            node.output[:] = [f"{name}_at_{places}"]
+            node.name = f"{node.name}_at_{places}"
+            nodes.append(node)
+        else:
+            return name
+        return f"{name}_at_{places}"
+
+    for node in model.graph.node:
+        first = node.input[0]
+        if node.op_type in RESTORING and (first == TABLE or first in restoring):
+            restoring[node.output[0]] = node
+        elif node.op_type == "Gather" and first in restoring:
+            look_up(first, node.input[1])
+            nodes[-1].output[:] = node.output
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def append_rows(model: ModelProto, rows: FloatArray) -> None:

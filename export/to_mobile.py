@@ -27,9 +27,11 @@ from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
 
 import numpy as np
+import onnx
 
 from export.quantize import quiet
 from export.recommender import OUTPUT_NAMES, Recommender, open_session
+from export.table import restore_at_lookup
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,9 @@ def to_mobile(config: ToMobileConfig) -> Path:
     with atomic_directory(folder) as beside:
         with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
             source = Path(temporary) / "model.onnx"
-            shutil.copy(config.model_dir / "model.onnx", source)
+            model = onnx.load(config.model_dir / "model.onnx")
+            restore_at_lookup(model)  # or the file would hold a small table in fp32, too
+            onnx.save(model, source)
             with quiet("ort_format_model.utils"):
                 convert_onnx_models_to_ort(
                     source.parent,

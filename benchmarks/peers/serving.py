@@ -5,9 +5,10 @@
     worker.py serve MODEL MODE
 
 0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
-is running is the last. Training writes `trained.json` beside the weights: num_epochs, minutes,
-cut_short (the time was over before validation said to stop), and valid_ndcg@10 after each epoch
-where that was measured. An untrained model answers as fast as a trained one.
+is running is the last. Minutes are those of CPU time: a busy machine changes nothing. Training
+writes `trained.json` beside the weights: num_epochs, minutes, cut_short (the time was over before
+validation said to stop), and valid_ndcg@10 after each epoch where that was measured. An untrained
+model answers as fast as a trained one.
 
 Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
 served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
@@ -46,7 +47,7 @@ class Exchange:
     exclude_seen: bool
     seed: int
     settings: dict[str, Any]
-    deadline: float = math.inf  # by time.monotonic; for choosing the number of epochs
+    deadline: float = math.inf  # by time.process_time; for choosing the number of epochs
 
     @classmethod
     def open(cls, folder: Path, minutes: float = 0) -> "Exchange":
@@ -56,12 +57,12 @@ class Exchange:
         valid = np.empty((0, 2), dtype=np.int64)
         if (folder / "valid.npy").exists():
             valid = np.load(folder / "valid.npy")
-        deadline = time.monotonic() + 60 * minutes if minutes else math.inf
+        deadline = time.process_time() + 60 * minutes if minutes else math.inf
         return cls(events, offsets, valid, **meta, deadline=deadline)
 
     def is_over(self) -> bool:
         """Tell whether the time for choosing is over."""
-        return time.monotonic() >= self.deadline
+        return time.process_time() >= self.deadline
 
     @property
     def num_users(self) -> int:
@@ -135,12 +136,12 @@ def _own_stdout() -> Any:
 
 def _train(peer: Any, exchange: Exchange, output: Path, num_epochs: int) -> None:
     os.chdir(output)
-    start = time.monotonic()
+    start = time.process_time()
     values = peer.train(exchange, output, num_epochs)
     waited = len(values) - 1 - int(np.argmax(values)) if values else 0
     trained = {
         "num_epochs": num_epochs or len(values) - waited,
-        "minutes": (time.monotonic() - start) / 60,
+        "minutes": (time.process_time() - start) / 60,
         "cut_short": exchange.is_over() and waited < exchange.settings["patience"],
         "valid_ndcg@10": values,
     }

@@ -76,8 +76,8 @@ def ensure_trained(
         output_dir: `peers` below it holds what is trained.
         seed: of the training.
         num_threads: of the training.
-        max_minutes: once they are over, the epoch that is running is the last one to choose from;
-            0: no limit.
+        max_minutes: of CPU time; once they are over, the epoch that is running is the last one to
+            choose from; 0: no limit.
 
     Raises:
         ModelError: the library could not be trained.
@@ -130,8 +130,8 @@ def training_report(folder: Path) -> dict[str, Any]:
     """Return how the peer of a folder was trained.
 
     Returns:
-        num_epochs; minutes, both trainings together; cut_short, whether the limit on the minutes
-        ended the choice of the epoch.
+        num_epochs; minutes of CPU time, both trainings together; cut_short, whether the limit on
+        the minutes ended the choice of the epoch.
     """
     choice, final = (read_json(folder.parent / n / "trained.json") for n in ("choice", "final"))
     return {
