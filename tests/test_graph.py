@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from export.graph import build_graph
 from export.nodes import quantize_rows
 from export.parity import check_parity
 from export.recommender import OUTPUT_NAMES, open_session
-from export.table import append_rows
+from export.table import append_rows, restore_at_lookup
 from student.model import Arch, Student, StudentConfig
 
 NOTHING = np.zeros((1, 0), dtype=np.int64)
@@ -104,6 +105,31 @@ def test_rows_are_rounded_to_the_nearest_level_of_their_own() -> None:
     levels, scales = quantize_rows(matrix)
     assert levels.tolist() == [[0, 127, -127], [127, 0, 1], [0, 0, 0]]
     assert scales[:, 0].tolist() == pytest.approx([0.002, 1000 / 127, 1.0])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(("arch", "shape"), SHAPES)
+def test_rows_restored_at_each_request_are_those_restored_at_loading(
+    arch: Arch, shape: dict[str, int], precision, tmp_path: Path
+) -> None:
+    model = build_graph(make_student(arch, num_items=500, **shape), precision)
+    whole = open_session(model.SerializeToString(), 1)
+    restore_at_lookup(model)
+    onnx.checker.check_model(model, full_check=True)
+    items = histories(np.random.default_rng(6), 5, 9, 500)
+    at_request = open_session(model.SerializeToString(), 1)
+    for expected, found in zip(ask(whole, items, 30), ask(at_request, items, 30), strict=True):
+        assert np.array_equal(expected, found)
+    # What ONNX Runtime would keep of it holds the table twice, the second time for the scores.
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "kept.onnx")
+    ort.InferenceSession(model.SerializeToString(), options)
+    kept = onnx.load(tmp_path / "kept.onnx").graph.initializer
+    width = shape.get("hidden_dim", 16)
+    tables = [tensor for tensor in kept if np.prod(tensor.dims) == 501 * width]
+    assert 1 <= len(tables) <= 2
+    if precision == "int8":
+        assert {tensor.data_type for tensor in tables} == {onnx.TensorProto.UINT8}
 
 
 # --- Top-k in groups ------------------------------------------------------------------------------
