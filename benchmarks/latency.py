@@ -41,6 +41,7 @@ stdout. Schema "seqrec-benchmark/1":
       num_parameters
       gain_over_control         distilled rows: NDCG@10 minus the fp32 control's, user by user:
                                 mean, low, high
+      gain_over_peers           int8 distilled rows: the same over each peer, by its name
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
       peer                      rows of other libraries: their versions
       training                  the same rows: num_epochs, minutes of CPU time, and cut_short:
@@ -364,18 +365,24 @@ def compare(
     *,
     exclude_seen: bool,
 ) -> list[dict[str, Any]]:
-    """Compare distilled rows with their control, and int8 rows with their fp32 file."""
+    """Compare distilled rows with their control, and int8 rows with their fp32 file and peers."""
     place = {(runner.system, runner.precision): i for i, runner in enumerate(runners)}
     values = [ndcg(evaluation.ranks(exclude_seen=exclude_seen), 10) for evaluation in evaluations]
+
+    def gain(own: int, other: int) -> dict[str, float]:
+        difference = values[own] - values[other]
+        low, high = bootstrap_interval(difference)
+        return {"mean": float(difference.mean()), "low": low, "high": high}
+
+    peers = {r.system: i for i, r in enumerate(runners) if isinstance(r, PeerRunner)}
     comparisons: list[dict[str, Any]] = []
     for own, runner in enumerate(runners):
         comparison: dict[str, Any] = {}
         control = place.get((runner.system.replace("distilled", "control"), "fp32"))
         if control is not None and "distilled" in runner.system:
-            difference = values[own] - values[control]
-            low, high = bootstrap_interval(difference)
-            gain = {"mean": float(difference.mean()), "low": low, "high": high}
-            comparison["gain_over_control"] = gain
+            comparison["gain_over_control"] = gain(own, control)
+            if peers and runner.precision == "int8":
+                comparison["gain_over_peers"] = {name: gain(own, i) for name, i in peers.items()}
         if runner.precision.startswith("int8"):
             fp32 = place[runner.system, "fp32"]
             comparison["top10_overlap_with_fp32"] = overlap(lists[own], lists[fp32])

@@ -104,10 +104,12 @@ def format_table(results: dict[str, Any]) -> str:
         f"{machine['num_threads']} thread(s), {machine['cpu']}",
     ]
     for row in results["rows"]:
+        name = f"{row['system']} {row['precision']}"
+        for peer, gain in row.get("gain_over_peers", {}).items():
+            lines.append(f"{name} over {peer}: {_gain(gain)}")
         if gain := row.get("gain_over_control"):
             lines.append(
-                f"{row['system']} {row['precision']} over control: NDCG@10 {gain['mean']:+.4f} "
-                f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+                f"{name} over control: {_gain(gain)}"
                 + (
                     f"; top 10 shared with fp32 {row['top10_overlap_with_fp32']:.1%}"
                     if "top10_overlap_with_fp32" in row
@@ -123,6 +125,10 @@ def format_table(results: dict[str, Any]) -> str:
     ]
     lines += [f"{row['system']} failed: {row['reason']}" for row in failed]
     return "\n".join(lines) + "\n" + busy_note(machine)
+
+
+def _gain(gain: dict[str, float]) -> str:
+    return f"NDCG@10 {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
 
 
 def _pick(lines: list[list[str]], places: list[int]) -> list[list[str]]:

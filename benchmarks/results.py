@@ -1,7 +1,8 @@
 """The page of results, made from kept JSON files. Entry point: `python -m benchmarks.results`.
 
-Reads `benchmarks/results/*/accuracy.json`, as `benchmarks.accuracy` writes them, and writes
-`benchmarks/RESULTS.md`. No figure and no verdict on that page is typed: the rules are below.
+Reads `benchmarks/results/*/accuracy.json`, as `benchmarks.accuracy` writes them, and what is beside
+them of `benchmarks.latency`, `benchmark.json`. Writes `benchmarks/RESULTS.md`. No figure and no
+verdict on that page is typed: the rules are below.
 """
 
 import logging
@@ -16,8 +17,10 @@ from seqrec.files import read_json
 
 import numpy as np
 
+from benchmarks.baseline import SCHEMA as BENCHMARK_SCHEMA
 from benchmarks.catalogue import HEADERS, describe, table_cells
 from benchmarks.catalogue import SCHEMA as CATALOGUE_SCHEMA
+from benchmarks.report import format_table
 from benchmarks.rows import CONTROL, DISTILLED
 from benchmarks.summary import SCHEMA, format_gain, format_metric
 
@@ -148,9 +151,9 @@ def of_data_set(folder: str, results: Results, files: Path) -> list[str]:
     if (files / folder / "accuracy.png").is_file():
         lines += [f"![Gains over the control](results/{folder}/accuracy.png)", ""]
     lines += [f"The numbers: [accuracy.json](results/{folder}/accuracy.json)."]
-    if (files / folder / "benchmark.json").is_file():
-        lines[-1] += f" Latency: [benchmark.json](results/{folder}/benchmark.json)."
     lines.append("")
+    if (files / folder / "benchmark.json").is_file():
+        lines += of_benchmark(folder, data["name"], files)
     for arch in archs_of(results):
         own = [row for row in results["rows"] if row["arch"] == arch]
         lines += [f"### {data['name']}, {arch}", "", *accuracy_tables(own, data["protocol"])]
@@ -159,6 +162,17 @@ def of_data_set(folder: str, results: Results, files: Path) -> list[str]:
         lines += cost(own)
         lines += commands(own)
     return lines + teacher_cost(results)
+
+
+def of_benchmark(folder: str, name: str, files: Path) -> list[str]:
+    """Return the section on a data set's accuracy and latency, other libraries beside them."""
+    how = "python -m benchmarks.latency --device cpu --peers"
+    results = _read_kept(files / folder / "benchmark.json", BENCHMARK_SCHEMA, how)
+    lines = [f"### {name}: accuracy and latency", ""]
+    if (files / folder / "benchmark.png").is_file():
+        lines += [f"![NDCG@10 over latency](results/{folder}/benchmark.png)", ""]
+    lines += [f"The numbers: [benchmark.json](results/{folder}/benchmark.json).", ""]
+    return [*lines, *(f"    {line}".rstrip() for line in format_table(results).splitlines()), ""]
 
 
 def accuracy_tables(rows: Sequence[Mapping[str, Any]], protocol: str) -> list[str]:

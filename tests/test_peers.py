@@ -275,14 +275,15 @@ def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_pa
 
 @pytest.fixture
 def run_folder(tiny_dataset: SequenceDataset, tmp_path: Path) -> Path:
-    """A run with one student and no teacher."""
+    """A run with a student and its control, and no teacher."""
     shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=8, max_len=7)
     torch.manual_seed(0)
-    Student(shape).save_pretrained(
-        tmp_path / "students" / "gru" / "control",
-        role="control",
-        dataset_fingerprint=tiny_dataset.fingerprint,
-    )
+    for role in ("control", "distilled"):
+        Student(shape).save_pretrained(
+            tmp_path / "students" / "gru" / role,
+            role=role,
+            dataset_fingerprint=tiny_dataset.fingerprint,
+        )
     return tmp_path
 
 
@@ -309,8 +310,10 @@ def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
     quick = ["--num-calls", "20", "--budget-s", "0.1", "--no-teacher", "--peers"]
     latency.main([*where, *quick])
     results: dict[str, Any] = json.loads((run_folder / "benchmark.json").read_text())
-    assert [row["system"] for row in results["rows"]] == ["popularity", "gru control", "fake"]
-    popularity, _, fake = results["rows"]
+    rows = {row["system"] + " " + row["precision"]: row for row in results["rows"]}
+    assert list(rows)[:2] == ["popularity fp32", "gru control fp32"]
+    assert list(rows)[-1] == "fake fp32"
+    popularity, fake = rows["popularity fp32"], rows["fake fp32"]
     assert fake["metrics"] == popularity["metrics"]
     assert fake["latency_ms"]["p50"] > 0
     assert fake["peer"] == {"numpy": np.__version__}
@@ -321,7 +324,16 @@ def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
     assert reasons["missing"] == "gone could not be installed (pip: no network)"
     assert "exit code 1: RuntimeError: no gradient today" in reasons["untrained"]
     assert "NaN" in reasons["fake liar"]
+    ours = rows["gru distilled int8"]
+    (gain,) = ours["gain_over_peers"].values()
+    difference = ours["metrics"]["ndcg@10"] - fake["metrics"]["ndcg@10"]
+    assert gain["mean"] == pytest.approx(difference)
+    assert gain["low"] <= gain["mean"] <= gain["high"]
     table = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith(f"gru distilled int8 over fake: NDCG@10 {difference:+.4f} [")
+        for line in table
+    )
     for system, reason in reasons.items():
         assert f"{system} failed: {reason}" in table
         assert any(line.startswith(system) and "failed, see below" in line for line in table)

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import results as page
 from benchmarks.plot_accuracy import draw, order_rows, write_figure
 from benchmarks.plot_accuracy import main as plot
+from benchmarks.report import format_table
 from benchmarks.results import (
     format_page,
     main,
@@ -281,3 +282,11 @@ def test_catalogues_of_another_version_are_refused_and_none_is_no_mistake(tmp_pa
     (tmp_path / "catalogue.json").write_text("{")
     with pytest.raises(DataError, match="is damaged"):
         read_catalogues(tmp_path)
+
+
+def test_a_kept_benchmark_stands_on_the_page_as_the_command_printed_it() -> None:
+    for file in KEPT.glob("*/benchmark.json"):
+        section = page.of_benchmark(file.parent.name, "the data", KEPT)
+        printed = format_table(json.loads(file.read_text(encoding="utf-8")))
+        lines = [line.removeprefix("    ") for line in section if line.startswith("    ")]
+        assert lines == [line.rstrip() for line in printed.splitlines() if line]
