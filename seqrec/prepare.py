@@ -409,12 +409,14 @@ def _read_events(
         _refuse_empty(table, item_id, config.item_column)
         _refuse_no_times(table, time, config.time_column)
         _refuse_unknown(table, item_id, items, items_label)
-    # Stable, so that events of the same time stay in file order.
-    frame = frame.sort("user", "time", maintain_order=True).select("item", "time")
+    times = frame["time"].to_numpy()
+    # By user, then by time. Stable, so that events of the same time stay in file order. Polars
+    # takes three times as much work and more memory for two keys.
+    order = np.lexsort((times, frame["user"].to_numpy()))
     return _Events(
         user_ids=users["user_id"],
-        items=(frame["item"] + 1).cast(pl.Int32).to_numpy(),
-        times=frame["time"].to_numpy(),
+        items=frame["item"].to_numpy()[order].astype(np.int32) + 1,
+        times=times[order],
         offsets=np.concatenate([[0], np.cumsum(users["len"].to_numpy())]).astype(np.int64),
     )
 
