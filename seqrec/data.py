@@ -20,6 +20,7 @@ Shape letters: U users, I items, C cold items, E events, T history.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,8 @@ FORMAT = "seqrec-data"
 VERSION = 1
 # A set whose users come back to the same items cannot be judged with seen items left out.
 MAX_REPEAT_SHARE = 0.01
+EVENTS_AT_ONCE = 2**22  # that anything is worked out for, lest all at once take several times E
+TEXTS_AT_ONCE = 2**16
 
 IntArray = NDArray[np.int64]
 Split = Literal["leave-one-out", "temporal"]
@@ -135,16 +138,47 @@ class SequenceDataset:
 
     def train_counts(self) -> IntArray:
         """Count each item's training events, int64 (I + 1,); element PAD is 0."""
-        starts = np.repeat(self.offsets[:-1], np.diff(self.offsets))
-        in_train = np.arange(len(self.events)) - starts < np.repeat(
-            self.split[:, 0], np.diff(self.offsets)
-        )
-        return np.bincount(self.events[in_train], minlength=self.num_items + 1)
+        counts = np.zeros(self.num_items + 1, dtype=np.int64)
+        for part in user_parts(self.offsets):
+            in_train = part.positions < self.split[part.rows, 0][part.users]
+            trained = self.events[part.events][in_train]
+            counts += np.bincount(trained, minlength=self.num_items + 1)
+        return counts
 
     @cached_property
     def untrained_items(self) -> IntArray:
         """Items without any training event, cold or merely unlucky; int64, ascending."""
         return np.flatnonzero(self.train_counts()[1:] == 0) + 1
+
+
+@dataclass(frozen=True)
+class UserPart:
+    """Some users who follow one another, and all of their events: E' of E."""
+
+    rows: slice  # of the users
+    events: slice
+    offsets: IntArray  # the users', from 0
+
+    @property
+    def users(self) -> IntArray:
+        """Whose each event is, int64 (E',), from 0."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    @property
+    def positions(self) -> IntArray:
+        """Where in its user's sequence each event stands, int64 (E',)."""
+        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+
+
+def user_parts(offsets: IntArray) -> Iterator[UserPart]:
+    """Cut the users into parts of at most `EVENTS_AT_ONCE` events, or of one user."""
+    first = 0
+    while first < len(offsets) - 1:
+        limit = offsets[first] + EVENTS_AT_ONCE
+        last = max(int(np.searchsorted(offsets, limit, side="right")) - 1, first + 1)
+        events = slice(int(offsets[first]), int(offsets[last]))
+        yield UserPart(slice(first, last), events, offsets[first : last + 1] - offsets[first])
+        first = last
 
 
 def leave_one_out(lengths: IntArray) -> IntArray:
@@ -191,12 +225,12 @@ def temporal(
     valid_start, test_start = np.quantile(
         timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher"
     )
-    # cumulative[k] = events before overall position k that lie before the moment
-    cumulative_valid = np.concatenate([[0], np.cumsum(timestamps < valid_start)])
-    cumulative_test = np.concatenate([[0], np.cumsum(timestamps < test_start)])
-    before_valid = np.diff(cumulative_valid[offsets])
-    before_test = np.diff(cumulative_test[offsets])
     lengths = np.diff(offsets)
+    before_valid, before_test = np.empty_like(lengths), np.empty_like(lengths)
+    for part in user_parts(offsets):
+        own, num_users = timestamps[part.events], len(part.offsets) - 1
+        for before, moment in ((before_valid, valid_start), (before_test, test_start)):
+            before[part.rows] = np.bincount(part.users[own < moment], minlength=num_users)
     return np.stack(
         [
             before_valid,
@@ -233,9 +267,23 @@ def hold_out_items(
     Returns:
         Events, offsets and split of what is left; all users stay, some perhaps without events.
     """
-    num_users = len(offsets) - 1
-    users = np.repeat(np.arange(num_users), np.diff(offsets))
-    positions = np.arange(len(events)) - offsets[users]
+    parts = [
+        _hold_out(events[part.events], part, split[part.rows], cold_items)
+        for part in user_parts(offsets)
+    ]
+    kept, lengths, splits = zip(*parts, strict=True)
+    return (
+        np.concatenate(kept),
+        np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        np.concatenate(splits),
+    )
+
+
+def _hold_out(
+    events: NDArray[np.int32], part: UserPart, split: IntArray, cold_items: IntArray
+) -> tuple[NDArray[np.int32], IntArray, IntArray]:
+    """Do it for some users; return their events, lengths and split."""
+    users, positions, num_users = part.users, part.positions, len(split)
     is_cold = np.isin(events, cold_items)
     train, valid, test = (
         positions < split[users, 0],
@@ -247,10 +295,9 @@ def hold_out_items(
     num_shown = train_lengths + num_valid  # before the test target
     kept = ~is_cold | test
     kept &= ~test | (num_shown > 0)[users]
-    lengths = np.bincount(users[kept], minlength=num_users)
     return (
         events[kept],
-        np.concatenate([[0], np.cumsum(lengths)]),
+        np.bincount(users[kept], minlength=num_users),
         np.stack(
             [
                 train_lengths,
@@ -264,9 +311,11 @@ def hold_out_items(
 
 def repeat_share(events: NDArray[np.int32], offsets: IntArray) -> float:
     """Return the share of events whose item the user had met before."""
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    pairs = np.sort(users * (int(events.max()) + 1) + events)  # ten times as fast as np.unique
-    return np.count_nonzero(np.diff(pairs) == 0) / len(events)
+    num_repeats, base = 0, int(events.max()) + 1
+    for part in user_parts(offsets):
+        pairs = np.sort(part.users * base + events[part.events])  # faster than np.unique
+        num_repeats += int(np.count_nonzero(np.diff(pairs) == 0))
+    return num_repeats / len(events)
 
 
 def compute_fingerprint(
@@ -281,10 +330,11 @@ def compute_fingerprint(
     digest = hashlib.sha256(f"{FORMAT} {VERSION}".encode())
     for column in [*items.get_columns(), user_ids]:
         digest.update(f"\0{column.name}\0".encode())
-        for text in column:
-            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        for texts in column.to_frame().iter_slices(TEXTS_AT_ONCE):
+            ended = "".join(f"{text}\0" for text in texts.to_series())
+            digest.update(ended.encode("utf-8", "surrogatepass"))
     for array in (events, offsets, split):
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).data)
     if len(cold_items):  # a set without any keeps the fingerprint it always had
         digest.update(b"\0cold\0" + np.ascontiguousarray(cold_items).tobytes())
     return digest.hexdigest()

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CUTOFFS = (5, 10, 20)
+SCORES_AT_ONCE = 2**25  # 128 MiB, and a few times that in between
+MAX_VALIDATION_SCORES = 10**10
 NOT_RANKED = np.iinfo(
     np.int64
 ).max  # the target was excluded, or is not in the list that was returned
@@ -227,6 +229,20 @@ def evaluation_batches(
         yield chosen, targets.items[chosen], histories
 
 
+def users_at_once(wanted: int, num_items: int) -> int:
+    """Return how many users' scores over the catalogue may be held at once, at most `wanted`."""
+    return max(min(wanted, SCORES_AT_ONCE // num_items), 1)
+
+
+def sample_targets(targets: EvalTargets, at_most: int) -> EvalTargets:
+    """Return the targets, or a sample of them that is always the same, users in order."""
+    if len(targets.users) <= at_most:
+        return targets
+    drawn = np.random.default_rng(0).permutation(len(targets.users))[: max(at_most, 1)]
+    drawn.sort()
+    return EvalTargets(targets.users[drawn], targets.positions[drawn], targets.items[drawn])
+
+
 def evaluate(
     score: ScoreFunction,
     dataset: SequenceDataset,
@@ -241,13 +257,19 @@ def evaluate(
     Args:
         score: maps left-padded histories, int64 (B, T), to scores (B, I + 1), T at most `max_len`.
         dataset: where histories and targets come from.
-        part: "valid" while anything is still being chosen; "test" once, at the end.
+        part: "valid" while anything is still being chosen; "test" once, at the end. Of validation
+            targets a fixed sample is taken if users times items are more than 10^10: 10,000 of them
+            with a million items.
         max_len: how many of the newest items the model is shown. Seen items are excluded over the
             whole history all the same.
-        batch_size: users at once.
+        batch_size: users at once; fewer if the catalogue is so large that their scores would be
+            more than 128 MiB.
         device: where `score` wants its input.
     """
     targets = dataset.eval_targets(part)
+    if part == "valid":
+        targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
+    batch_size = users_at_once(batch_size, dataset.num_items)
     excluding = np.empty(len(targets.users), dtype=np.int64)
     keeping = np.empty(len(targets.users), dtype=np.int64)
     with torch.inference_mode():

@@ -26,6 +26,7 @@ from seqrec.data import (
     hold_out_items,
     leave_one_out,
     temporal,
+    user_parts,
     write_dataset,
 )
 from seqrec.errors import DataError, run_main
@@ -38,6 +39,7 @@ import polars as pl
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+LEAST = -(2**63)  # of int64; the bits of -0.0
 PARTS = {"meta.json", "items.parquet", "user_ids.parquet"} | {
     f"{name}.npy" for name in ("events", "offsets", "split", "cold_items")
 }
@@ -107,17 +109,34 @@ class _Table:
     label: str
     frame: pl.LazyFrame
 
-    def refuse_rows(self, bad: pl.Series, complaint: str) -> None:
+    def look(self, *columns: pl.Expr, head: int | None = None) -> pl.DataFrame:
+        """Read columns, or what is worked out from them, of all rows or the first; in file order.
+
+        Rows stream through: only what comes out has to fit into memory.
+        """
+        with _reading(self.label):
+            frame = self.frame if head is None else self.frame.head(head)
+            return frame.select(columns).collect(engine="streaming")
+
+    def refuse_rows(self, bad: pl.Expr, complaint: str, value: pl.Expr | None = None) -> None:
         """Raise a `DataError` that names the first row where `bad` is true, if there is one.
 
         Args:
-            bad: boolean, one per row of the table.
-            complaint: what is wrong there and what to do.
+            bad: boolean, never null, one per row of the table.
+            complaint: what is wrong there and what to do, "{}" for the first bad row's value.
+            value: what the complaint shows, if anything.
         """
-        if bad.any():
-            first, count = bad.arg_true()[0] + 1, int(bad.sum())
-            more = f" ({count:,} such rows)" if count > 1 else ""
-            raise DataError(f"{self.label}, row {first}: {complaint}{more}")
+        with _reading(self.label):
+            found = (
+                self.frame.select(bad=bad, value=pl.lit(None) if value is None else value)
+                .with_row_index("row", offset=1)
+                .filter("bad")
+                .collect(engine="streaming")
+            )
+        if len(found):
+            more = f" ({len(found):,} such rows)" if len(found) > 1 else ""
+            complaint = complaint.replace("{}", repr(found["value"][0]))
+            raise DataError(f"{self.label}, row {found['row'][0]}: {complaint}{more}")
 
 
 @dataclass(frozen=True)
@@ -223,7 +242,12 @@ def _scan(path: Path) -> _Table:
         raise DataError(f"{path} does not exist. Check the path")
     parts = [path]
     if path.is_dir():
-        parts = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in EXTENSIONS)
+        parts = sorted(
+            part
+            for part in path.iterdir()
+            # What begins with these is hidden to Spark as well: checksums, unfinished parts.
+            if part.is_file() and part.suffix.lower() in EXTENSIONS and part.name[0] not in "._"
+        )
         if not parts:
             raise DataError(f"{path} is a folder without any {', '.join(EXTENSIONS)} file in it")
     suffixes = {part.suffix.lower() for part in parts}
@@ -275,26 +299,25 @@ def _require(table: _Table, wanted: dict[str, str]) -> None:
             )
 
 
-def _collect(table: _Table, columns: Sequence[pl.Expr]) -> pl.DataFrame:
-    """Read the chosen columns of all rows, in file order."""
-    with _reading(table.label):
-        frame = table.frame.select(columns).collect()
-    if frame.is_empty():
-        raise DataError(f"{table.label} holds no rows. Export it again")
-    return frame
-
-
-def _check_ids(table: _Table, ids: pl.Series, column: str, option: str) -> pl.Series:
-    """Return ids as text; refuse types that are no ids, nulls and empty text."""
-    if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
+def _as_id(table: _Table, column: str, option: str) -> pl.Expr:
+    """Return a column of ids as text, null where it is empty; refuse types that are no ids."""
+    dtype = table.frame.collect_schema()[column]
+    if not (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum)):
         raise DataError(
-            f"{table.label}: column {column!r} is {ids.dtype}, but ids are text or whole numbers. "
+            f"{table.label}: column {column!r} is {dtype}, but ids are text or whole numbers. "
             f"Convert it, or name another column with {option}"
         )
-    ids = ids.cast(pl.String)
-    bad = ids.is_null() | (ids == "").fill_null(True)
-    table.refuse_rows(bad, f"column {column!r} is empty. Fill it in or remove the row")
-    return ids
+    ids = pl.col(column).cast(pl.String)
+    return pl.when(ids != "").then(ids)
+
+
+def _refuse_empty(table: _Table, ids: pl.Expr, column: str) -> None:
+    table.refuse_rows(ids.is_null(), f"column {column!r} is empty. Fill it in or remove the row")
+
+
+def _refuse_no_rows(table: _Table, num_rows: int) -> None:
+    if num_rows == 0:
+        raise DataError(f"{table.label} holds no rows. Export it again")
 
 
 def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
@@ -330,22 +353,21 @@ def _read_items(table: _Table, id_column: str, title_column: str) -> pl.DataFram
             )
     others = [name for name in schema if name not in (id_column, title_column)]
     texts = [_as_text(name, schema[name]) for name in (title_column, *others)]
-    raw = _collect(table, [pl.all()])
-    ids = _check_ids(table, raw[id_column], id_column, "--items-id-column").rename("item_id")
-    repeated = ~ids.is_first_distinct()
-    if repeated.any():
-        value = ids.filter(repeated)[0]
-        table.refuse_rows(
-            repeated, f"item id {value!r} occurs a second time. Keep one row for each item"
-        )
-    with _reading(table.label):
-        items = raw.select(texts).rename({title_column: "title"})
+    ids = _as_id(table, id_column, "--items-id-column")
+    items = table.look(ids.alias("item_id"), *texts).rename({title_column: "title"})
+    _refuse_no_rows(table, len(items))
+    _refuse_empty(table, ids, id_column)
+    table.refuse_rows(
+        ~ids.is_first_distinct(),
+        "item id {} occurs a second time. Keep one row for each item",
+        ids,
+    )
     if (items["title"].str.strip_chars() == "").all():
         raise DataError(
             f"{table.label}: every {title_column!r} is empty, but the teacher reads titles. "
             "Name another column with --title-column"
         )
-    return items.insert_column(0, ids)
+    return items
 
 
 def _read_events(
@@ -358,87 +380,108 @@ def _read_events(
         config.time_column: "--time-column",
     }
     _require(table, wanted)
-    raw = _collect(table, [pl.col(column) for column in wanted])
-    users = _check_ids(table, raw[config.user_column], config.user_column, "--user-column")
-    item_ids = _check_ids(table, raw[config.item_column], config.item_column, "--item-column")
-    times = _read_times(table, raw[config.time_column], config.time_column)
-    numbers = _number(item_ids, items["item_id"]) + 1
-    if (unknown := numbers.is_null()).any():
-        value, others = item_ids.filter(unknown)[0], item_ids.filter(unknown).n_unique()
-        table.refuse_rows(
-            unknown,
-            f"item {value!r} has no row in {items_label}; {others:,} item(s) are missing there. "
-            "Add them, or remove their interactions",
+    user, item_id = (_as_id(table, column, option) for column, option in list(wanted.items())[:2])
+    with _reading(table.label):
+        users = (
+            table.frame.select(user_id=user)
+            .group_by("user_id")
+            .len()
+            .sort("user_id")
+            .collect(engine="streaming")
         )
-    user_ids = users.unique().sort()
-    frame = pl.DataFrame({"user": _number(users, user_ids), "item": numbers, "time": times})
-    # Stable, so that events of the same time stay in file order.
-    frame = frame.sort("user", "time", maintain_order=True)
-    lengths = np.bincount(frame["user"].to_numpy(), minlength=len(user_ids))
+    _refuse_no_rows(table, len(users))
+    if users["user_id"].has_nulls():
+        _refuse_empty(table, user, config.user_column)
+    time = _as_time(table, config.time_column)
+    numbers = {
+        column: known.select(column).with_row_index(number).lazy()
+        for column, known, number in (("user_id", users, "user"), ("item_id", items, "item"))
+    }
+    with _reading(table.label):
+        frame = (
+            table.frame.select(user_id=user, item_id=item_id, time=time)
+            .join(numbers["user_id"], on="user_id", how="left", maintain_order="left")
+            .join(numbers["item_id"], on="item_id", how="left", maintain_order="left")
+            .select("user", "item", "time")
+            .collect(engine="streaming")
+        )
+    if frame["item"].has_nulls() or frame["time"].has_nulls():
+        _refuse_empty(table, item_id, config.item_column)
+        _refuse_no_times(table, time, config.time_column)
+        _refuse_unknown(table, item_id, items, items_label)
+    times = frame["time"].to_numpy()
+    # By user, then by time. Stable, so that events of the same time stay in file order. Polars
+    # takes three times as much work and more memory for two keys.
+    order = np.lexsort((times, frame["user"].to_numpy()))
     return _Events(
-        user_ids=user_ids,
-        items=frame["item"].to_numpy().astype(np.int32),
-        times=frame["time"].to_numpy(),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        user_ids=users["user_id"],
+        items=frame["item"].to_numpy()[order].astype(np.int32) + 1,
+        times=times[order],
+        offsets=np.concatenate([[0], np.cumsum(users["len"].to_numpy())]).astype(np.int64),
     )
 
 
-def _number(ids: pl.Series, known: pl.Series) -> pl.Series:
-    """Replace each id by its row in `known`, int32; null where it is not there."""
-    index = pl.DataFrame({"id": known, "number": np.arange(len(known), dtype=np.int32)})
-    joined = ids.to_frame("id").join(index, on="id", how="left", maintain_order="left")
-    return joined["number"]
+def _refuse_unknown(table: _Table, item_id: pl.Expr, items: pl.DataFrame, items_label: str) -> None:
+    """Refuse interactions with items that are not in the catalogue."""
+    unknown = ~item_id.is_in(items["item_id"].implode())
+    count = table.look(item_id.filter(unknown).n_unique()).item()
+    table.refuse_rows(
+        unknown,
+        f"item {{}} has no row in {items_label}; {count:,} item(s) are missing there. Add them, "
+        "or remove their interactions",
+        item_id,
+    )
 
 
 # --- Times --------------------------------------------------------------------------------------
 
 
-def _read_times(table: _Table, raw: pl.Series, column: str) -> pl.Series:
-    """Return times as int64 that sort as the column does, without nulls."""
-    dtype = raw.dtype
+def _as_time(table: _Table, column: str) -> pl.Expr:
+    """Return a column of times as int64 that sorts as it does; null where a value is no time.
+
+    What text and fractions are is decided by a look at the whole column.
+    """
+    dtype = table.frame.collect_schema()[column]
     if not (dtype == pl.String or dtype.is_numeric() or dtype in (pl.Date, pl.Datetime)):
         raise DataError(
             f"{table.label}: column {column!r} is {dtype}, but times are numbers, dates or ISO "
             "8601 text. Convert it, or name another column with --time-column"
         )
-    times = _sortable_times(raw)
-    if (bad := times.is_null()).any():
-        value = raw.filter(bad)[0]
-        complaint = (
-            f"column {column!r} is empty" if value in (None, "") else f"{value!r} is not a time"
-        )
-        table.refuse_rows(
-            bad,
-            f"{complaint}. Expected numbers, dates or ISO 8601 text, one kind in the whole column",
-        )
-    return times
-
-
-def _sortable_times(times: pl.Series) -> pl.Series:
-    """Map a column of times to int64 in the same order; null where a value is no time."""
-    if times.dtype == pl.String:
+    times = pl.col(column)
+    if dtype == pl.String:
         text = times.str.strip_chars()
         numbers = text.cast(pl.Int64, strict=False)
-        if not numbers.has_nulls():
+        if not table.look(numbers.has_nulls()).item():
             return numbers
-        numbers = text.cast(pl.Float64, strict=False)
-        if numbers[0] is None:  # the first row decides what kind of column this is
+        times = text.cast(pl.Float64, strict=False)
+        # The first row decides what kind of column this is.
+        if table.look(times, head=1).item() is None:
             return _parse_iso(text)
-        times = numbers
-    if times.dtype in (pl.Date, pl.Datetime):
+    elif dtype in (pl.Date, pl.Datetime):
         return times.to_physical().cast(pl.Int64)
-    if times.dtype.is_integer():
+    elif dtype.is_integer():
         return times.cast(pl.Int64, strict=False)
-    seconds = (
-        times.cast(pl.Float64).to_frame("t").select(pl.when(pl.col("t").is_finite()).then("t"))["t"]
-    )
-    if (seconds == seconds.floor()).all():
+    seconds = times.cast(pl.Float64)
+    seconds = pl.when(seconds.is_finite()).then(seconds)
+    if table.look((seconds == seconds.floor()).all()).item():
         return seconds.cast(pl.Int64, strict=False)
-    # The order is all that is needed. Doubled, so that ranks are never taken for positions.
-    return seconds.rank("dense").cast(pl.Int64) * 2
+    # The order is all that is needed. Bits of positive floats sort as the floats do, those of
+    # negative ones the other way round.
+    bits = seconds.reinterpret(dtype=pl.Int64)
+    return pl.when(bits >= 0).then(bits).otherwise(LEAST - bits)
 
 
-def _parse_iso(text: pl.Series) -> pl.Series:
+def _refuse_no_times(table: _Table, time: pl.Expr, column: str) -> None:
+    """Refuse rows without a time."""
+    raw = pl.col(column)
+    expected = "Expected numbers, dates or ISO 8601 text, one kind in the whole column"
+    first = table.look(raw.filter(time.is_null()).first()).item()
+    empty = first in (None, "")
+    complaint = f"column {column!r} is empty" if empty else "{} is not a time"
+    table.refuse_rows(time.is_null(), f"{complaint}. {expected}", raw)
+
+
+def _parse_iso(text: pl.Expr) -> pl.Expr:
     """Parse ISO 8601 dates and times to microseconds; without an offset they are UTC."""
     text = (
         text.str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00")
@@ -460,10 +503,7 @@ def _split(events: _Events, label: str, config: PrepareConfig) -> IntArray:
         split = leave_one_out(lengths)
         advice = "No user has three events. Use data with longer histories"
     else:
-        positions = events.times - (
-            np.arange(len(events.times)) - np.repeat(events.offsets[:-1], lengths)
-        )
-        if (positions == 0).all() or (positions == 1).all():
+        if _are_positions(events):
             raise DataError(
                 f"{label}: the times of every user are 0, 1, 2, ..., so they are positions and not "
                 "clock times, and no moment is the same for all users. Use --split leave-one-out"
@@ -477,6 +517,15 @@ def _split(events: _Events, label: str, config: PrepareConfig) -> IntArray:
         if (split[:, column] < 0).all():
             raise DataError(f"{label} leaves no {part} target. {advice}")
     return split
+
+
+def _are_positions(events: _Events) -> bool:
+    """Tell whether the times of every user are 0, 1, 2, ... or 1, 2, 3, ..."""
+    first = events.times[0]
+    return first in (0, 1) and all(
+        (events.times[part.events] - part.positions == first).all()
+        for part in user_parts(events.offsets)
+    )
 
 
 def _hold_out(

@@ -13,6 +13,10 @@ item tables; large ones need few epochs. A row of twice the width holds more, if
 enough to learn it from: Beauty, of 13 per item, validates at .061 with 64 and .058 with 128,
 MovieLens-1M, of 290, at .168 and .182 (Transformers without a teacher).
 
+In a large catalogue, of more than 50,000 items, the table's gradient is sparse: a step costs what
+its own items cost, see `seqrec.training.RowwiseAdamW`. There the teacher's softmax is sampled too,
+with 4,096 negatives.
+
 Once all is chosen, training goes on with the validation events too, if they are 0.75 % or more of
 the training events: fewer say too little that is new.
 """
@@ -25,7 +29,8 @@ from seqrec.data import SequenceDataset
 import numpy as np
 
 MAX_FULL_SOFTMAX = 2048
-NUM_NEGATIVES = 1024
+LARGE_CATALOGUE = 50_000
+NUM_NEGATIVES, NUM_TEACHER_NEGATIVES = 1024, 4096
 DENSE = 100  # targets per item
 MIN_NEW_SHARE = 0.0075
 
@@ -119,6 +124,11 @@ def refit_epochs(dataset: SequenceDataset, share: float, num_epochs: int) -> int
 def student_learning_rate(batch_size: int) -> float:
     """Return the peak learning rate for batches of a size: it grows as the noise falls."""
     return float(4e-3 * (batch_size / 128) ** 0.5)
+
+
+def is_large(num_items: int) -> bool:
+    """Tell whether nothing that is done again and again may take time for each item."""
+    return num_items > LARGE_CATALOGUE
 
 
 def num_negatives(num_items: int) -> int:

@@ -16,9 +16,12 @@ from typing import Any
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.errors import SeqRecError
 from seqrec.files import atomic_directory, read_json, write_json
+from seqrec.schedule import is_large
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -67,6 +70,68 @@ class Progress:
     step: int = 0
     best_epoch: int = 0
     best_value: float = -math.inf
+
+
+class RowwiseAdamW(torch.optim.AdamW):
+    """AdamW that takes sparse gradients: a step costs what the rows cost that have one.
+
+    A row with a gradient is updated as in AdamW (arXiv:1711.05101), by moments of its own and the
+    bias correction of all steps so far. A row without one stays as it is: its moments do not fade,
+    move nothing, and no weight decays, as in `torch.optim.SparseAdam`. AdamW would read and write
+    all rows, moments and gradients in each step. Dense gradients are AdamW's.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """Update all parameters that have a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    self._update_rows(parameter, group)
+                    parameter.grad = None  # which AdamW would refuse
+        return super().step(closure)
+
+    @torch.no_grad()
+    def _update_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        assert parameter.grad is not None
+        gradient = parameter.grad.coalesce()
+        rows, values = gradient.indices()[0], gradient.values()
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        mean = state["exp_avg"][rows].lerp_(values, 1 - beta1)
+        square = state["exp_avg_sq"][rows].lerp_(values.square(), 1 - beta2)
+        state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square
+        step, rate = state["step"].item(), group["lr"]
+        root = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        kept = parameter[rows] * (1 - rate * group["weight_decay"])
+        parameter[rows] = kept.addcdiv_(mean, root, value=-rate / (1 - beta1**step))
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> None:
+    """Do what `torch.nn.utils.clip_grad_norm_` does, for sparse gradients as well."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # the same row's parts added up
+            gradients.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale)
+
+
+def draw_different(num_items: int, count: int) -> NDArray[np.int64]:
+    """Draw `count` different numbers below `num_items`, int64 (count,); torch's seed decides."""
+    if not is_large(num_items):
+        return torch.randperm(num_items)[:count].numpy()
+    seed = int(torch.randint(2**63 - 1, ()))  # a permutation of all would take too long
+    return np.random.default_rng(seed).choice(num_items, count, replace=False)
 
 
 def set_up_cpu(num_threads: int, num_processes: int) -> None:
@@ -182,9 +247,7 @@ def fit(
     """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     progress, best = Progress(), trainable_state(model)
     resumed = _read_progress(checkpoint_dir, digest)
     if resumed is not None:
@@ -220,7 +283,7 @@ def fit(
                     f"--learning-rate {config.learning_rate / 2:g}"
                 )
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            clip_gradients(parameters, config.max_grad_norm)
             prepared.step()
             prepared.zero_grad()
             progress.step += 1

@@ -23,6 +23,7 @@ from student.text_map import TextMap
 
 NUM_FOLDS = 5
 NUM_USERS, STATES_AT_ONCE = 2048, 256
+MAX_ITEMS, ITEMS_AT_ONCE = 100_000, 2**16
 TOP_K = 10
 # Penalties that are tried, as multiples of the mean variance of a dimension of the texts.
 PENALTIES = tuple(10.0**exponent for exponent in np.arange(-3, 3.01, 0.5))
@@ -50,7 +51,8 @@ def fit_text_map(
     left-out items, each fold beside the others' own rows, take a given share of the places in the
     users' top 10 that the same items take with their own rows. Every place is taken from an item
     that is known better, so the share is a choice: between new items being found, and old ones. No
-    target of validation or test enters.
+    target of validation or test enters. Of more than 100,000 items with events so many are drawn:
+    the map has far fewer numbers than they have.
 
     Args:
         table: (I + 1, H), trained; row PAD is ignored.
@@ -70,6 +72,8 @@ def fit_text_map(
     known = np.flatnonzero(counts[1:] > 0) + 1
     if len(known) < 2:
         raise ValueError(f"{len(known)} items with training events, expected at least 2")
+    if len(known) > MAX_ITEMS:
+        known = np.sort(np.random.default_rng(0).permutation(known)[:MAX_ITEMS])
     texts, rows = vectors[known].astype(np.float64), table[known].astype(np.float64)
     weights = counts[known] / (counts[known] + np.median(counts[known]))
     # The order of a catalogue may mean something; a fixed shuffle does not.
@@ -194,6 +198,7 @@ def fill_untrained_rows(
     untrained = np.flatnonzero(counts[1:] == 0) + 1
     table = student.item_embedding.weight
     with torch.no_grad():
-        table[torch.from_numpy(untrained)] = torch.from_numpy(text_map.rows(vectors[untrained])).to(
-            table.device
-        )
+        for start in range(0, len(untrained), ITEMS_AT_ONCE):
+            items = untrained[start : start + ITEMS_AT_ONCE]
+            rows = torch.from_numpy(text_map.rows(vectors[items]))
+            table[torch.from_numpy(items)] = rows.to(table.device)

@@ -39,13 +39,14 @@ from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.report import metrics_table
 from seqrec.schedule import (
     is_dense,
+    is_large,
     num_negatives,
     refit_epochs,
     student_learning_rate,
     student_schedule,
     student_width,
 )
-from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
+from seqrec.training import FitConfig, LossFunction, draw_different, fit, set_up_cpu
 
 import numpy as np
 import torch
@@ -189,10 +190,12 @@ def make_loss(
             )
         negatives = None
         if sampled:
-            chosen = torch.randperm(len(trained))[:sampled].numpy()
-            negatives = torch.from_numpy(trained[chosen]).to(items.device)
-        states = student.encode(batch.items)[asked]
-        return soft_cross_entropy(states, student.item_embedding.weight, items, weights, negatives)
+            negatives = torch.from_numpy(trained[draw_different(len(trained), sampled)])
+            negatives = negatives.to(items.device)
+        states, table = student.encode(batch.items)[asked], student.item_embedding
+        return soft_cross_entropy(
+            states, table.weight, items, weights, negatives, sparse=table.sparse
+        )
 
     return loss
 
@@ -449,6 +452,7 @@ def new_student(
     if knowledge is not None and config.init != "random":
         by_text = config.init == "text"
         init_item_table(student, knowledge.text_vectors if by_text else knowledge.item_vectors)
+    student.item_embedding.sparse = bool(config.num_negatives) and is_large(dataset.num_items)
     return student
 
 

@@ -61,6 +61,8 @@ def soft_cross_entropy(
     items: Tensor,
     weights: Tensor,
     negatives: Tensor | None = None,
+    *,
+    sparse: bool = False,
 ) -> Tensor:
     """Cross-entropy of the student's softmax with an answer spread over several items.
 
@@ -80,8 +82,10 @@ def soft_cross_entropy(
         items: int64 (P, K), 1..I, or PAD for the rest; an item stands in a row once.
         weights: float (P, K), not below 0.
         negatives: int64 (M,), different items, uniformly sampled; None: the sum is exact.
+        sparse: with `negatives`, give the table a sparse gradient: only rows that are looked at.
     """
-    chosen = torch.bmm(F.embedding(items, table), states[:, :, None]).squeeze(2)  # (P, K)
+    named_rows = F.embedding(items, table, sparse=sparse)
+    chosen = torch.bmm(named_rows, states[:, :, None]).squeeze(2)  # (P, K)
     is_rest = items == 0
     log_named = chosen.masked_fill(is_rest, LOWEST).logsumexp(dim=1)
     if negatives is None:
@@ -92,10 +96,12 @@ def soft_cross_entropy(
         num_items, num_sampled = len(table) - 1, len(negatives)
         # A sampled item that belongs to the answer is there already: its column is blanked. The
         # last column is nobody's, blanked where there is nothing to blank.
-        column = torch.full((num_items + 1,), num_sampled, device=items.device)
-        column[negatives] = torch.arange(num_sampled, device=items.device)
-        blanked = F.pad(column[items], (0, 1), value=num_sampled)  # (P, K + 1)
-        sampled = _LogSumExp.apply(states, table[F.pad(negatives, (0, 1))], blanked)
+        ascending, columns = negatives.sort()
+        place = torch.searchsorted(ascending, items).clamp(max=num_sampled - 1)
+        column = torch.where(ascending[place] == items, columns[place], num_sampled)
+        blanked = F.pad(column, (0, 1), value=num_sampled)  # (P, K + 1)
+        sampled_rows = F.embedding(F.pad(negatives, (0, 1)), table, sparse=sparse)
+        sampled = _LogSumExp.apply(states, sampled_rows, blanked)
         others = (num_items - (~is_rest).sum(dim=1)).clamp(min=1)
         standing = (blanked == num_sampled).sum(dim=1) - 1 + num_sampled - items.shape[1]
         log_rest = sampled + (others / standing.clamp(min=1)).log()

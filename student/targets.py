@@ -24,7 +24,14 @@ from seqrec.batching import cut_windows, make_batch, prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.knowledge import Knowledge
-from seqrec.metrics import ndcg, pad_left, target_ranks
+from seqrec.metrics import (
+    MAX_VALIDATION_SCORES,
+    ndcg,
+    pad_left,
+    sample_targets,
+    target_ranks,
+    users_at_once,
+)
 
 import numpy as np
 import torch
@@ -40,7 +47,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the teacher's, to choose from
 MIN_USERS = 100  # with fewer to validate on, a choice would be chance
 FALLBACK_SHARE = 0.5
 WINDOWS_AT_ONCE = 64
-ROWS_AT_ONCE = 512  # times the catalogue is what has to fit into memory
+ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,10 @@ def choose_share(pool: Pool, dataset: SequenceDataset, batch_size: int = 256) ->
     Returns:
         {"0.0": value, ...}; empty if fewer than 100 users count.
     """
-    targets = dataset.eval_targets("valid")
+    targets = sample_targets(
+        dataset.eval_targets("valid"), MAX_VALIDATION_SCORES // dataset.num_items
+    )
+    batch_size = users_at_once(batch_size, dataset.num_items)
     last_prefixes = prefix_offsets(dataset)[1:] - 1
     lengths = dataset.train_lengths[targets.users]
     counted = np.flatnonzero((targets.positions == lengths) & (lengths > 0))
@@ -153,8 +163,9 @@ def answers(
         known, items = torch.from_numpy(rows >= 0), batch.items.to(pool.device)
         states = [assistant.encode(items)[known] for assistant in pool.assistants]
         rows = rows[rows >= 0]
-        for first in range(0, len(rows), ROWS_AT_ONCE):
-            part = slice(first, first + ROWS_AT_ONCE)
+        at_once = users_at_once(ROWS_AT_ONCE, dataset.num_items)
+        for first in range(0, len(rows), at_once):
+            part = slice(first, first + at_once)
             assistants = pool.assisting([own[part] for own in states])
             mixed = pool.mixed(pool.teacher(rows[part]), assistants, share)
             best, chosen = mixed.log_softmax(dim=1).topk(top_k, dim=1)

@@ -38,8 +38,8 @@ from seqrec.files import SELECTION, read_json, write_json
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
 from seqrec.report import metrics_table
-from seqrec.schedule import refit_epochs, teacher_schedule
-from seqrec.training import FitConfig, fit, set_up_cpu
+from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs, teacher_schedule
+from seqrec.training import FitConfig, draw_different, fit, set_up_cpu
 
 import torch
 from accelerate import Accelerator
@@ -98,10 +98,20 @@ class FinetuneConfig:
 
 
 def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
-    """Cross-entropy over all items that training knows, at every real position."""
+    """Cross-entropy over all items that training knows, at every real position.
+
+    In a large catalogue the sum over them is estimated from a sample.
+    """
     learn = batch.targets != PAD
-    logits = teacher.training_scores(teacher.encode(batch.items)[learn])
-    return nn.functional.cross_entropy(logits[:, 1:], batch.targets[learn] - 1)
+    states, targets = teacher.encode(batch.items)[learn], batch.targets[learn]
+    if not teacher.is_large:
+        logits = teacher.training_scores(states)
+        return nn.functional.cross_entropy(logits[:, 1:], targets - 1)
+    trained = (~teacher.untrained[1:]).nonzero()[:, 0] + 1
+    drawn = draw_different(len(trained), min(NUM_TEACHER_NEGATIVES, len(trained)))
+    negatives = trained[torch.from_numpy(drawn).to(trained.device)]
+    logits = teacher.sampled_scores(states, targets, negatives)
+    return nn.functional.cross_entropy(logits, torch.zeros_like(targets))
 
 
 def build_teacher(

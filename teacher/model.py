@@ -18,6 +18,7 @@ from pathlib import Path
 from seqrec.data import PAD, IntArray
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
+from seqrec.schedule import is_large
 
 import torch
 from peft import (
@@ -97,10 +98,13 @@ class Teacher(nn.Module):
         self.register_buffer("text_stats", text_stats)  # (2, text_dim), what standardised them
         self.register_buffer("untrained", untrained)  # bool (I + 1,), no training event
         self.text_projection = nn.Linear(config.text_dim, config.item_dim, bias=False)
-        self.item_embedding = nn.Embedding(config.num_items + 1, config.item_dim, padding_idx=PAD)
+        self.item_embedding = nn.Embedding(
+            config.num_items + 1, config.item_dim, padding_idx=PAD, sparse=self.is_large
+        )
         self.input_projection = nn.Linear(config.item_dim, width)
         self.output_projection = nn.Linear(width, config.item_dim)
         self.dropout = nn.Dropout(config.dropout)
+        self._known_vectors: Tensor | None = None  # while nothing trains
         scale = config.item_dim**-0.5
         nn.init.normal_(self.text_projection.weight, std=scale * config.text_dim**-0.5)
         nn.init.normal_(self.item_embedding.weight, std=scale * 0.5)
@@ -108,9 +112,25 @@ class Teacher(nn.Module):
             self.item_embedding.weight[PAD].zero_()
             self.item_embedding.weight[untrained] = 0
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the catalogue is so large that training looks at a part of it in each step."""
+        return is_large(self.config.num_items)
+
     def item_vectors(self) -> Tensor:
         """Return what stands for each item at input and output, (I + 1, V); row PAD is zero."""
         return self.text_projection(self.text_vectors) + self.item_embedding.weight
+
+    def vectors_of(self, items: Tensor) -> Tensor:
+        """Return the same for some items, int64 (...): (..., V)."""
+        if not self.is_large:
+            return self.item_vectors()[items]
+        return self.text_projection(self.text_vectors[items]) + self.item_embedding(items)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Switch to training or to inference, which works out all items' vectors once."""
+        self._known_vectors = None
+        return super().train(mode)
 
     def encode(self, items: Tensor) -> Tensor:
         """Map left-padded items, int64 (B, T), to states after each item, (B, T, V)."""
@@ -120,18 +140,44 @@ class Teacher(nn.Module):
         columns = torch.arange(items.shape[1], device=items.device)
         to_left = (columns + items.shape[1] - num_real) % items.shape[1]  # (B, T)
         to_right = (columns + num_real) % items.shape[1]
-        vectors = self.item_vectors()[items.gather(1, to_left)]
+        vectors = self.vectors_of(items.gather(1, to_left))
         states = embed_sequence(self.base, self.input_projection(self.dropout(vectors)))
         states = self.output_projection(self.dropout(states))
         return states.gather(1, to_right[..., None].expand_as(states))
 
     def scores(self, states: Tensor) -> Tensor:
         """Score all items for states (..., V): (..., I + 1); column PAD is no item."""
-        return states @ self.item_vectors().T
+        if self.training or not self.is_large:
+            return states @ self.item_vectors().T
+        if self._known_vectors is None:
+            self._known_vectors = self.item_vectors().detach()
+        return states @ self._known_vectors.T
 
     def training_scores(self, states: Tensor) -> Tensor:
         """Score all items as `scores` does; -inf for those without a training event."""
         return self.scores(states).masked_fill(self.untrained, -torch.inf)
+
+    def sampled_scores(self, states: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+        """Score targets, and negatives that stand for all other items with a training event.
+
+        The correction for uniform sampling (Bengio and Senecal, 2008) is added: each negative's
+        odds count for as many items as it stands for, so that their sum is that of all others, on
+        average. Where the target is among the negatives, it is there already: -inf.
+
+        Args:
+            states: float (P, V).
+            targets: int64 (P,), 1..I.
+            negatives: int64 (M,), different items with training events, uniformly sampled.
+
+        Returns:
+            float (P, 1 + M), targets first; for a cross-entropy with the class 0.
+        """
+        own = (states * self.vectors_of(targets)).sum(dim=1, keepdim=True)
+        hit = targets[:, None] == negatives  # (P, M)
+        others = (~self.untrained[1:]).sum() - 1
+        standing = (len(negatives) - hit.sum(dim=1, keepdim=True)).clamp(min=1)
+        scores = states @ self.vectors_of(negatives).T + (others / standing).log()
+        return torch.cat([own, scores.masked_fill(hit, -torch.inf)], dim=1)
 
     def forward(self, items: Tensor) -> Tensor:
         """Score the next item for left-padded histories, int64 (B, T): (B, I + 1)."""
@@ -161,6 +207,7 @@ class Teacher(nn.Module):
         adapter = load_peft_weights(str(folder / "adapter"), device=str(self.device))
         set_peft_model_state_dict(self.base, adapter)
         self.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
+        self._known_vectors = None
 
     @classmethod
     def from_pretrained(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Teacher":

@@ -22,6 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from student import cold
 from student.cold import (
     _solve,
     fair_factor,
@@ -336,7 +337,11 @@ def linear_catalogue() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return table, vectors, counts, rng.normal(size=(64, 8))
 
 
-def test_rows_that_follow_from_texts_are_found_for_items_without_events() -> None:
+@pytest.mark.parametrize("max_items", [50, 1000])  # of 160 that have events
+def test_rows_that_follow_from_texts_are_found_for_items_without_events(
+    monkeypatch: pytest.MonkeyPatch, max_items: int
+) -> None:
+    monkeypatch.setattr(cold, "MAX_ITEMS", max_items)
     table, vectors, counts, states = linear_catalogue()
     untrained = counts == 0
     scrambled = np.where(untrained[:, None], 100.0, table)
@@ -415,7 +420,11 @@ def test_a_raw_vector_is_standardised_as_the_catalogue_was() -> None:
     assert text_map.standardise(np.array([[5.0, -1.0]])).tolist() == [[2.0, 2.0]]
 
 
-def test_filling_changes_the_rows_of_untrained_items_and_no_others() -> None:
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_filling_changes_the_rows_of_untrained_items_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(cold, "ITEMS_AT_ONCE", at_once)
     student = Student(StudentConfig(arch="gru", num_items=4, hidden_dim=2, max_len=3))
     before = student.item_embedding.weight.detach().clone()
     text_map = TextMap(

@@ -4,12 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from seqrec import data as data_module
 from seqrec.data import (
     SequenceDataset,
+    hold_out_items,
     leave_one_out,
     load_dataset,
     repeat_share,
     temporal,
+    user_parts,
     write_dataset,
 )
 from seqrec.errors import DataError
@@ -133,6 +136,49 @@ def test_temporal_does_not_depend_on_the_unit_of_time(
 def test_repeats_are_events_whose_item_the_user_had_met() -> None:
     events = np.array([1, 2, 1, 1, 2, 2], dtype=np.int32)  # users: 1 2 1 and 1 2 2
     assert repeat_share(events, np.array([0, 3, 6])) == pytest.approx(2 / 6)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 12))
+def test_parts_hold_each_user_once_and_few_events_or_one_user(
+    lengths: list[int], at_once: int
+) -> None:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_module, "EVENTS_AT_ONCE", at_once)
+        parts = list(user_parts(offsets))
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    assert [u for part in parts for u in range(len(lengths))[part.rows]] == list(
+        range(len(lengths))
+    )
+    assert [u for part in parts for u in part.rows.start + part.users] == users.tolist()
+    assert [p for part in parts for p in part.positions] == [p for n in lengths for p in range(n)]
+    for part in parts:
+        assert len(users[part.events]) == len(part.users)
+        assert len(part.users) <= at_once or part.rows.stop - part.rows.start == 1
+
+
+@given(all_times, shares, shares, st.integers(0, 9))
+def test_a_set_that_is_worked_out_in_parts_is_the_same(
+    users: Times, valid_share: float, test_share: float, seed: int
+) -> None:
+    offsets = offsets_of(users)
+    events = np.random.default_rng(seed).integers(1, 6, offsets[-1]).astype(np.int32)
+
+    def everything() -> list[Any]:
+        split = leave_one_out(np.diff(offsets))
+        return [
+            split_by_time(users, valid_share, test_share),
+            repeat_share(events, offsets),
+            [array.tolist() for array in hold_out_items(events, offsets, split, np.array([2, 4]))],
+            SequenceDataset(Path(), {"num_items": 5}, events, offsets, split)
+            .train_counts()
+            .tolist(),
+        ]
+
+    whole = everything()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_module, "EVENTS_AT_ONCE", 5)
+        assert everything() == whole
 
 
 # --- The data set -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import seqrec.training
+from seqrec import schedule
 from seqrec.batching import TrainingBatches
 from seqrec.data import PAD, SequenceDataset
 from seqrec.files import read_json
@@ -300,6 +301,22 @@ def test_items_that_nobody_was_trained_on_are_never_sampled(
         assert student.item_embedding.weight.grad is not None
         touched |= (student.item_embedding.weight.grad != 0).any(dim=1)
     assert touched.nonzero().flatten().tolist() == list(range(1, 9))
+
+
+@pytest.mark.parametrize("arch", ["gru", "transformer"])
+def test_in_a_large_catalogue_training_leaves_rows_alone_that_it_never_meets(
+    config: DistillConfig,
+    write_sequences: WriteSequences,
+    monkeypatch: pytest.MonkeyPatch,
+    arch: Arch,
+) -> None:
+    monkeypatch.setattr(schedule, "LARGE_CATALOGUE", 10)
+    dataset = write_sequences([[1, 2, 3, 4, 9, 10], [5, 6, 7, 8, 10, 9]], 12)
+    config = dataclasses.replace(config, num_negatives=6, num_epochs=3)
+    start = distill.new_student(arch, config, dataset, None).item_embedding.weight.detach().clone()
+    table = train(arch, config, dataset, None).item_embedding.weight.detach()
+    changed = (table != start).any(dim=1).nonzero().flatten().tolist()
+    assert changed == list(range(1, 9))
 
 
 # The refit.

@@ -22,6 +22,8 @@ COMMANDS = {
     "peers": ["-m", "benchmarks.peers"],
     "cold": ["-m", "benchmarks.cold"],
     "accuracy": ["-m", "benchmarks.accuracy"],
+    "make_log": ["-m", "benchmarks.make_log"],
+    "scaling": ["-m", "benchmarks.scaling"],
 }
 
 

@@ -335,3 +335,20 @@ def test_weights_add_up_to_1_or_to_the_share_where_nothing_came_next(keep_rest: 
     for row in items.tolist():
         real = [item for item in row if item]
         assert len(set(real)) == len(real)
+
+
+def test_a_sparse_gradient_is_the_dense_one_and_holds_only_rows_that_are_looked_at() -> None:
+    states, table = draw(6)
+    items, weights = draw_answers(6, 2)
+    negatives = torch.tensor([2, 7, 11])
+
+    def gradient(*, sparse: bool) -> Tensor:
+        leaf = table.clone().requires_grad_()
+        soft_cross_entropy(states, leaf, items, weights, negatives, sparse=sparse).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    found = gradient(sparse=True).coalesce()
+    torch.testing.assert_close(found.to_dense(), gradient(sparse=False))
+    looked_at = set(items.flatten().tolist()) | set(negatives.tolist()) | {PAD}
+    assert set(found.indices()[0].tolist()) <= looked_at

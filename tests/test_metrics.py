@@ -1,7 +1,9 @@
 """Metrics against hand arithmetic and against ir_measures."""
 
 import math
+from collections.abc import Callable
 
+from seqrec import metrics
 from seqrec.data import PAD, SequenceDataset
 from seqrec.metrics import (
     NOT_RANKED,
@@ -14,6 +16,7 @@ from seqrec.metrics import (
     pad_left,
     popularity_scores,
     reciprocal_rank,
+    sample_targets,
     summarize,
     target_ranks,
 )
@@ -218,6 +221,46 @@ def test_evaluation_shows_the_newest_items_and_excludes_the_whole_history(
         assert result.excluding_seen[row] == rank_by_loop(
             tiny_dataset, user, position, scores, exclude=True
         )
+
+
+def random_scores(dataset: SequenceDataset) -> Callable[[Tensor], Tensor]:
+    table = torch.rand(31, 31, generator=torch.Generator().manual_seed(0))
+    return lambda items: (table[items] * (items != PAD)[:, :, None]).sum(dim=1)
+
+
+def test_a_large_catalogue_is_ranked_for_a_few_users_at_once(
+    tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = random_scores(tiny_dataset)
+    whole = evaluate(score, tiny_dataset, "test", max_len=4)
+    monkeypatch.setattr(metrics, "SCORES_AT_ONCE", 100)
+
+    def watched(items: Tensor) -> Tensor:
+        assert len(items) <= 3  # 30 items each
+        return score(items)
+
+    pieces = evaluate(watched, tiny_dataset, "test", max_len=4)
+    assert pieces.keeping_seen.tolist() == whole.keeping_seen.tolist()
+    assert pieces.excluding_seen.tolist() == whole.excluding_seen.tolist()
+
+
+def test_so_many_users_are_validated_as_the_catalogue_allows_and_all_are_tested(
+    tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = random_scores(tiny_dataset)
+    whole = evaluate(score, tiny_dataset, "valid", max_len=4)
+    targets = tiny_dataset.eval_targets("valid")
+    monkeypatch.setattr(metrics, "MAX_VALIDATION_SCORES", 12 * 30)
+    sample = sample_targets(targets, 12)
+    chosen = np.searchsorted(targets.users, sample.users)
+    assert len(set(chosen.tolist())) == 12
+    assert sample.users.tolist() == targets.users[chosen].tolist()  # each with what is its own
+    assert sample.positions.tolist() == targets.positions[chosen].tolist()
+    assert sample.items.tolist() == targets.items[chosen].tolist()
+    part = evaluate(score, tiny_dataset, "valid", max_len=4)
+    assert part.excluding_seen.tolist() == whole.excluding_seen[chosen].tolist()
+    tested = evaluate(score, tiny_dataset, "test", max_len=4)
+    assert len(tested.keeping_seen) == len(tiny_dataset.eval_targets("test").users)
 
 
 def test_an_oracle_is_always_first_and_the_popularity_baseline_is_not(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import itertools
 import logging
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seqrec import data as data_module
 from seqrec import prepare as module
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, SourceError
@@ -149,6 +151,57 @@ def test_a_folder_of_parts_is_read_in_the_order_of_their_names(bench: Workbench)
     assert bench.prepare(bench.folder / "parts").fingerprint == whole.fingerprint
 
 
+def test_a_folder_as_spark_leaves_it_is_its_visible_parts(bench: Workbench) -> None:
+    whole = bench.prepare(output_dir=bench.folder / "whole")
+    bench.write("log/part-00000-5f1e-c000.snappy.parquet", INTERACTIONS[:4])
+    bench.write("log/part-00001-5f1e-c000.snappy.parquet", INTERACTIONS[:0])
+    bench.write("log/part-00002-5f1e-c000.snappy.parquet", INTERACTIONS[4:])
+    for name in ("_SUCCESS", ".part-00000-5f1e-c000.snappy.parquet.crc", "._part-00000.parquet"):
+        (bench.folder / "log" / name).touch()
+    assert bench.prepare(bench.folder / "log").fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_log_is_what_plain_python_makes_of_it_in_any_number_of_parts(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(300, 900))
+    users: list[Any] = rng.integers(0, 60, count).tolist()
+    items = rng.integers(0, 40, count).tolist()
+    times = rng.integers(-3, 12, count).tolist()  # many are equal
+    if seed % 2:
+        users = [f"über-{user * 7919 % 1009}" for user in users]
+    if seed % 3 == 0:
+        times = [time / 4 for time in times]
+    log = pl.DataFrame({"user_id": users, "item_id": items, "timestamp": times})
+    catalogue = pl.DataFrame({"item_id": range(40), "title": [f"title {i}" for i in range(40)]})
+    whole = bench.prepare(log, catalogue, output_dir=bench.folder / "whole")
+
+    by_user: dict[str, list[tuple[float, int]]] = {}
+    for user, item, time in zip(users, items, times, strict=True):
+        by_user.setdefault(str(user), []).append((time, item + 1))
+    ordered = [
+        [item for _, item in sorted(by_user[user], key=lambda event: event[0])]
+        for user in sorted(by_user)
+    ]
+    assert [whole.sequence(user).tolist() for user in range(whole.num_users)] == ordered
+    repeats = sum(len(sequence) - len(set(sequence)) for sequence in ordered)
+    assert whole.meta["repeat_share"] == repeats / count
+
+    monkeypatch.setattr(data_module, "EVENTS_AT_ONCE", 50)  # less than some users have
+    monkeypatch.setattr(data_module, "TEXTS_AT_ONCE", 7)
+    bounds = [0, *sorted(rng.integers(0, count, 4).tolist()), count]
+    for number, (first, last) in enumerate(itertools.pairwise(bounds)):
+        bench.write(f"parts/part-{number:05d}.parquet", log[first:last])
+    in_parts = bench.prepare(bench.folder / "parts", catalogue)
+    for file in sorted(whole.path.iterdir()):
+        if file.name != "meta.json":  # which holds the paths
+            assert (in_parts.path / file.name).read_bytes() == file.read_bytes(), file.name
+    assert in_parts.fingerprint == whole.fingerprint
+    assert in_parts.meta["repeat_share"] == whole.meta["repeat_share"]
+
+
 @pytest.mark.parametrize("extension", [".parquet", ".csv", ".jsonl"])
 def test_events_of_the_same_time_stay_in_file_order(bench: Workbench, extension: str) -> None:
     rng = np.random.default_rng(0)
@@ -245,6 +298,14 @@ def test_iso_times_with_offsets_and_without_fractions_are_compared_as_moments(
     interactions = pl.DataFrame({"user_id": ["u"] * 5, "item_id": ids, "timestamp": times})
     items = pl.DataFrame({"item_id": ids, "title": ids})
     assert titles(bench.prepare(interactions, items), 0) == ["a", "b", "c", "d", "e"]
+
+
+def test_fractions_before_and_after_zero_are_in_order(bench: Workbench) -> None:
+    times = [0.5, -1e-300, -7.25, 0.0, 1e300, -0.0]
+    ids = ["d", "b", "a", "c1", "e", "c2"]  # of equal zeros the first in the file
+    interactions = pl.DataFrame({"user_id": ["u"] * 6, "item_id": ids, "timestamp": times})
+    items = pl.DataFrame({"item_id": ids, "title": ids})
+    assert titles(bench.prepare(interactions, items), 0) == ["a", "b", "c1", "c2", "d", "e"]
 
 
 def test_nanoseconds_that_a_float_cannot_tell_apart_stay_in_order(bench: Workbench) -> None:

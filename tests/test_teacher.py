@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqrec.batching import prefix_offsets
+from seqrec import schedule
+from seqrec.batching import TrainingBatches, prefix_offsets
 from seqrec.data import PAD, SequenceDataset
 from seqrec.errors import ModelError, SourceError
 from seqrec.knowledge import load_knowledge
@@ -19,7 +20,7 @@ from transformers import AutoModel, BitsAndBytesConfig, DistilBertConfig, Distil
 
 from teacher import base, text
 from teacher.extract import answers, extract_knowledge
-from teacher.finetune import FinetuneConfig, build_teacher
+from teacher.finetune import FinetuneConfig, build_teacher, next_item_loss
 from teacher.model import Teacher
 
 CPU = torch.device("cpu")
@@ -301,3 +302,67 @@ def test_a_teacher_of_other_data_is_not_asked(
     with pytest.raises(ModelError, match=r"trained on data set .* Train it again"):
         extract_knowledge(teacher, tmp_path / "t", other, tmp_path / "k", prefixes_per_user=9)
     assert not (tmp_path / "k").exists()
+
+
+# --- Large catalogues ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large_teacher(
+    tiny_dataset: SequenceDataset, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> Teacher:
+    monkeypatch.setattr(schedule, "LARGE_CATALOGUE", 10)
+    return make_teacher(tiny_dataset, tiny_llm, bits=32)
+
+
+def test_in_a_large_catalogue_a_teacher_gives_the_same_answers(
+    large_teacher: Teacher, tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = torch.tensor([[PAD, 3, 1], [4, 5, 6]])
+    with torch.inference_mode():
+        large = large_teacher(items)
+        assert large_teacher.item_embedding.sparse
+        monkeypatch.setattr(schedule, "LARGE_CATALOGUE", tiny_dataset.num_items)
+        torch.testing.assert_close(large, large_teacher(items))
+
+
+def test_what_a_large_teacher_has_learnt_is_in_its_next_answers(large_teacher: Teacher) -> None:
+    items = torch.tensor([[3, 1]])
+    with torch.no_grad():
+        before = large_teacher(items)
+        large_teacher.train()
+        large_teacher.item_embedding.weight[1:] *= 3
+        after = large_teacher.eval()(items)
+    assert not torch.allclose(before, after)
+    expected = large_teacher.encode(items)[:, -1] @ large_teacher.item_vectors().T
+    torch.testing.assert_close(after, expected.detach())
+
+
+def test_a_teachers_loss_is_exact_where_all_trained_items_are_negatives(
+    large_teacher: Teacher, tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_teacher.untrained[[7, 9]] = True  # what they score is in neither sum
+    windows = TrainingBatches(tiny_dataset, 6, 8, 0)
+    batch = next(windows.epoch(0)[1])
+    batch = batch._replace(
+        targets=torch.where((batch.targets == 7) | (batch.targets == 9), 1, batch.targets)
+    )
+    sampled = next_item_loss(large_teacher, batch)
+    monkeypatch.setattr(schedule, "LARGE_CATALOGUE", tiny_dataset.num_items)
+    torch.testing.assert_close(sampled, next_item_loss(large_teacher, batch))
+
+
+def test_sampled_odds_add_up_to_those_of_all_on_average(large_teacher: Teacher) -> None:
+    torch.manual_seed(0)
+    states = torch.randn(4, large_teacher.config.item_dim)
+    targets = torch.tensor([1, 2, 3, 4])
+    with torch.no_grad():
+        exact = large_teacher.training_scores(states).exp().sum(dim=1)
+        estimates = [
+            large_teacher.sampled_scores(states, targets, torch.randperm(30)[:6] + 1)
+            .exp()
+            .sum(dim=1)
+            for _ in range(3000)
+        ]
+    deviation = torch.stack(estimates).std(dim=0) / len(estimates) ** 0.5
+    assert ((torch.stack(estimates).mean(dim=0) - exact).abs() < 5 * deviation).all()

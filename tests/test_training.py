@@ -1,15 +1,26 @@
+import sys
 from pathlib import Path
 
+from seqrec import schedule
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.data import PAD, SequenceDataset
 from seqrec.errors import SeqRecError
-from seqrec.training import FitConfig, Progress, fit
+from seqrec.training import (
+    FitConfig,
+    Progress,
+    RowwiseAdamW,
+    clip_gradients,
+    draw_different,
+    fit,
+)
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from student.losses import soft_cross_entropy
 from student.model import Student, StudentConfig
 
 
@@ -19,8 +30,13 @@ class Killed(Exception):
 
 def next_item_loss(student: Student, batch: Batch) -> Tensor:
     learn = batch.targets != PAD
-    logits = student.logits(student.encode(batch.items)[learn])
-    return nn.functional.cross_entropy(logits, batch.targets[learn] - 1)
+    states, targets = student.encode(batch.items)[learn], batch.targets[learn]
+    if student.item_embedding.sparse:
+        negatives = torch.arange(1, student.config.num_items + 1)
+        weights, table = torch.ones(len(targets), 1), student.item_embedding.weight
+        return soft_cross_entropy(states, table, targets[:, None], weights, negatives, sparse=True)
+    logits = student.logits(states)
+    return nn.functional.cross_entropy(logits, targets - 1)
 
 
 def train(
@@ -30,6 +46,7 @@ def train(
     values: list[float] | None = None,
     kill_at: int | None = None,
     validated: bool = True,
+    sparse: bool = False,
     seed: int = 0,
     **changes: float,
 ) -> tuple[Student, Progress]:
@@ -38,6 +55,7 @@ def train(
     student = Student(
         StudentConfig(arch="gru", num_items=dataset.num_items, hidden_dim=8, max_len=5)
     )
+    student.item_embedding.sparse = sparse
     calls = 0
 
     def validate(model: Student) -> float:
@@ -134,3 +152,94 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(
         SeqRecError, match=r"loss became (nan|inf) at step \d+.*half the learning rate"
     ):
         train(tiny_dataset, tmp_path, learning_rate=1e30, max_grad_norm=1e30)
+
+
+# --- Large catalogues ---------------------------------------------------------------------------
+
+ROWS = torch.tensor([[1, 4, 1], [7, 4, 0], [2, 2, 9], [1, 7, 4]])  # what each step looks at
+
+
+def train_table(
+    optimizer_class: type[torch.optim.Optimizer], *, sparse: bool, **options: float
+) -> Tensor:
+    """Train a table of ten rows for four steps, and return it."""
+    torch.manual_seed(0)
+    table = nn.Embedding(10, 3, sparse=sparse)
+    optimizer = optimizer_class(table.parameters(), lr=0.1, **options)  # type: ignore[call-arg]
+    for rows in ROWS:
+        optimizer.zero_grad()
+        (table(rows) ** 3).sum().backward()
+        optimizer.step()
+    return table.weight.detach()
+
+
+def test_rows_with_a_gradient_move_as_torchs_sparse_adam_moves_them() -> None:
+    ours = train_table(RowwiseAdamW, sparse=True, weight_decay=0.0)
+    torch.testing.assert_close(ours, train_table(torch.optim.SparseAdam, sparse=True))
+
+
+def test_where_every_row_has_a_gradient_it_is_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", torch.arange(10).repeat(4, 2))
+    ours = train_table(RowwiseAdamW, sparse=True, weight_decay=0.1)
+    torch.testing.assert_close(ours, train_table(torch.optim.AdamW, sparse=False, weight_decay=0.1))
+
+
+def test_rows_without_a_gradient_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    start = nn.Embedding(10, 3).weight.detach()
+    trained = train_table(RowwiseAdamW, sparse=True, weight_decay=0.1)
+    untouched = sorted(set(range(10)) - set(ROWS.flatten().tolist()))
+    assert untouched == [3, 5, 6, 8]
+    assert torch.equal(trained[untouched], start[untouched])
+
+
+def test_dense_gradients_are_left_to_adamw() -> None:
+    ours = train_table(RowwiseAdamW, sparse=False, weight_decay=0.1)
+    assert torch.equal(ours, train_table(torch.optim.AdamW, sparse=False, weight_decay=0.1))
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 100.0])
+def test_sparse_gradients_are_clipped_as_dense_ones_are(max_norm: float) -> None:
+    def clipped(*, sparse: bool) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        table, other = nn.Embedding(10, 3, sparse=sparse), nn.Linear(3, 1)
+        other(table(ROWS).tanh()).sum().backward()
+        parameters = [*table.parameters(), *other.parameters()]
+        if sparse:
+            clip_gradients(parameters, max_norm)
+        else:
+            nn.utils.clip_grad_norm_(parameters, max_norm)
+        assert table.weight.grad is not None
+        assert other.weight.grad is not None
+        return table.weight.grad.to_dense(), other.weight.grad
+
+    for ours, theirs in zip(clipped(sparse=True), clipped(sparse=False), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("num_large", [5, 1000])
+def test_draws_are_different_and_take_each_item_equally_often(
+    monkeypatch: pytest.MonkeyPatch, num_large: int
+) -> None:
+    monkeypatch.setattr(schedule, "LARGE_CATALOGUE", num_large)
+    torch.manual_seed(0)
+    draws = [draw_different(60, 20) for _ in range(900)]
+    assert all(len(set(draw.tolist())) == 20 for draw in draws)
+    counts = np.bincount(np.concatenate(draws), minlength=60)
+    assert len(counts) == 60
+    # Binomial, 900 draws of 1/3: the deviation is 14, and 60 counts stay within five of them.
+    assert np.abs(counts - 300).max() < 5 * (900 * 2 / 9) ** 0.5
+    torch.manual_seed(0)
+    assert draw_different(60, 20).tolist() == draws[0].tolist()
+
+
+def test_a_killed_run_with_sparse_gradients_ends_as_an_unbroken_one(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    unbroken, _ = train(tiny_dataset, tmp_path / "unbroken", sparse=True)
+    with pytest.raises(Killed):
+        train(tiny_dataset, tmp_path / "broken", kill_at=3, sparse=True)
+    resumed, progress = train(tiny_dataset, tmp_path / "broken", sparse=True)
+    assert progress.epoch == 4
+    assert same_weights(unbroken, resumed)

@@ -1,0 +1,277 @@
+"""Training over catalogue sizes: `python -m benchmarks.scaling --num-items 10000 100000 1000000`.
+
+For each size a log is invented (`benchmarks.make_log`), prepared, and trained on for some steps: by
+the students' control and, if `--teacher` names a language model, by a teacher on it, whose item
+texts are random vectors. All is run as a user runs it, each in a process of its own, so that its
+memory can be told. Prints a table and writes `scaling.json`; schema "seqrec-scaling/1":
+
+    schema, config, environment    as in `benchmark.json`, see `benchmarks.latency`
+    rows            a list, one object per size and system:
+      num_items, num_events
+      system        "prepare", "transformer", "gru", "teacher"
+      peak_mib      the most memory that the process held
+      seconds       of preparing, the reading of the libraries not counted
+      batch_size, step_ms, step_cpu_ms
+                    windows of a step, and its median time, as the clock says and as the processor
+                    counts; the latter says less of other work on the machine
+      validated_users, validation_s
+                    users that were ranked, and how long it took
+"""
+
+import dataclasses
+import itertools
+import logging
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqrec.batching import Batch, TrainingBatches
+from seqrec.config import flag, parse_flags, to_json
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import run_main
+from seqrec.files import write_json
+from seqrec.metrics import validation_ndcg
+from seqrec.prepare import PrepareConfig, prepare
+from seqrec.schedule import teacher_schedule
+from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tabulate import tabulate
+from torch import nn
+
+from benchmarks.fresh import peak_mib
+from benchmarks.make_log import LogConfig, make_log
+from benchmarks.report import busy_note, describe_machine
+from student.distill import DistillConfig, make_loss, new_student, scheduled
+from student.model import Arch
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "seqrec-scaling/1"
+NUM_WARM_UP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """Flags of `benchmarks.scaling`."""
+
+    output_dir: Path = flag(Path("runs/scaling"), "where to write scaling.json")
+    num_items: tuple[int, ...] = flag((10_000, 100_000, 1_000_000), "catalogue sizes")
+    num_events: int = flag(2_000_000, "interactions of each log")
+    num_users: int = flag(100_000, "users of each log")
+    num_steps: int = flag(40, "timed training steps")
+    num_validated: int = flag(256, "users to rank in validation")
+    teacher: str | None = flag(
+        None, "language model of a teacher to train as well, such as smollm2-135m; none: no teacher"
+    )
+    num_layers: int = flag(4, "the teacher's: first layers of the language model")
+    num_threads: int = flag(1, "CPU threads of training; preparing takes all cores")
+    seed: int = flag(0, "seed of all randomness")
+
+
+@dataclass(frozen=True)
+class TimedBatches(TrainingBatches):
+    """The first batches of an epoch; notes when each was asked for."""
+
+    num_batches: int = 0
+    clock: list[tuple[float, float]] = field(default_factory=list)  # wall, processor; seconds
+
+    def epoch(
+        self, epoch: int, process_index: int = 0, num_processes: int = 1
+    ) -> tuple[int, Iterator[Batch]]:
+        """Return how many batches there are, and the batches."""
+        batches = super().epoch(epoch, process_index, num_processes)[1]
+
+        def watched() -> Iterator[Batch]:
+            for batch in itertools.islice(batches, self.num_batches):
+                self.clock.append((time.perf_counter(), time.process_time()))
+                yield batch
+
+        return self.num_batches, watched()
+
+
+def measure_scaling(config: ScalingConfig) -> dict[str, Any]:
+    """Prepare and train at all sizes; return the content of `scaling.json` but for `config`."""
+    environment = describe_machine(config.num_threads)
+    systems: list[tuple[str, Callable[..., dict[str, Any]]]] = [
+        ("prepare", _prepare),
+        ("transformer", _train_student),
+        ("gru", _train_student),
+    ]
+    if config.teacher is not None:
+        systems.append(("teacher", _train_teacher))
+    rows = []
+    for num_items in config.num_items:
+        with tempfile.TemporaryDirectory() as folder:
+            make_log(
+                LogConfig(
+                    output_dir=Path(folder) / "log",
+                    num_events=config.num_events,
+                    num_users=config.num_users,
+                    num_items=num_items,
+                    seed=config.seed,
+                )
+            )
+            for system, measure in systems:
+                logger.info("%s items: %s", f"{num_items:,}", system)
+                # A new process, whose memory is its own.
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    found = pool.submit(measure, system, Path(folder), config).result()
+                about = {"num_items": num_items, "num_events": config.num_events}
+                rows.append({**about, "system": system, **found})
+    return {"schema": SCHEMA, "environment": environment, "rows": rows}
+
+
+def _prepare(system: str, folder: Path, config: ScalingConfig) -> dict[str, Any]:
+    started = time.perf_counter()
+    prepare(
+        PrepareConfig(
+            interactions=folder / "log" / "interactions",
+            items=folder / "log" / "items.parquet",
+            output_dir=folder / "data",
+        )
+    )
+    return {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
+
+
+def _train_student(system: Arch, folder: Path, config: ScalingConfig) -> dict[str, Any]:
+    set_up_cpu(config.num_threads, num_processes=1)
+    dataset = load_dataset(folder / "data")
+    flags = scheduled(DistillConfig(seed=config.seed), dataset)
+    student = new_student(system, flags, dataset, None)
+    loss = make_loss(flags, dataset, None)
+    batches = TimedBatches(dataset, flags.max_len, flags.batch_size, flags.seed)
+    return _train(student, loss, batches, folder, config)
+
+
+def _train_teacher(system: str, folder: Path, config: ScalingConfig) -> dict[str, Any]:
+    from teacher.base import load_base, resolve_model
+    from teacher.finetune import FinetuneConfig, next_item_loss
+    from teacher.model import Teacher, TeacherConfig, item_mask
+
+    set_up_cpu(config.num_threads, num_processes=1)
+    dataset = load_dataset(folder / "data")
+    flags = FinetuneConfig(model=str(config.teacher), num_layers=config.num_layers)
+    layers = flags.num_layers or None
+    base = load_base(resolve_model(flags.model), bits=flags.bits, num_layers=layers, device="cpu")
+    width = base.config.hidden_size
+    torch.manual_seed(config.seed)
+    text_vectors = torch.randn(dataset.num_items + 1, width)
+    text_vectors[0] = 0
+    teacher = Teacher(
+        base,
+        text_vectors,
+        torch.stack([torch.zeros(width), torch.ones(width)]),
+        item_mask(dataset.untrained_items, dataset.num_items),
+        TeacherConfig(
+            model=flags.model,
+            model_fingerprint="",
+            dataset_fingerprint=dataset.fingerprint,
+            bits=flags.bits,
+            num_layers=base.config.num_hidden_layers,
+            num_items=dataset.num_items,
+            text_dim=width,
+            item_dim=flags.item_dim,
+            max_len=flags.max_len,
+            lora_rank=flags.lora_rank,
+            lora_alpha=flags.lora_alpha,
+            dropout=flags.dropout,
+        ),
+    )
+    batch_size = teacher_schedule(dataset, flags.max_len).batch_size
+    batches = TimedBatches(dataset, flags.max_len, batch_size, config.seed, stride=flags.max_len)
+    return _train(teacher, next_item_loss, batches, folder, config)
+
+
+def _train(
+    model: nn.Module,
+    loss: LossFunction,
+    batches: TimedBatches,
+    folder: Path,
+    config: ScalingConfig,
+) -> dict[str, Any]:
+    """Train for some steps and validate, as `fit` does it; return times and memory."""
+    batches = dataclasses.replace(batches, num_batches=NUM_WARM_UP + config.num_steps + 1, clock=[])
+    known = _few_validated(batches.dataset, config.num_validated)
+    validation_s = 0.0
+
+    def validate(trained: Any) -> float:
+        nonlocal validation_s
+        started = time.perf_counter()
+        value = validation_ndcg(trained, known, max_len=batches.max_len)
+        validation_s = time.perf_counter() - started
+        return value
+
+    with tempfile.TemporaryDirectory(dir=folder) as checkpoint:
+        fit(
+            model,
+            loss,
+            batches,
+            validate,
+            FitConfig(num_epochs=1, learning_rate=1e-3, seed=config.seed),
+            accelerator=Accelerator(cpu=True),
+            checkpoint_dir=Path(checkpoint) / "state",
+            recipe={},
+            label="training",
+        )
+    step, step_cpu = np.median(np.diff(np.array(batches.clock)[NUM_WARM_UP:], axis=0), axis=0)
+    return {
+        "batch_size": batches.batch_size,
+        "step_ms": 1000 * float(step),
+        "step_cpu_ms": 1000 * float(step_cpu),
+        "validated_users": len(known.eval_targets("valid").users),
+        "validation_s": validation_s,
+        "peak_mib": peak_mib(),
+    }
+
+
+def _few_validated(dataset: SequenceDataset, num_users: int) -> SequenceDataset:
+    """Return the set with so many validation targets."""
+    split = dataset.split.copy()
+    with_target = np.flatnonzero(split[:, 1] >= 0)
+    split[np.random.default_rng(0).permutation(with_target)[num_users:], 1] = -1
+    return dataclasses.replace(dataset, split=split)
+
+
+def format_scaling(results: dict[str, Any]) -> str:
+    """Return the results as a text table that ends in a newline, with its conditions below."""
+    rows = [
+        [
+            f"{row['num_items']:,}",
+            row["system"],
+            f"{row['seconds']:.1f}" if "seconds" in row else "",
+            row.get("batch_size", ""),
+            *(f"{row[name]:.1f}" if name in row else "" for name in ("step_ms", "step_cpu_ms")),
+            f"{row['validated_users'] / row['validation_s']:.0f}" if "validation_s" in row else "",
+            f"{row['peak_mib'] / 1024:.2f}",
+        ]
+        for row in results["rows"]
+    ]
+    headers = ["items", "system", "seconds", "batch", "step ms", "step CPU ms"]
+    headers += ["users validated per s", "peak GiB"]
+    machine = results["environment"]
+    return (
+        tabulate(rows, headers=headers, disable_numparse=True, stralign="right")
+        + f"\n\n{results['rows'][0]['num_events']:,} invented events; medians of the steps; "
+        f"{machine['num_threads']} thread(s), {machine['cpu']}.\n" + busy_note(machine)
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure as the command line asks."""
+    config = parse_flags(ScalingConfig, (__doc__ or "").partition("\n")[0], argv)
+    results = {**measure_scaling(config), "config": to_json(config)}
+    write_json(config.output_dir / "scaling.json", results)
+    sys.stdout.write(format_scaling(results))
+
+
+if __name__ == "__main__":
+    run_main(main)
