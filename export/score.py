@@ -1,6 +1,6 @@
 """Recommendations for all users at once, from an exported student.
 
-    python -m export.score --model-dir runs/ml-100k/export/gru-distilled-int8 --output-dir recommended
+    python -m export.score --model-dir runs/ml-100k/export/gru-distilled-int8
 
 reads the users of a prepared data set, or, with `--histories`, a Parquet file or a folder of them:
 a user and a list of item ids a row, oldest first. It writes Parquet parts, users in order:
@@ -282,8 +282,9 @@ def ray_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterator
             'Ray is not installed. Install it: pip install --editable ".[ray]", or take '
             "--engine local"
         ) from error
-    import export
     import seqrec
+
+    import export
 
     started_here = not ray.is_initialized()
     if started_here:
@@ -344,8 +345,8 @@ def score(config: ScoreConfig) -> Path:
         written = sum(1 for _ in beside.glob("part-*.parquet"))
         if written != len(parts):
             raise SeqRecError(
-                f"{written} of {len(parts)} parts are in {beside.parent}: workers on other machines "
-                "need the same file system at the same path. Nothing was written"
+                f"{written} of {len(parts)} parts are in {beside.parent}: workers on other "
+                "machines need the same file system at the same path. Nothing was written"
             )
     logger.info("wrote %s: %s users in %d file(s)", config.output_dir, f"{num_users:,}", len(parts))
     if num_unknown:
