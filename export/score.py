@@ -375,4 +375,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    # Workers find what they are sent by the name of its module, and `__main__` is another in each.
+    from export.score import main as main_of_module
+
+    run_main(main_of_module)

@@ -164,7 +164,7 @@ def load_base(
         model = AutoModel.from_pretrained(
             folder,
             dtype=torch.float32 if bits == 32 else torch.bfloat16,
-            device_map={"": str(device)},
+            device_map={"": "cpu" if torch.device(device).type == "cpu" else str(device)},
             trust_remote_code=False,
             **options,
         )
