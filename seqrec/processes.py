@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
     InitProcessGroupKwargs,
     gather_object,
 )
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Others wait while process 0 reads a catalogue's texts with a language model.
 TIMEOUT = timedelta(hours=6)
+# Weights are read, saved and judged whole, by name; these leave a process a part of each.
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 HOW_ON_CPU = (
     "accelerate launch --config_file configs/cpu_2_processes.yaml, or torchrun --nproc_per_node 2"
 )
@@ -39,7 +42,8 @@ def start_accelerator(device: str) -> Accelerator:
         device: "cpu", or else a GPU is taken if there is one.
 
     Raises:
-        SeqRecError: several processes were started that know nothing of each other.
+        SeqRecError: several processes were started that know nothing of each other, or that are to
+            hold a part of the model each.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without cpu=True Accelerate leaves processes without GPUs to themselves.
@@ -52,6 +56,13 @@ def start_accelerator(device: str) -> Accelerator:
             InitProcessGroupKwargs(timeout=TIMEOUT),
         ],
     )
+    if accelerator.distributed_type in SHARDED:
+        raise SeqRecError(
+            f"accelerate was told to split the model over the processes "
+            f"({accelerator.distributed_type.value}); here each holds the whole of it, which in "
+            "4 bit takes half a gigabyte for each billion of weights. Type: accelerate launch "
+            "--config_file configs/multi_gpu.yaml"
+        )
     if accelerator.num_processes != started and started > 1:
         raise SeqRecError(
             f"{started} processes were started, but accelerate takes each for the only one "
