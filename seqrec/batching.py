@@ -39,7 +39,7 @@ class Batch(NamedTuple):
         """
         if count == 1:
             return self, 1.0
-        rows = torch.arange(index, len(self.items), count)
+        rows = torch.arange(len(self.items))[index::count]
         if not len(rows):
             return Batch(*(tensor[:1] for tensor in self)), 0.0
         part = Batch(*(tensor[rows] for tensor in self))

@@ -56,6 +56,7 @@ from teacher.base import (
 )
 from teacher.extract import extract_knowledge
 from teacher.model import Teacher, TeacherConfig, item_mask
+from teacher.plan import Plan, Work, make_plan
 from teacher.text import text_vectors
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,9 @@ class FinetuneConfig:
     gradient_accumulation: int = flag(
         1, "parts that a step's windows are computed in, for less memory; the result is the same"
     )
+    gradient_checkpointing: bool = flag(
+        False, "keep layers' inputs alone and compute the rest again, for less memory; same result"
+    )
     refit_share: float = flag(
         0.25,
         "further training on the validation events too, once all is chosen, as a share of the "
@@ -101,6 +105,7 @@ class FinetuneConfig:
     )
     num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
     seed: int = flag(0, "seed of all randomness")
+    dry_run: bool = flag(False, "show weights, memory and time that it would take, and stop")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -147,6 +152,8 @@ def build_teacher(
         item_mask(dataset.untrained_items, dataset.num_items),
         shape,
     ).to(device)
+    if config.gradient_checkpointing:
+        teacher.base.gradient_checkpointing_enable({"use_reentrant": False})
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
     logger.info(
         "teacher: %s, %d layers, %.1f M weights in 4 bit, multiplied in %s; %.2f M trained",
@@ -178,6 +185,10 @@ def run(config: FinetuneConfig) -> None:
         num_epochs=config.num_epochs or schedule.num_epochs,
         batch_size=config.batch_size or schedule.batch_size,
     )
+    if config.dry_run:
+        if accelerator.is_main_process:
+            sys.stdout.write(plan(config, dataset, accelerator).table())
+        return
     folder = output_dir / "teacher"
     wanted = recipe(config, dataset_fingerprint=dataset.fingerprint)
     if is_finished(folder, wanted):
@@ -237,6 +248,16 @@ def run(config: FinetuneConfig) -> None:
         train(complete, further, None, "teacher refit")
     finish(teacher, dataset, config, output_dir, wanted, valid_ndcg, accelerator)
     accelerator.end_training()
+
+
+def plan(config: FinetuneConfig, dataset: SequenceDataset, accelerator: Accelerator) -> Plan:
+    """Estimate what `config`, its schedule filled in, will take."""
+    shared = {field.name for field in dataclasses.fields(Work)} - {"num_parts"}
+    work = Work(
+        **{name: getattr(config, name) for name in shared},
+        num_parts=accelerator.num_processes * config.gradient_accumulation,
+    )
+    return make_plan(dataset, work, accelerator.device, accelerator.num_processes)
 
 
 def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
