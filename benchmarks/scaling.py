@@ -84,11 +84,9 @@ class TimedBatches(TrainingBatches):
     num_batches: int = 0
     clock: list[tuple[float, float]] = field(default_factory=list)  # wall, processor; seconds
 
-    def epoch(
-        self, epoch: int, process_index: int = 0, num_processes: int = 1
-    ) -> tuple[int, Iterator[Batch]]:
+    def epoch(self, epoch: int) -> tuple[int, Iterator[Batch]]:
         """Return how many batches there are, and the batches."""
-        batches = super().epoch(epoch, process_index, num_processes)[1]
+        batches = super().epoch(epoch)[1]
 
         def watched() -> Iterator[Batch]:
             for batch in itertools.islice(batches, self.num_batches):

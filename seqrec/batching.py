@@ -30,6 +30,21 @@ class Batch(NamedTuple):
         """Move to a device."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
+    def share(self, index: int, count: int) -> tuple["Batch", float]:
+        """Return every `count`-th window from `index` on, and the share of all that is asked.
+
+        The mean losses of all `count` parts, each times its share, add up to the mean loss of the
+        whole. A part without a window of its own gets the first one, and its share is 0: in each
+        step every process has to take part.
+        """
+        if count == 1:
+            return self, 1.0
+        rows = torch.arange(len(self.items))[index::count]
+        if not len(rows):
+            return Batch(*(tensor[:1] for tensor in self)), 0.0
+        part = Batch(*(tensor[rows] for tensor in self))
+        return part, int((part.prefixes >= 0).sum()) / int((self.prefixes >= 0).sum())
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -135,10 +150,7 @@ def bucketed_order(
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """All training batches of an epoch, the same for the same seed and epoch.
-
-    With several processes each takes every n-th batch; all take equally many.
-    """
+    """All training batches of an epoch, the same for the same seed and epoch."""
 
     dataset: SequenceDataset
     max_len: int
@@ -147,21 +159,16 @@ class TrainingBatches:
     stride: int | None = None  # see `cut_windows`
     whole: bool = False  # the same
 
-    def epoch(
-        self, epoch: int, process_index: int = 0, num_processes: int = 1
-    ) -> tuple[int, Iterator[Batch]]:
-        """Return how many batches this process gets in an epoch, and the batches."""
+    def epoch(self, epoch: int) -> tuple[int, Iterator[Batch]]:
+        """Return how many batches an epoch has, and the batches."""
         rng = np.random.default_rng([self.seed, epoch])
         windows = cut_windows(self.dataset, self.max_len, self.stride, rng, whole=self.whole)
         batches = bucketed_order(windows.ends - windows.starts, self.batch_size, rng)
         offsets = prefix_offsets(self.dataset)
-        if num_processes > 1:
-            batches += batches[: -len(batches) % num_processes]
-            batches = batches[process_index::num_processes]
         return len(batches), (
             make_batch(self.dataset, offsets, windows, chosen) for chosen in batches
         )
 
-    def steps_per_epoch(self, num_processes: int = 1) -> int:
-        """Return about how many batches each process gets; random cuts move it by a few."""
-        return self.epoch(0, 0, num_processes)[0]
+    def steps_per_epoch(self) -> int:
+        """Return about how many batches an epoch has; random cuts move it by a few."""
+        return self.epoch(0)[0]

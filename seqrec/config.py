@@ -86,6 +86,7 @@ def recipe(config: Any, **extra: Any) -> dict[str, Any]:
     Two runs with equal recipes make the same thing, so a finished one need not be repeated.
     """
     beside_the_point = {"data_dir", "output_dir", "device", "num_threads"}
+    beside_the_point |= {"gradient_accumulation", "gradient_checkpointing", "dry_run"}
     return {k: v for k, v in to_json(config).items() if k not in beside_the_point} | extra
 
 

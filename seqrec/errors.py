@@ -1,8 +1,12 @@
 """The errors a user can repair: what was found, what was expected, what to type."""
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable
+
+SECONDS_FOR_PROCESS_0 = 5.0
 
 
 class SeqRecError(Exception):
@@ -28,13 +32,20 @@ class ModelError(SeqRecError):
 def run_main(main: Callable[[], None]) -> None:
     """Run an entry point: set up logging, turn a `SeqRecError` into one line and exit code 2.
 
-    Everything else keeps its traceback: it is a bug of ours, not a mistake of the user's.
+    Everything else keeps its traceback: it is a bug of ours, not a mistake of the user's. Of
+    several processes only number 0 says what it does. What goes wrong in all of them is said once:
+    the launcher ends the others as soon as number 0 has failed.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    rank = int(os.environ.get("RANK", "0"))
+    level = logging.WARNING if rank else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         main()
     except SeqRecError as error:
         message = " ".join(str(error).split())
+        if rank:
+            time.sleep(SECONDS_FOR_PROCESS_0)
+            message = f"process {rank}: {message}"
         sys.stderr.write(f"error: {message}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -10,14 +10,17 @@ Ties are broken the same way always: of two items with the same score the lower 
 first, as ONNX's TopK does. Shape letters: N users, I items, K cutoff.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from seqrec.data import PAD, EvalTargets, SequenceDataset
+from seqrec.processes import sum_over_processes
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -251,6 +254,7 @@ def evaluate(
     max_len: int,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
+    accelerator: Accelerator | None = None,
 ) -> Evaluation:
     """Rank every target of a part of the split among all items, under both protocols.
 
@@ -265,15 +269,19 @@ def evaluate(
         batch_size: users at once; fewer if the catalogue is so large that their scores would be
             more than 128 MiB.
         device: where `score` wants its input.
+        accelerator: of several processes, each ranks its share of the targets, every one of them
+            once, and all get the whole; all have to call this. None: this process ranks all.
     """
     targets = dataset.eval_targets(part)
     if part == "valid":
         targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
     batch_size = users_at_once(batch_size, dataset.num_items)
-    excluding = np.empty(len(targets.users), dtype=np.int64)
-    keeping = np.empty(len(targets.users), dtype=np.int64)
+    excluding = np.zeros(len(targets.users), dtype=np.int64)
+    keeping = np.zeros(len(targets.users), dtype=np.int64)
+    first, step = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    batches = itertools.islice(evaluation_batches(dataset, targets, batch_size), first, None, step)
     with torch.inference_mode():
-        for chosen, items, histories in evaluation_batches(dataset, targets, batch_size):
+        for chosen, items, histories in batches:
             shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
             scores = score(shown).float().cpu()
             wanted = torch.from_numpy(items)
@@ -281,7 +289,7 @@ def evaluate(
             excluding[chosen] = target_ranks(
                 scores, wanted, torch.from_numpy(pad_left(histories))
             ).numpy()
-    return Evaluation(excluding, keeping)
+    return Evaluation(*sum_over_processes(accelerator, np.stack([excluding, keeping])))
 
 
 def validation_ndcg(
@@ -290,9 +298,12 @@ def validation_ndcg(
     *,
     max_len: int,
     device: torch.device | str = "cpu",
+    accelerator: Accelerator | None = None,
 ) -> float:
     """Return what training chooses by: NDCG@10 on the validation targets, headline protocol."""
-    result = evaluate(score, dataset, "valid", max_len=max_len, device=device)
+    result = evaluate(
+        score, dataset, "valid", max_len=max_len, device=device, accelerator=accelerator
+    )
     return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())
 
 

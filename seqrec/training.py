@@ -16,6 +16,7 @@ from typing import Any
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.errors import SeqRecError
 from seqrec.files import atomic_directory, read_json, write_json
+from seqrec.processes import require_agreement
 from seqrec.schedule import is_large
 
 import numpy as np
@@ -42,12 +43,15 @@ class FitConfig:
     patience: int = 0  # evaluations without a new best before stopping; 0: never stop early
     evaluate_every: int = 1  # epochs
     max_grad_norm: float = 1.0
+    gradient_accumulation: int = 1  # parts that a batch is computed in, one after the other
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         if self.num_epochs < 1 or self.evaluate_every < 1:
             raise ValueError("num_epochs and evaluate_every must be at least 1")
+        if self.gradient_accumulation < 1:
+            raise ValueError("gradient_accumulation must be at least 1")
 
 
 class Objective(nn.Module):
@@ -147,7 +151,8 @@ def set_up_cpu(num_threads: int, num_processes: int) -> None:
             m_mmap_max, m_trim_threshold = -4, -1
             libc.mallopt(m_mmap_max, 0)
             libc.mallopt(m_trim_threshold, 2**31 - 1)
-    torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // num_processes))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))  # of them, on this machine
+    torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // here))
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -227,14 +232,16 @@ def fit(
     """Train `model` in place and leave it with the weights of its best validation, or its last.
 
     Each epoch draws its batches and its dropout from (seed, epoch) alone, so a run that was killed
-    and resumed from its last checkpoint computes what an unbroken one computes.
+    and resumed from its last checkpoint computes what an unbroken one computes. Each batch is
+    shared out among the processes, and cut into the parts of gradient accumulation; however many
+    there are, the gradient is that of the whole batch, and only dropout draws other numbers.
 
     Args:
         model: its trainable parameters are trained.
-        loss_function: maps (model, batch) to a scalar.
+        loss_function: maps (model, batch) to the mean loss over all that is asked: `prefixes` >= 0.
         batches: the training batches.
-        validate: maps the model to the value to maximise, NDCG@10 as a rule; None trains to the
-            end and keeps the last weights.
+        validate: maps the model to the value to maximise, NDCG@10 as a rule, and to the same in
+            all processes; None trains to the end and keeps the last weights.
         config: how long and how fast.
         accelerator: moves and distributes; one process or many.
         checkpoint_dir: written after every evaluation, read if it holds the same recipe.
@@ -256,9 +263,11 @@ def fit(
         best = load_file(checkpoint_dir / "best.safetensors")
         _load_optimizer_tensors(optimizer, load_file(checkpoint_dir / "optimizer.safetensors"))
         logger.info("%s: resumed after epoch %d from %s", label, progress.epoch, checkpoint_dir)
+    require_agreement(accelerator, progress.step, f"{checkpoint_dir} at step")
     objective, prepared = accelerator.prepare(Objective(model, loss_function), optimizer)
-    num_processes = accelerator.num_processes
-    total_steps = config.num_epochs * batches.steps_per_epoch(num_processes)
+    rank, num_processes = accelerator.process_index, accelerator.num_processes
+    num_parts = num_processes * config.gradient_accumulation
+    total_steps = config.num_epochs * batches.steps_per_epoch()
     bar = tqdm(
         total=total_steps,
         initial=progress.step,
@@ -269,21 +278,31 @@ def fit(
     )
     while progress.epoch < config.num_epochs and not _out_of_patience(progress, config):
         objective.train()
-        torch.manual_seed(config.seed * 100_003 + progress.epoch)
-        _, epoch_batches = batches.epoch(progress.epoch, accelerator.process_index, num_processes)
-        for batch in epoch_batches:
+        # Processes drop out, and sample, different things.
+        torch.manual_seed(config.seed * 100_003 + progress.epoch + rank * 1_000_003)
+        for batch in batches.epoch(progress.epoch)[1]:
             for group in optimizer.param_groups:
                 factor = cosine_with_warmup(progress.step, total_steps, config.warmup_share)
                 group["lr"] = config.learning_rate * factor
-            loss = objective(batch.to(accelerator.device))
-            if not torch.isfinite(loss):
-                raise SeqRecError(
-                    f"{label}: the loss became {loss.item()} at step {progress.step}. The last "
-                    f"good state is in {checkpoint_dir}. Try half the learning rate: "
-                    f"--learning-rate {config.learning_rate / 2:g}"
-                )
-            accelerator.backward(loss)
-            clip_gradients(parameters, config.max_grad_norm)
+            for index in range(rank, num_parts, num_processes):
+                part, share = batch.share(index, num_parts)
+                is_last = index + num_processes >= num_parts
+                # Processes exchange their gradients once, after the last part.
+                waiting = contextlib.nullcontext() if is_last else accelerator.no_sync(objective)
+                with waiting:
+                    loss = objective(part.to(accelerator.device))
+                    if not torch.isfinite(loss):
+                        raise SeqRecError(
+                            f"{label}: the loss became {loss.item()} at step {progress.step}. The "
+                            f"last good state is in {checkpoint_dir}. Try half the learning rate: "
+                            f"--learning-rate {config.learning_rate / 2:g}"
+                        )
+                    # The exchange takes the mean over processes, and what is wanted is the sum.
+                    accelerator.backward(loss * (share * num_processes))
+            if any(p.grad is not None and p.grad.is_sparse for p in parameters):
+                clip_gradients(parameters, config.max_grad_norm)
+            else:
+                accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
             prepared.step()
             prepared.zero_grad()
             progress.step += 1

@@ -36,6 +36,7 @@ from seqrec.errors import run_main
 from seqrec.files import SELECTION, atomic_directory, read_json, selection, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.metrics import evaluate, validation_ndcg
+from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import (
     is_dense,
@@ -125,12 +126,12 @@ class DistillConfig:
     )
     patience: int = flag(4, "validations without a better one before stopping; 0: never")
     evaluate_every: int = flag(2, "epochs between validations")
-    batch_size: int = flag(0, "windows per step; 0: by the data's size")
+    batch_size: int = flag(0, "windows per step, shared by the processes; 0: by the data's size")
     learning_rate: float = flag(0.0, "peak learning rate; 0: by the batch size")
     device: Literal["auto", "cpu", "cuda"] = flag(
         "auto", "where to train; auto takes a GPU if there is one"
     )
-    num_threads: int = flag(0, "CPU threads; 0: all cores")
+    num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
     seed: int = flag(0, "seed of all randomness")
 
     def __post_init__(self) -> None:
@@ -271,16 +272,17 @@ def soft_targets(
             "refit": known is not dataset,
         }
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
-        return prepare_targets(
-            output_dir / "targets" / digest,
-            known,
-            teacher,
-            [Student.from_pretrained(folder) for folder in assistants],
-            share=share,
-            top_k=config.top_k,
-            recipe=wanted,
-            device=accelerator.device,
-        )
+        with accelerator.main_process_first():  # the others find them written
+            return prepare_targets(
+                output_dir / "targets" / digest,
+                known,
+                teacher,
+                [Student.from_pretrained(folder) for folder in assistants],
+                share=share,
+                top_k=config.top_k,
+                recipe=wanted,
+                device=accelerator.device,
+            )
 
     selected = [selection(folder) for folder in folders]
     targets = [answers(dataset, knowledge, selected, config.teacher_share)]
@@ -374,7 +376,13 @@ def train_student(
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
 
     def validate(model: Student) -> float:
-        return validation_ndcg(model, dataset, max_len=config.max_len, device=accelerator.device)
+        return validation_ndcg(
+            model,
+            dataset,
+            max_len=config.max_len,
+            device=accelerator.device,
+            accelerator=accelerator,
+        )
 
     def train(known: SequenceDataset, part: int, num_epochs: int) -> None:
         selecting = part == 0
@@ -430,6 +438,7 @@ def train_student(
                 text_map.save(beside / TEXT_MAP_FILE)
             write_json(beside / "recipe.json", wanted)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
+    accelerator.wait_for_everyone()
     return student
 
 
@@ -462,7 +471,7 @@ def main() -> None:
         DistillConfig, "Distil the teacher's knowledge into a tiny GRU and Transformer."
     )
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    accelerator = start_accelerator(config.device)
     set_up_cpu(config.num_threads, accelerator.num_processes)
     dataset = load_dataset(config.data_dir)
     knowledge = load_knowledge(output_dir / "knowledge", dataset)
@@ -478,11 +487,13 @@ def main() -> None:
                 "valid",
                 max_len=config.max_len,
                 device=accelerator.device,
+                accelerator=accelerator,
             )
             reports[f"{arch} {role}"] = result.report()
     if accelerator.is_main_process:
         sys.stdout.write("Validation; the test targets are left to the benchmark.\n")
         sys.stdout.write(metrics_table(reports))
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

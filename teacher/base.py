@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -116,6 +117,29 @@ def compute_dtype(device: torch.device | str) -> torch.dtype:
     return torch.float32 if emulated else torch.bfloat16
 
 
+def shape_options(
+    config: PretrainedConfig, num_layers: int | None, *, causal: bool, name: str = "the model"
+) -> dict[str, object]:
+    """Return what transformers has to be told to build a model as `load_base` wants it.
+
+    Raises:
+        ModelError: it has fewer layers than asked for.
+    """
+    options: dict[str, object] = {}
+    if num_layers is not None:
+        if num_layers > config.num_hidden_layers:
+            raise ModelError(
+                f"{name} has {config.num_hidden_layers} layers, --num-layers {num_layers} asks for "
+                "more"
+            )
+        options["num_hidden_layers"] = num_layers
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        options["is_decoder"] = causal
+    if "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters:
+        options["add_pooling_layer"] = False
+    return options
+
+
 def load_base(
     folder: Path,
     *,
@@ -140,18 +164,7 @@ def load_base(
             has fewer layers than asked for, or it looks at later positions although `causal`.
     """
     config = AutoConfig.from_pretrained(folder)
-    options: dict[str, object] = {}
-    if num_layers is not None:
-        if num_layers > config.num_hidden_layers:
-            raise ModelError(
-                f"{folder.name} has {config.num_hidden_layers} layers, --num-layers {num_layers} "
-                "asks for more"
-            )
-        options["num_hidden_layers"] = num_layers
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        options["is_decoder"] = causal
-    if "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters:
-        options["add_pooling_layer"] = False
+    options = shape_options(config, num_layers, causal=causal, name=folder.name)
     if bits == 4:
         _require_bitsandbytes()
         options["quantization_config"] = BitsAndBytesConfig(
@@ -164,7 +177,7 @@ def load_base(
         model = AutoModel.from_pretrained(
             folder,
             dtype=torch.float32 if bits == 32 else torch.bfloat16,
-            device_map={"": str(device)},
+            device_map={"": "cpu" if torch.device(device).type == "cpu" else str(device)},
             trust_remote_code=False,
             **options,
         )

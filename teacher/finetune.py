@@ -37,6 +37,7 @@ from seqrec.errors import run_main
 from seqrec.files import SELECTION, read_json, write_json
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
+from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs, teacher_schedule
 from seqrec.training import FitConfig, draw_different, fit, set_up_cpu
@@ -55,6 +56,7 @@ from teacher.base import (
 )
 from teacher.extract import extract_knowledge
 from teacher.model import Teacher, TeacherConfig, item_mask
+from teacher.plan import Plan, Work, make_plan
 from teacher.text import text_vectors
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,15 @@ class FinetuneConfig:
     num_epochs: int = flag(
         0, "passes over the training sequences; 0: by the size of the data, see seqrec.schedule"
     )
-    batch_size: int = flag(0, "windows per step and process; 0: by the size of the data")
+    batch_size: int = flag(
+        0, "windows per step, shared by the processes; 0: by the size of the data"
+    )
+    gradient_accumulation: int = flag(
+        1, "parts that a step's windows are computed in, for less memory; the result is the same"
+    )
+    gradient_checkpointing: bool = flag(
+        False, "keep layers' inputs alone and compute the rest again, for less memory; same result"
+    )
     refit_share: float = flag(
         0.25,
         "further training on the validation events too, once all is chosen, as a share of the "
@@ -95,6 +105,12 @@ class FinetuneConfig:
     )
     num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
     seed: int = flag(0, "seed of all randomness")
+    dry_run: bool = flag(False, "show weights, memory and time that it would take, and stop")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.gradient_accumulation < 1:
+            raise ValueError(f"--gradient-accumulation {self.gradient_accumulation} is below 1")
 
 
 def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
@@ -146,6 +162,8 @@ def build_teacher(
         item_mask(dataset.untrained_items, dataset.num_items),
         shape,
     ).to(device)
+    if config.gradient_checkpointing:
+        teacher.base.gradient_checkpointing_enable({"use_reentrant": False})
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
     logger.info(
         "teacher: %s, %d layers, %.1f M weights in 4 bit, multiplied in %s; %.2f M trained",
@@ -165,7 +183,7 @@ def run(config: FinetuneConfig) -> None:
         SeqRecError: what the user can repair: no data, no language model, no 4 bit, divergence.
     """
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    accelerator = start_accelerator(config.device)
     set_up_cpu(config.num_threads, accelerator.num_processes)
     with accelerator.main_process_first():
         if config.data_dir == DEFAULT_DATA_DIR and not config.data_dir.exists():
@@ -177,18 +195,26 @@ def run(config: FinetuneConfig) -> None:
         num_epochs=config.num_epochs or schedule.num_epochs,
         batch_size=config.batch_size or schedule.batch_size,
     )
+    if config.dry_run:
+        if accelerator.is_main_process:
+            sys.stdout.write(plan(config, dataset, accelerator).table())
+        return
     folder = output_dir / "teacher"
     wanted = recipe(config, dataset_fingerprint=dataset.fingerprint)
     if is_finished(folder, wanted):
         logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
         if not (output_dir / "knowledge").is_dir():
             teacher = Teacher.from_pretrained(folder, device=accelerator.device)
-            write_knowledge(teacher, dataset, config, output_dir)
-        sys.stdout.write(metrics_table({"teacher": read_json(folder / "metrics.json")["test"]}))
+            write_knowledge(teacher, dataset, config, output_dir, accelerator)
+        if accelerator.is_main_process:
+            report = read_json(folder / "metrics.json")["test"]
+            sys.stdout.write(metrics_table({"teacher": report}))
         return
+    accelerator.wait_for_everyone()  # until all have looked for a finished one
     if accelerator.is_main_process:
         write_json(folder / "config.json", to_json(config))
-    teacher = build_teacher(config, dataset, accelerator.device)
+    with accelerator.local_main_process_first():  # the others find text vectors in the cache
+        teacher = build_teacher(config, dataset, accelerator.device)
 
     def train(
         known: SequenceDataset, num_epochs: int, validate: Callable[[Any], float] | None, label: str
@@ -202,7 +228,12 @@ def run(config: FinetuneConfig) -> None:
             next_item_loss,
             batches,
             validate,
-            FitConfig(num_epochs=num_epochs, learning_rate=config.learning_rate, seed=config.seed),
+            FitConfig(
+                num_epochs=num_epochs,
+                learning_rate=config.learning_rate,
+                gradient_accumulation=config.gradient_accumulation,
+                seed=config.seed,
+            ),
             accelerator=accelerator,
             checkpoint_dir=folder / "checkpoint" / label,
             recipe=wanted,
@@ -210,7 +241,13 @@ def run(config: FinetuneConfig) -> None:
         ).best_value
 
     def validate(model: Teacher) -> float:
-        return validation_ndcg(model, dataset, max_len=config.max_len, device=accelerator.device)
+        return validation_ndcg(
+            model,
+            dataset,
+            max_len=config.max_len,
+            device=accelerator.device,
+            accelerator=accelerator,
+        )
 
     valid_ndcg = train(dataset, config.num_epochs, validate, "teacher")
     if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
@@ -219,9 +256,18 @@ def run(config: FinetuneConfig) -> None:
         complete = dataset.before_test()
         teacher.untrained.copy_(item_mask(complete.untrained_items, complete.num_items))
         train(complete, further, None, "teacher refit")
-    if accelerator.is_main_process:
-        finish(teacher, dataset, config, output_dir, wanted, valid_ndcg)
-    accelerator.wait_for_everyone()
+    finish(teacher, dataset, config, output_dir, wanted, valid_ndcg, accelerator)
+    accelerator.end_training()
+
+
+def plan(config: FinetuneConfig, dataset: SequenceDataset, accelerator: Accelerator) -> Plan:
+    """Estimate what `config`, its schedule filled in, will take."""
+    shared = {field.name for field in dataclasses.fields(Work)} - {"num_parts"}
+    work = Work(
+        **{name: getattr(config, name) for name in shared},
+        num_parts=accelerator.num_processes * config.gradient_accumulation,
+    )
+    return make_plan(dataset, work, accelerator.device, accelerator.num_processes)
 
 
 def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
@@ -237,12 +283,24 @@ def finish(
     output_dir: Path,
     wanted: dict[str, Any],
     valid_ndcg: float,
+    accelerator: Accelerator,
 ) -> None:
     """Save the teacher, write its knowledge, and judge it once on the test targets."""
     folder = output_dir / "teacher"
-    teacher.save_pretrained(folder)
-    write_knowledge(teacher, dataset, config, output_dir)
-    result = evaluate(teacher, dataset, "test", max_len=config.max_len, device=teacher.device)
+    if accelerator.is_main_process:
+        teacher.save_pretrained(folder)
+    accelerator.wait_for_everyone()
+    write_knowledge(teacher, dataset, config, output_dir, accelerator)
+    result = evaluate(
+        teacher,
+        dataset,
+        "test",
+        max_len=config.max_len,
+        device=teacher.device,
+        accelerator=accelerator,
+    )
+    if not accelerator.is_main_process:
+        return
     report = result.report()
     tensors = [*teacher.parameters(), *teacher.buffers()]
     metrics = {
@@ -259,7 +317,11 @@ def finish(
 
 
 def write_knowledge(
-    teacher: Teacher, dataset: SequenceDataset, config: FinetuneConfig, output_dir: Path
+    teacher: Teacher,
+    dataset: SequenceDataset,
+    config: FinetuneConfig,
+    output_dir: Path,
+    accelerator: Accelerator,
 ) -> None:
     """Write the teacher's answers for the students, as large as the flags allow."""
     extract_knowledge(
@@ -268,6 +330,7 @@ def write_knowledge(
         dataset,
         output_dir / "knowledge",
         prefixes_per_user=config.prefixes_per_user,
+        accelerator=accelerator,
     )
 
 

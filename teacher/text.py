@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def read_texts(
         new = mean_of_last_states(model, load_tokenizer(folder), list(missing.values()))
         cached |= dict(zip(missing, new, strict=True))
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".tmp")
+        beside = file.with_suffix(f".{os.getpid()}.tmp")
         stored_keys = np.stack(
             [np.frombuffer(bytes.fromhex(key), dtype=np.uint8) for key in cached]
         )

@@ -10,6 +10,7 @@ from seqrec.data import PAD, SequenceDataset
 
 import numpy as np
 import pytest
+import torch
 
 MAX_LEN = 4
 
@@ -125,12 +126,14 @@ def test_each_prefix_is_asked_in_one_window_with_the_promised_context(
     assert seen == all_prefixes(tiny_dataset, followed=not whole)
 
 
-def test_processes_share_an_epoch_and_take_equally_many_batches(
-    tiny_dataset: SequenceDataset,
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_the_shares_of_a_batch_are_all_of_it_once_and_weigh_what_they_ask(
+    tiny_dataset: SequenceDataset, count: int
 ) -> None:
-    batches = TrainingBatches(tiny_dataset, MAX_LEN, batch_size=7, seed=0)
-    alone = {tuple(b.prefixes.flatten().tolist()) for b in batches.epoch(5)[1]}
-    shares = [batches.epoch(5, process_index=i, num_processes=3) for i in range(3)]
-    assert len({count for count, _ in shares}) == 1
-    together = {tuple(b.prefixes.flatten().tolist()) for _, share in shares for b in share}
-    assert together == alone
+    for batch in TrainingBatches(tiny_dataset, MAX_LEN, batch_size=7, seed=0).epoch(5)[1]:
+        shares = [batch.share(index, count) for index in range(count)]
+        asked = batch.prefixes[batch.prefixes >= 0]
+        parts = [part.prefixes[part.prefixes >= 0] for part, weight in shares if weight]
+        assert sorted(torch.cat(parts).tolist()) == sorted(asked.tolist())
+        assert [weight for _, weight in shares if weight] == [len(p) / len(asked) for p in parts]
+        assert all(len(part.items) for part, _ in shares)  # those that weigh nothing as well

@@ -1,0 +1,381 @@
+"""Recommendations for all users at once, from an exported student.
+
+    python -m export.score --model-dir runs/ml-100k/export/gru-distilled-int8
+
+reads the users of a prepared data set, or, with `--histories`, a Parquet file or a folder of them:
+a user and a list of item ids a row, oldest first. It writes Parquet parts, users in order:
+
+    part-00000.parquet    user_id (text), item_ids (list of text), scores (list of float32)
+
+the answers that `Recommender.recommend_batch` gives. A user of whose history the catalogue has no
+item gets empty lists. The directory appears once it is whole.
+
+Users are dealt out in parts to worker processes, each with a recommender of its own; a worker holds
+one part in memory, so memory does not grow with the number of users. `--engine ray` deals the parts
+out through Ray Data instead, on this machine or on the cluster that `RAY_ADDRESS` names; all paths
+have to be the same files on all its machines.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import DataError, ModelError, SeqRecError, run_main
+from seqrec.files import atomic_directory
+
+import polars as pl
+from tqdm import tqdm
+
+from export.recommender import Recommender
+
+logger = logging.getLogger(__name__)
+
+PART = "part-{:05d}.parquet"
+IS_PART = re.compile(r"part-\d{5,}\.parquet")
+SCHEMA = {"user_id": pl.String, "item_ids": pl.List(pl.String), "scores": pl.List(pl.Float32)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Flags of `export.score`."""
+
+    model_dir: Path = flag(
+        Path("runs/ml-100k/export/gru-distilled-int8"), "exported student, from export.to_onnx"
+    )
+    data_dir: Path = flag(
+        DEFAULT_DATA_DIR, "prepared data set: all events of its users are their histories"
+    )
+    histories: Path | None = flag(
+        None, "a .parquet file of users and their histories, or a folder of them, instead"
+    )
+    user_column: str = flag("user_id", "column of the histories with the user")
+    history_column: str = flag(
+        "history", "column of the histories with the list of item ids, oldest first"
+    )
+    output_dir: Path = flag(Path("recommended"), "directory to write")
+    k: int = flag(10, "items per user, at most")
+    exclude_seen: bool = flag(True, "leave out the items of the history")
+    batch_size: int = flag(64, "users in a call of the model")
+    users_per_part: int = flag(10_000, "users in an output file; a worker holds so many at once")
+    engine: Literal["local", "ray"] = flag("local", "local: processes of this machine; ray: Ray")
+    num_workers: int = flag(
+        0, "workers, each with one thread; 0: as many as there are cores, here or in the cluster"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name in ("k", "batch_size", "users_per_part"):
+            if getattr(self, name) < 1:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option} {getattr(self, name)} is below 1")
+        if self.num_workers < 0:
+            raise ValueError(f"--num-workers {self.num_workers} is below 0")
+
+
+class Part(NamedTuple):
+    """Users that go into one output file: `count` rows of a source, from `start` on."""
+
+    number: int
+    source: Path  # a prepared data set, or a Parquet file
+    start: int
+    count: int
+
+
+class Scored(NamedTuple):
+    """What became of a part."""
+
+    num_users: int
+    num_unknown: int  # users without any item of the catalogue
+
+
+def list_parts(config: ScoreConfig) -> list[Part]:
+    """Divide the users into parts; no history is read yet.
+
+    Raises:
+        DataError: there are no users, or the histories are not what they have to be.
+    """
+    if config.histories is None:
+        sources = [(config.data_dir, load_dataset(config.data_dir).num_users)]
+    else:
+        sources = [(file, _count_rows(file, config)) for file in _parquet_files(config.histories)]
+    parts: list[Part] = []
+    for source, num_rows in sources:
+        for start in range(0, num_rows, config.users_per_part):
+            count = min(config.users_per_part, num_rows - start)
+            parts.append(Part(len(parts), source, start, count))
+    if not parts:
+        raise DataError(f"{config.histories} holds no rows. Export it again")
+    return parts
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path")
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} is a folder without any .parquet file in it")
+    return files
+
+
+def _count_rows(file: Path, config: ScoreConfig) -> int:
+    """Count the rows of a file of histories by its footer; refuse columns of another kind."""
+    try:
+        frame = pl.scan_parquet(file)
+        schema = frame.collect_schema()
+        num_rows = int(frame.select(pl.len()).collect().item())
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{file} cannot be read as Parquet ({reason}). Export it again") from error
+    for column, option in (
+        (config.user_column, "--user-column"),
+        (config.history_column, "--history-column"),
+    ):
+        if column not in schema:
+            found = ", ".join(map(repr, schema))
+            raise DataError(
+                f"{file} has no column {column!r}; it has {found}. Name the right one with {option}"
+            )
+    if not isinstance(schema[config.history_column], pl.List):
+        raise DataError(
+            f"{file}: column {config.history_column!r} is {schema[config.history_column]}, "
+            "expected a list of item ids a user, oldest first. A log with one event a row becomes "
+            "a data set by python -m seqrec.prepare, and is then scored with --data-dir"
+        )
+    return num_rows
+
+
+class Worker:
+    """Answers parts, one after the other; a process has one."""
+
+    def __init__(self, config: ScoreConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.recommender = Recommender.from_pretrained(config.model_dir)
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What each file says of the model that made it."""
+        about = ("arch", "precision", "dataset_fingerprint", "sha256")
+        known = {key: self.recommender.config.get(key) for key in about}
+        return {"seqrec.recommender": json.dumps(known)}
+
+    @cached_property
+    def dataset(self) -> SequenceDataset:
+        """The prepared data set whose users are answered."""
+        return load_dataset(self.config.data_dir)
+
+    def read(self, part: Part) -> tuple[list[str], list[list[str]]]:
+        """Return the users of a part and their histories."""
+        if self.config.histories is None:
+            dataset = self.dataset
+            users = pl.scan_parquet(dataset.path / "user_ids.parquet").select("user_id")
+            return (
+                users.slice(part.start, part.count).collect()["user_id"].to_list(),
+                [
+                    [dataset.item_ids[item - 1] for item in dataset.sequence(user).tolist()]
+                    for user in range(part.start, part.start + part.count)
+                ],
+            )
+        user, history = self.config.user_column, self.config.history_column
+        frame = (
+            pl.scan_parquet(part.source)
+            .slice(part.start, part.count)
+            .select(
+                pl.col(user).cast(pl.String).alias("user"),
+                pl.col(history).cast(pl.List(pl.String)).fill_null([]).alias("history"),
+            )
+            .collect()
+        )
+        if (without := frame["user"].is_null()).any():
+            row = part.start + int(without.arg_true()[0]) + 1
+            raise DataError(f"{part.source}, row {row}: column {user!r} is empty. Fill it in")
+        return frame["user"].to_list(), frame["history"].to_list()
+
+    def __call__(self, part: Part) -> Scored:
+        """Answer a part and write its file, whole or not at all."""
+        users, histories = self.read(part)
+        numbers = self.recommender.numbers
+        lengths = [sum(item in numbers for item in history) for history in histories]
+        item_ids: list[list[str]] = [[] for _ in users]
+        scores: list[list[float]] = [[] for _ in users]
+        # Histories of like length together: little padding.
+        order = sorted(
+            (row for row, length in enumerate(lengths) if length), key=lengths.__getitem__
+        )
+        for start in range(0, len(order), self.config.batch_size):
+            rows = order[start : start + self.config.batch_size]
+            answers = self.recommender.recommend_batch(
+                [histories[row] for row in rows], self.config.k, self.config.exclude_seen
+            )
+            for row, answer in zip(rows, answers, strict=True):
+                item_ids[row] = [item.item_id for item in answer]
+                scores[row] = [item.score for item in answer]
+        columns = {"user_id": users, "item_ids": item_ids, "scores": scores}
+        file = self.folder / PART.format(part.number)
+        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        pl.DataFrame(columns, schema=SCHEMA).write_parquet(beside, metadata=self.metadata)
+        beside.replace(file)
+        return Scored(len(users), len(users) - len(order))
+
+
+# --- Engines: each takes the parts and yields what became of them, in any order -----------------
+
+Engine = Callable[[ScoreConfig, Path, list[Part]], Iterator[Scored]]
+_worker: Worker | None = None  # a pool's process keeps it between parts
+
+
+def _start_worker(config: ScoreConfig, folder: Path) -> None:
+    global _worker
+    _worker = Worker(config, folder)
+
+
+def _answer(part: Part) -> Scored:
+    assert _worker is not None  # `_start_worker` was called in this process
+    return _worker(part)
+
+
+def local_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterator[Scored]:
+    """Answer the parts in processes of this machine; a single worker is this process itself.
+
+    Raises:
+        SeqRecError: a worker was killed.
+    """
+    num_workers = min(config.num_workers or len(os.sched_getaffinity(0)), len(parts))
+    if num_workers == 1:
+        yield from map(Worker(config, folder), parts)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy ONNX Runtime's locks
+    with ProcessPoolExecutor(num_workers, context, _start_worker, (config, folder)) as pool:
+        waiting = [pool.submit(_answer, part) for part in parts]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        except BrokenProcessPool as error:
+            raise SeqRecError(
+                f"one of {num_workers} workers was killed, as the system does when memory runs "
+                "out. Try fewer --num-workers, or fewer --users-per-part"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def ray_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterator[Scored]:
+    """Answer the parts in actors of Ray Data, on this machine or where `RAY_ADDRESS` points.
+
+    Raises:
+        ModelError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ModelError(
+            'Ray is not installed. Install it: pip install --editable ".[ray]", or take '
+            "--engine local"
+        ) from error
+    import seqrec
+
+    import export
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        # The cluster's machines need the libraries; these packages are sent along.
+        ray.init(runtime_env={"py_modules": [seqrec, export]}, log_to_driver=False)
+    try:
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        most = min(config.num_workers or cores, len(parts))
+        rows = [{"number": part.number} for part in parts]
+
+        class Actor:
+            def __init__(self) -> None:
+                self.worker = Worker(config, folder)
+
+            def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+                return self.worker(parts[row["number"]])._asdict()
+
+        dealt = ray.data.from_items(rows, override_num_blocks=len(rows))
+        answered = dealt.map(Actor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most))
+        for row in answered.iter_rows():
+            yield Scored(**row)
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, SeqRecError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise cause from error
+        raise
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+ENGINES: dict[str, Engine] = {"local": local_engine, "ray": ray_engine}
+
+
+def score(config: ScoreConfig) -> Path:
+    """Write the recommendations of all users, whole or not at all, and return the directory.
+
+    Raises:
+        DataError: there are no histories, or the directory to write holds something else.
+        ModelError: there is no exported student in `model_dir`, or Ray is asked for and not there.
+        SeqRecError: a worker was killed.
+    """
+    Recommender.from_pretrained(config.model_dir)  # refused here rather than in a worker
+    folder = config.output_dir.resolve()
+    _check_replaceable(folder)
+    parts = list_parts(config)
+    num_users = sum(part.count for part in parts)
+    num_unknown = 0
+    with (
+        atomic_directory(folder) as beside,
+        tqdm(total=num_users, desc="recommending", unit="user", mininterval=1) as bar,
+    ):
+        for done in ENGINES[config.engine](config, beside, parts):
+            num_unknown += done.num_unknown
+            bar.update(done.num_users)
+        written = sum(1 for _ in beside.glob("part-*.parquet"))
+        if written != len(parts):
+            raise SeqRecError(
+                f"{written} of {len(parts)} parts are in {beside.parent}: workers on other "
+                "machines need the same file system at the same path. Nothing was written"
+            )
+    logger.info("wrote %s: %s users in %d file(s)", config.output_dir, f"{num_users:,}", len(parts))
+    if num_unknown:
+        logger.info(
+            "%s of them have no item of the catalogue in their history: their lists are empty",
+            f"{num_unknown:,}",
+        )
+    return config.output_dir
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise a `DataError` unless `folder` is free or holds nothing but what this module wrote."""
+    if not folder.exists():
+        return
+    found = {file.name for file in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if strange := sorted(name for name in found if not IS_PART.fullmatch(name)):
+        raise DataError(
+            f"{folder} holds more than recommendations (see {strange[0]}), so it is left as it is. "
+            "Give another --output-dir"
+        )
+
+
+def main() -> None:
+    """Recommend to all users as the command line asks."""
+    score(parse_flags(ScoreConfig, (__doc__ or "").partition("\n")[0]))
+
+
+if __name__ == "__main__":
+    # Workers find what they are sent by the name of its module, and `__main__` is another in each.
+    from export.score import main as main_of_module
+
+    run_main(main_of_module)

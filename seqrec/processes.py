@@ -1,0 +1,119 @@
+"""One process or several: what was started, and how the processes work as one.
+
+`accelerate launch` or `torchrun` start them. Each step's batch is shared out among them
+(`seqrec.batching.Batch.share`), so their number changes how long a run takes and not what it
+computes, and so are validation, test and the teacher's answers. Process 0 alone writes; the output
+directory has to be the same for all.
+"""
+
+import logging
+import os
+from datetime import timedelta
+from typing import Any
+
+from seqrec.errors import SeqRecError
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    gather_object,
+)
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+# Others wait while process 0 reads a catalogue's texts with a language model.
+TIMEOUT = timedelta(hours=6)
+# Weights are read, saved and judged whole, by name; these leave a process a part of each.
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+HOW_ON_CPU = (
+    "accelerate launch --config_file configs/cpu_2_processes.yaml, or torchrun --nproc_per_node 2"
+)
+
+
+def start_accelerator(device: str) -> Accelerator:
+    """Return the accelerator of this process, and say so if fewer run than were asked for.
+
+    Args:
+        device: "cpu", or else a GPU is taken if there is one.
+
+    Raises:
+        SeqRecError: several processes were started that know nothing of each other, or that are to
+            hold a part of the model each.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without cpu=True Accelerate leaves processes without GPUs to themselves.
+    on_cpu = device == "cpu" or (started > 1 and not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        kwargs_handlers=[
+            # All hold the same item texts; without this they would be sent around at every step.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=TIMEOUT),
+        ],
+    )
+    if accelerator.distributed_type in SHARDED:
+        raise SeqRecError(
+            f"accelerate was told to split the model over the processes "
+            f"({accelerator.distributed_type.value}); here each holds the whole of it, which in "
+            "4 bit takes half a gigabyte for each billion of weights. Type: accelerate launch "
+            "--config_file configs/multi_gpu.yaml"
+        )
+    if accelerator.num_processes != started and started > 1:
+        raise SeqRecError(
+            f"{started} processes were started, but accelerate takes each for the only one "
+            f"({accelerator.distributed_type.value}): they would overwrite each other's files. "
+            f"On CPUs add --device cpu; type: {HOW_ON_CPU}"
+        )
+    if asked_for_more():
+        logger.warning(
+            "accelerate launch was asked for several processes and started one: without GPUs it "
+            "starts no more. For two type: %s",
+            HOW_ON_CPU,
+        )
+    return accelerator
+
+
+def asked_for_more() -> bool:
+    """Tell whether `accelerate launch` was asked for several processes and started a single one.
+
+    Its launcher for one process sets the address of process 0 if, and only if, it was asked for
+    more than one (accelerate 1.15, `prepare_simple_launcher_cmd_env`); those that start several
+    set WORLD_SIZE as well.
+    """
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    return by_accelerate and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+
+
+def sum_over_processes(
+    accelerator: Accelerator | None, array: NDArray[np.integer]
+) -> NDArray[np.integer]:
+    """Add up an array of the same shape from all processes; all get the sum."""
+    if accelerator is None or accelerator.num_processes == 1:
+        return array
+    total = accelerator.reduce(torch.from_numpy(array).to(accelerator.device), "sum")
+    summed: NDArray[np.integer] = total.cpu().numpy()
+    return summed
+
+
+def require_agreement(accelerator: Accelerator, value: Any, what: str) -> None:
+    """Raise a `SeqRecError` unless all processes hold the same value; they go on together or not.
+
+    Args:
+        accelerator: of this process.
+        value: small, and comparable.
+        what: what the message calls it.
+    """
+    if accelerator.num_processes == 1:
+        return
+    values = gather_object([value])
+    for number, other in enumerate(values):
+        if other != values[0]:
+            raise SeqRecError(
+                f"process {number} finds {what} {other}, process 0 {values[0]}. Give an "
+                "--output-dir that is the same on all machines, on a file system that they share"
+            )

@@ -1,0 +1,213 @@
+"""Several real processes on the CPU, held against a single one; a launcher that starts too few."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from seqrec.data import SequenceDataset
+from seqrec.errors import SeqRecError
+from seqrec.files import read_json
+from seqrec.knowledge import load_knowledge
+from seqrec.processes import asked_for_more, start_accelerator
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from safetensors.numpy import load_file
+
+from student.distill import DistillConfig, train_student
+from teacher.finetune import FinetuneConfig, run
+
+ROOT = Path(__file__).parents[1]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def start(command: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Start processes from the checkout. A deadlock ends the test, by its time limit."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def flags(config: object) -> list[str]:
+    """Return the flags that make a config: those that differ from the defaults."""
+    given = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if value != field.default:
+            given += ["--" + field.name.replace("_", "-"), str(value)]
+    return given
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    """A teacher, its knowledge and a student, made by one process and by two; no dropout.
+
+    The batch of 6 is shared out among two processes, and cut in four parts.
+    """
+    folders = {count: tmp_path_factory.mktemp(f"processes{count}") for count in (1, 2)}
+    teacher = FinetuneConfig(
+        data_dir=tiny_dataset.path,
+        output_dir=folders[1],
+        model=str(tiny_llm),
+        bits=32,
+        num_layers=1,
+        lora_rank=2,
+        item_dim=8,
+        max_len=8,
+        num_epochs=2,
+        batch_size=6,
+        refit_share=0.5,
+        dropout=0.0,
+        device="cpu",
+        num_threads=1,
+    )
+    run(teacher)
+    shared = dataclasses.replace(teacher, output_dir=folders[2], gradient_accumulation=2)
+    config_file = ["--config_file", "configs/cpu_2_processes.yaml"]
+    done = start([*ACCELERATE, *config_file, "teacher/finetune.py"], *flags(shared))
+    assert done.returncode == 0, done.stderr
+    student = DistillConfig(
+        data_dir=tiny_dataset.path,
+        output_dir=folders[1],
+        arch="gru",
+        hidden_dim=8,
+        dropout=0.0,
+        max_len=8,
+        teacher_share=1.0,
+        num_epochs=2,
+        batch_size=7,
+        device="cpu",
+        num_threads=1,
+    )
+    knowledge = load_knowledge(folders[1] / "knowledge", tiny_dataset)
+    for role, known in (("control", None), ("distilled", knowledge)):
+        folder = folders[1] / "students" / "gru" / role
+        train_student("gru", student, tiny_dataset, known, folder, Accelerator(cpu=True))
+    shared_student = dataclasses.replace(student, output_dir=folders[2])
+    done = start([*TORCHRUN, "-m", "student.distill"], *flags(shared_student))
+    assert done.returncode == 0, done.stderr
+    return folders
+
+
+def close(first: Path, second: Path) -> None:
+    """Assert that two files of tensors hold the same up to rounding."""
+    one, two = load_file(first), load_file(second)
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["teacher", "teacher/selection"])
+def test_two_processes_train_the_teacher_that_one_trains(
+    trained: dict[int, Path], part: str
+) -> None:
+    for name in ("adapter/adapter_model.safetensors", "head.safetensors"):
+        close(trained[1] / part / name, trained[2] / part / name)
+
+
+@pytest.mark.slow
+def test_two_processes_judge_each_target_once(trained: dict[int, Path]) -> None:
+    one, two = (read_json(trained[count] / "teacher" / "metrics.json") for count in (1, 2))
+    assert two["test"] == pytest.approx(one["test"])
+    assert two["valid_ndcg@10"] == pytest.approx(one["valid_ndcg@10"])
+    assert two["recipe"] == one["recipe"]
+
+
+@pytest.mark.slow
+def test_the_knowledge_of_two_processes_is_that_of_one(
+    trained: dict[int, Path], tiny_dataset: SequenceDataset
+) -> None:
+    one, two = (load_knowledge(trained[count] / "knowledge", tiny_dataset) for count in (1, 2))
+    for name in ("states", "item_vectors", "text_vectors"):
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=2e-3)
+    left = {file.name for file in trained[2].iterdir()}
+    assert left == {"teacher", "knowledge", "students", "targets"}  # no shard, nothing half made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["control", "distilled"])
+def test_two_processes_train_the_student_that_one_trains(
+    trained: dict[int, Path], role: str
+) -> None:
+    folders = [trained[count] / "students" / "gru" / role for count in (1, 2)]
+    close(*(folder / "model.safetensors" for folder in folders))
+
+
+FAILS = """
+import sys
+from seqrec.errors import SeqRecError, run_main
+from seqrec.processes import start_accelerator
+
+def main():
+    accelerator = start_accelerator("cpu")
+    assert accelerator.num_processes == 2
+    if sys.argv[1] == "both" or accelerator.process_index == 1:
+        raise SeqRecError("the disk is full")
+    accelerator.wait_for_everyone()
+
+run_main(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["both", "process 1"])
+def test_a_process_that_fails_ends_all_with_one_line(tmp_path: Path, who: str) -> None:
+    (tmp_path / "fails.py").write_text(FAILS)
+    done = start(TORCHRUN, tmp_path / "fails.py", who)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    name = "" if who == "both" else "process 1: "
+    assert lines == [f"error: {name}the disk is full"]
+
+
+COUNTS = """
+from seqrec.errors import run_main
+from seqrec.processes import start_accelerator
+
+run_main(lambda: print("processes:", start_accelerator("auto").num_processes))
+"""
+
+
+@pytest.mark.slow
+def test_a_launcher_that_starts_fewer_than_asked_for_is_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "counts.py").write_text(COUNTS)
+    done = start([*ACCELERATE, "--cpu", "--num_processes", "2"], tmp_path / "counts.py")
+    assert done.stdout.split("\n")[0] == "processes: 1"
+    assert done.stderr.count("was asked for several processes and started one") == 1
+
+
+def test_one_process_that_was_asked_for_is_not_remarked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    assert not asked_for_more()  # without a launcher
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert not asked_for_more()  # accelerate launch, one process
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert asked_for_more()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not asked_for_more()  # several, and they run
+
+
+def test_processes_that_know_nothing_of_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # and no more of what a launcher sets
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    with pytest.raises(SeqRecError, match="takes each for the only one.*--device cpu"):
+        start_accelerator("auto")
