@@ -1,10 +1,13 @@
 """Reading and writing files so that a killed run never leaves a half-written one."""
 
 import contextlib
+import ctypes
+import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,20 +52,82 @@ def write_text(path: Path, text: str) -> None:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it takes the place of `path` only if the block succeeds.
 
-    A reader therefore sees the old folder or the new one, whole. If the block raises, the
-    unfinished folder is removed and `path` stays as it was.
+    A reader therefore sees the old folder or the new one, whole, and so does who comes after a
+    killed process or a machine that lost its power. If the block raises, the unfinished folder is
+    removed and `path` stays as it was. What killed processes left beside it is removed first.
     """
     path = path.resolve()  # a link stays a link: what it points to is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
-        yield beside
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.exists():
-            path.rename(old)
-        beside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        with _held(beside):
+            yield beside
+            _flush(beside)
+            if not path.exists():
+                beside.rename(path)
+            elif not _exchange(beside, path):
+                old = beside.with_suffix(".old")
+                path.rename(old)
+                beside.rename(path)
+                old.rename(beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove unfinished or replaced folders of `path` that no living process holds."""
+    if sys.platform == "win32":  # which cannot tell
+        return
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if leftover.suffix in (".tmp", ".old") and leftover.is_dir():
+            # An OSError: a process holds it, or has removed it meanwhile.
+            with contextlib.suppress(OSError), _held(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder while the block runs and its process lives.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold a folder's files before its new name."""
+    if sys.platform == "win32":  # which cannot open a folder
+        return
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_symlink():
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap their names in one step; False where the system cannot (not Linux)."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if sys.platform != "linux":
+        return False
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        rename = ctypes.CDLL("libc.so.6").renameat2
+        done: int = rename(here, os.fsencode(one), here, os.fsencode(other), exchange)
+        return done == 0
+    return False

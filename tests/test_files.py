@@ -1,8 +1,11 @@
 """Files are whole or absent."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
+from seqrec import files
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
 
 import pytest
@@ -43,6 +46,70 @@ def test_the_old_folder_is_there_until_the_new_one_is_finished(tmp_path: Path) -
     with atomic_directory(path) as folder:
         (folder / "note.txt").write_text("new", encoding="utf-8")
         assert (path / "note.txt").read_text(encoding="utf-8") == "old"
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from seqrec.files import atomic_directory
+with atomic_directory(Path(sys.argv[1])) as folder:
+    (folder / "note.txt").write_text("half")
+    print("writing", flush=True)
+    if sys.argv[2] == "wait":
+        sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def start_writer(path: Path, then: str) -> "subprocess.Popen[str]":
+    writer = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(path), then],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "writing\n"
+    return writer
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "a [folder]"  # not a pattern
+    fill(path, "old")
+    start_writer(path, "die").wait()
+    assert (path / "note.txt").read_text(encoding="utf-8") == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    fill(path, "new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    writer = start_writer(path, "wait")
+    fill(path, "new")
+    (unfinished,) = set(tmp_path.iterdir()) - {path}
+    assert (unfinished / "note.txt").read_text(encoding="utf-8") == "half"
+    writer.kill()
+    writer.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux swaps two names in one step")
+def test_no_moment_is_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename of the old one would leave such a moment: a kill there would lose both."""
+    path = tmp_path / "folder"
+    fill(path, "old")
+    renamed: list[Path] = []
+    monkeypatch.setattr(Path, "rename", lambda self, target: renamed.append(self))
+    fill(path, "new")
+    assert renamed == []
+    assert (path / "note.txt").read_text(encoding="utf-8") == "new"
+
+
+def test_where_names_cannot_be_swapped_the_old_folder_is_moved_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    test_a_finished_folder_replaces_the_old_one_with_all_its_files(tmp_path)
 
 
 def test_a_link_to_another_disk_stays_a_link(tmp_path: Path) -> None:
