@@ -44,6 +44,9 @@ EIGHT_BIT = Int8DynamicActivationIntxWeightConfig(
 class RoundedTable(nn.Module):
     """An item table (I + 1, H) in 8 bit, each row with its own scale, for looking up rows."""
 
+    rows: Tensor
+    scales: Tensor
+
     def __init__(self, table: Tensor) -> None:
         super().__init__()
         scales = table.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127

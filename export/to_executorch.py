@@ -352,7 +352,7 @@ def _model_card(about: dict[str, Any], size_mib: float) -> str:
             "",
             f"- precision: {precision}",
             f"- size of `{MODEL_FILE}`: {size_mib:.2f} MiB",
-            f"- lists shared with the student's fp32 graph in ONNX Runtime, "
+            f"- top {about['k']} shared with the student's fp32 graph in ONNX Runtime, "
             f"{compared['num_histories']} random histories: {compared['overlap']:.1%}",
             "- made with " + ", ".join(f"{name} {number}" for name, number in made.items()),
             "- tried in the runtime of the pip package alone, on the machine that made it: neither",
