@@ -16,6 +16,7 @@ COMMANDS = {
     "add_items": ["-m", "export.add_items"],
     "to_web": ["-m", "export.to_web"],
     "to_mobile": ["-m", "export.to_mobile"],
+    "to_executorch": ["-m", "export.to_executorch"],
     "to_text_encoder": ["-m", "export.to_text_encoder"],
     "check_arm": ["-m", "export.check_arm"],
     "latency": ["-m", "benchmarks.latency"],

@@ -21,8 +21,7 @@ import torch
 
 from benchmarks import latency
 from benchmarks.measure import measure_latency, top_lists
-from benchmarks.peers import environment, opening
-from benchmarks.peers.environment import ensure_environment, environment_folder
+from benchmarks.peers import opening
 from benchmarks.peers.exchange import write_exchange
 from benchmarks.peers.runner import PeerError, PeerRunner
 from benchmarks.peers.systems import HERE, PEERS, Peer
@@ -385,29 +384,6 @@ def test_a_peer_that_stops_while_it_is_timed_does_not_take_the_others_along(
     assert [system.runner for system in timed] == [runners[0], runners[2]]
     assert all(system.timing["latency_ms"]["p50"] > 0 for system in timed)
     assert [failure.system for failure in failed] == ["fake"]
-
-
-def test_an_environment_that_cannot_be_built_leaves_nothing_behind(tmp_path: Path) -> None:
-    requirements = tmp_path / "broken.txt"
-    requirements.write_text("./no-such-wheel-1.0-py3-none-any.whl\n")
-    with pytest.raises(SourceError, match=r"broken\.txt could not be installed \(pip: .*wheel"):
-        ensure_environment(requirements)
-    assert not environment_folder(requirements).exists()
-
-
-def test_an_environment_is_built_once_and_anew_when_its_pins_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    installed = []
-    monkeypatch.setattr(environment, "_install", lambda *given: installed.append(given))
-    requirements = tmp_path / "lib.txt"
-    requirements.write_text("lib==1\n")
-    first = ensure_environment(requirements)
-    assert ensure_environment(requirements) == first
-    assert first.is_file()
-    requirements.write_text("lib==2\n")
-    assert ensure_environment(requirements) != first
-    assert len(installed) == 2
 
 
 @pytest.mark.parametrize("requirements", sorted({peer.requirements for peer in PEERS}))

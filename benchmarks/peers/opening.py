@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
+from seqrec.environments import ensure_environment
 from seqrec.errors import SeqRecError
 
-from benchmarks.peers.environment import ensure_environment
 from benchmarks.peers.runner import PeerRunner
 from benchmarks.peers.systems import Peer
 from benchmarks.peers.training import ensure_trained, make_untrained

@@ -1,7 +1,8 @@
-"""An environment of its own for each peer library: their pins contradict ours, and each other's.
+"""An environment of its own for a library whose pins contradict ours.
 
-It is built once from `<name>.txt`, in the folder `peers/<name>-<digest of that file>` of the cache,
-so that other pins are another environment.
+It is built once from a requirements file, in the folder `<its folder>/<its name>-<its digest>` of
+the cache, so that other pins are another environment: `benchmarks/peers/implicit.txt` is installed
+in `peers/implicit-<digest>`.
 """
 
 import hashlib
@@ -17,13 +18,11 @@ from seqrec.sources import cache_dir
 
 logger = logging.getLogger(__name__)
 
-HERE = Path(__file__).parent
-
 
 def environment_folder(requirements: Path) -> Path:
     """Return where the environment of a requirements file belongs."""
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
-    return cache_dir() / "peers" / f"{requirements.stem}-{digest}"
+    return cache_dir() / requirements.resolve().parent.name / f"{requirements.stem}-{digest}"
 
 
 def ensure_environment(requirements: Path) -> Path:
