@@ -2,7 +2,8 @@
 
 On disk it is a directory that `seqrec.prepare` writes:
 
-    meta.json           format, version, name, counts, split, column names, fingerprint, provenance
+    meta.json           format, version, name, counts, split, column names, fingerprint, provenance,
+                        checksums of the other files
     items.parquet       row i is item i + 1: `item_id`, `title`, further text columns
     user_ids.parquet    row u is user u: `user_id`
     events.npy          int32 (E,), item numbers 1..num_items, user by user, each in time order
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqrec.errors import DataError
-from seqrec.files import atomic_directory, read_json, write_json
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
 
 import numpy as np
 import polars as pl
@@ -40,6 +41,13 @@ VERSION = 1
 MAX_REPEAT_SHARE = 0.01
 EVENTS_AT_ONCE = 2**22  # that anything is worked out for, lest all at once take several times E
 TEXTS_AT_ONCE = 2**16
+
+META_TYPES: dict[type, tuple[str, ...]] = {
+    str: ("name", "split", "fingerprint"),
+    int: ("num_users", "num_items", "num_events"),
+    float: ("repeat_share",),
+    list: ("text_columns",),
+}
 
 IntArray = NDArray[np.int64]
 Split = Literal["leave-one-out", "temporal"]
@@ -394,12 +402,13 @@ def write_dataset(
         np.save(folder / "split.npy", split)
         if len(cold_items):
             np.save(folder / "cold_items.npy", cold_items)
+        meta["sha256"] = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
         write_json(folder / "meta.json", meta)
     return load_dataset(path)
 
 
 def load_dataset(path: Path) -> SequenceDataset:
-    """Open a prepared data set, memory-mapped.
+    """Open a prepared data set, memory-mapped, its checksums verified.
 
     Raises:
         DataError: there is none at `path`, it is of another version, or its parts disagree.
@@ -409,6 +418,7 @@ def load_dataset(path: Path) -> SequenceDataset:
         raise DataError(f"no prepared data set at {path}. Make one: {how}")
     try:
         meta = read_json(path / "meta.json")
+        _verify(path, meta)
         events, offsets, split = (
             np.load(path / f"{part}.npy", mmap_mode="r", allow_pickle=False)
             for part in ("events", "offsets", "split")
@@ -416,9 +426,12 @@ def load_dataset(path: Path) -> SequenceDataset:
         cold_items = np.empty(0, dtype=np.int64)
         if meta.get("num_cold_items"):
             cold_items = np.load(path / "cold_items.npy", allow_pickle=False)
-        for part in ("items.parquet", "user_ids.parquet"):
-            (path / part).stat()
-    except (OSError, ValueError, EOFError) as error:  # EOFError: an array's file is empty
+        num_rows = [
+            pl.scan_parquet(path / f"{part}.parquet").select(pl.len()).collect().item()
+            for part in ("items", "user_ids")
+        ]
+    except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
+        # EOFError: an array's file is empty.
         raise DataError(
             f"the data set at {path} is damaged ({error}). Make it again: {how}"
         ) from error
@@ -430,13 +443,29 @@ def load_dataset(path: Path) -> SequenceDataset:
     dataset = SequenceDataset(
         path, meta, events, np.asarray(offsets), np.asarray(split), cold_items
     )
-    if (len(offsets) - 1, len(events), len(split), len(cold_items)) != (
-        meta.get("num_users"),
-        meta.get("num_events"),
-        meta.get("num_users"),
+    if (len(offsets) - 1, len(events), len(split), len(cold_items), *num_rows) != (
+        meta["num_users"],
+        meta["num_events"],
+        meta["num_users"],
         meta.get("num_cold_items", 0),  # sets made before there were any do not say
+        meta["num_items"],
+        meta["num_users"],
     ) or offsets[-1] != len(events):
         raise DataError(
             f"the data set at {path} is damaged: its parts differ in length. Make it again: {how}"
         )
     return dataset
+
+
+def _verify(path: Path, meta: dict[str, Any]) -> None:
+    """Raise a `ValueError` if a set's files are not those it was written with, or say nothing."""
+    for kind, names in META_TYPES.items():
+        for name in names:
+            if type(meta.get(name)) not in (kind, int if kind is float else kind):
+                raise ValueError(f"meta.json has {name} {str(meta.get(name))[:40]!r}")
+    checksums = meta.get("sha256", {})  # sets made before there were any have none
+    if not isinstance(checksums, dict):
+        raise ValueError("meta.json has no checksums")
+    for name, expected in checksums.items():
+        if Path(name).name != name or sha256_file(path / name) != expected:
+            raise ValueError(f"{name} has another checksum than meta.json says")

@@ -258,6 +258,9 @@ def _open(path: Path, dataset: SequenceDataset) -> Knowledge:
         raise StaleKnowledgeError(f"no teacher knowledge at {path}. {rebuild}")
     try:
         meta = read_json(path / "meta.json")
+        per_user = meta.get("prefixes_per_user")
+        if not isinstance(meta.get("sha256"), dict) or type(per_user) is not int or per_user < 1:
+            raise ValueError("checksums or prefixes_per_user are missing")
     except (OSError, ValueError) as error:
         raise StaleKnowledgeError(f"{path}/meta.json is damaged ({error}). {rebuild}") from error
     if (meta.get("format"), meta.get("version")) != (FORMAT, VERSION):
@@ -265,14 +268,13 @@ def _open(path: Path, dataset: SequenceDataset) -> Knowledge:
         raise StaleKnowledgeError(
             f"{path} is {found}, expected {FORMAT} version {VERSION}. {rebuild}"
         )
-    if meta["dataset_fingerprint"] != dataset.fingerprint:
+    if meta.get("dataset_fingerprint") != dataset.fingerprint:
         raise StaleKnowledgeError(
-            f"{path} was made from data set {meta['dataset_fingerprint'][:12]}, but {dataset.path} "
-            "is "
-            f"{dataset.fingerprint[:12]}. {rebuild}"
+            f"{path} was made from data set {str(meta.get('dataset_fingerprint'))[:12]}, but "
+            f"{dataset.path} is {dataset.fingerprint[:12]}. {rebuild}"
         )
     arrays = {name: _load_array(path / f"{name}.npy", meta, rebuild) for name in ARRAYS}
-    rows = row_numbers(dataset, meta["prefixes_per_user"])
+    rows = row_numbers(dataset, per_user)
     shape = (int((rows >= 0).sum()), arrays["item_vectors"].shape[1])
     if arrays["states"].shape != shape:
         raise StaleKnowledgeError(
@@ -284,7 +286,7 @@ def _open(path: Path, dataset: SequenceDataset) -> Knowledge:
 def _load_array(file: Path, meta: dict[str, Any], rebuild: str) -> NDArray[Any]:
     if not file.is_file():
         raise StaleKnowledgeError(f"{file} is missing. {rebuild}")
-    if sha256_file(file) != meta["sha256"][file.stem]:
+    if sha256_file(file) != meta["sha256"].get(file.stem):
         raise StaleKnowledgeError(
             f"{file} is damaged: its checksum is not the one in meta.json. {rebuild}"
         )

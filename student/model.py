@@ -15,6 +15,7 @@ from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  the name everyone knows
@@ -238,9 +239,15 @@ class Student(nn.Module):
         try:
             values = read_json(folder / "config.json")
             names = {field.name for field in dataclasses.fields(StudentConfig)}
-            student = cls(StudentConfig(**{k: v for k, v in values.items() if k in names}))
-            student.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            config = StudentConfig(**{k: v for k, v in values.items() if k in names})
+            tensors = load_file(folder / "model.safetensors")
+            if config.num_layers > len(tensors):
+                raise ValueError(f"{config.num_layers} layers in {len(tensors)} tensors")
+            with torch.device("meta"):  # takes no memory, and fails where the shapes differ
+                cls(config).load_state_dict(tensors, assign=True)
+            student = cls(config)
+            student.load_state_dict(tensors)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"no usable student in {folder} ({error}). Train one: python -m student.distill"
             ) from error

@@ -16,7 +16,7 @@ from seqrec.data import (
     write_dataset,
 )
 from seqrec.errors import DataError
-from seqrec.files import read_json, write_json
+from seqrec.files import read_json, sha256_file, write_json
 
 import numpy as np
 import polars as pl
@@ -305,7 +305,22 @@ def test_a_part_cut_short_is_refused(tmp_path: Path, name: str, keep: int) -> No
 def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data", **parts())
     np.save(dataset.path / "events.npy", np.ones(5, dtype=np.int32))
+    with pytest.raises(DataError, match=r"events\.npy has another checksum"):
+        load_dataset(dataset.path)
+    meta = read_json(dataset.path / "meta.json")
+    del meta["sha256"]  # as in sets made before there were checksums
+    write_json(dataset.path / "meta.json", meta)
     with pytest.raises(DataError, match="differ in length"):
+        load_dataset(dataset.path)
+
+
+def test_checksums_name_no_file_outside_of_the_set(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", **parts())
+    (tmp_path / "secret").write_bytes(b"")
+    meta = read_json(dataset.path / "meta.json")
+    meta["sha256"]["../secret"] = sha256_file(tmp_path / "secret")
+    write_json(dataset.path / "meta.json", meta)
+    with pytest.raises(DataError, match=r"\.\./secret"):
         load_dataset(dataset.path)
 
 
