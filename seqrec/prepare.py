@@ -7,8 +7,8 @@ Parquet and JSON are turned into it, and in CSV "007" stays "007". Ratings are a
 used: each interaction counts as one event.
 
 The interactions are read in a stream, twice: a number for user and item and a time are kept of each
-event, not the table. Nothing is written unless all is well; otherwise one line names the file, the row and what to do.
-Rows are counted from 1, the header not included.
+event, not the table. Nothing is written unless all is well; otherwise one line names the file, the
+row and what to do. Rows are counted from 1, the header not included.
 """
 
 import contextlib
