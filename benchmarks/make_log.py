@@ -65,25 +65,26 @@ def make_log(config: LogConfig) -> None:
     """
     if config.output_dir.exists() and any(config.output_dir.iterdir()):
         raise DataError(f"{config.output_dir} is not empty. Remove it, or give --output-dir")
-    rng = np.random.default_rng(config.seed)
+    # Who acts when is the same whatever the catalogue's size: sizes can be compared.
+    of_users, of_items, rng = np.random.default_rng(config.seed).spawn(3)
     by_rank = (np.arange(config.num_items) + 2.7) ** -config.zipf  # Zipf-Mandelbrot
-    items = np.cumsum(rng.permutation(by_rank))
-    users = np.cumsum(rng.lognormal(sigma=config.sigma, size=config.num_users))
+    items = np.cumsum(of_items.permutation(by_rank))
+    users = np.cumsum(of_users.lognormal(sigma=config.sigma, size=config.num_users))
     num_parts = -(-config.num_events // config.rows_per_part)
     bounds = np.linspace(0, config.num_events, num_parts + 1).astype(np.int64)
     with atomic_directory(config.output_dir) as folder:
-        _catalogue(config.num_items, rng).write_parquet(folder / "items.parquet")
+        _catalogue(config.num_items, of_items).write_parquet(folder / "items.parquet")
         parts = folder / "interactions"
         parts.mkdir()
         job = uuid.UUID(bytes=rng.bytes(16), version=4)
         for number in tqdm(range(num_parts), desc="log", unit="part"):
             first, last = START + DURATION * bounds[number : number + 2] // config.num_events
             count = int(bounds[number + 1] - bounds[number])
-            user_numbers = _draw(users, count, rng)
+            user_numbers = _draw(users, count, of_users)
             part = pl.DataFrame(
                 {
                     "user_id": user_numbers if config.whole_number_ids else _long_ids(user_numbers),
-                    "item_id": _ids(_draw(items, count, rng)),
+                    "item_id": _ids(_draw(items, count, of_items)),
                     "timestamp": np.sort(rng.integers(first, last + 1, count)),
                 }
             )

@@ -11,9 +11,11 @@ memory can be told. Prints a table and writes `scaling.json`; schema "seqrec-sca
       system        "prepare", "transformer", "gru", "teacher"
       peak_mib      the most memory that the process held
       seconds       of preparing, the reading of the libraries not counted
-      batch_size, step_ms, step_cpu_ms
-                    windows of a step, and its median time, as the clock says and as the processor
-                    counts; the latter says less of other work on the machine
+      batch_size    windows of a step
+      targets_per_s, targets_per_cpu_s
+                    next items learnt in a second of the clock and of the processor, which other
+                    work on the machine makes less difference to; steps differ in their targets
+      steps_per_s   by the clock
       validated_users, validation_s
                     users that were ranked, and how long it took
 """
@@ -33,7 +35,7 @@ from typing import Any
 
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import flag, parse_flags, to_json
-from seqrec.data import SequenceDataset, load_dataset
+from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
 from seqrec.files import write_json
 from seqrec.metrics import validation_ndcg
@@ -82,7 +84,8 @@ class TimedBatches(TrainingBatches):
     """The first batches of an epoch; notes when each was asked for."""
 
     num_batches: int = 0
-    clock: list[tuple[float, float]] = field(default_factory=list)  # wall, processor; seconds
+    # Before each: wall and processor time in seconds, and how many targets it has.
+    clock: list[tuple[float, float, int]] = field(default_factory=list)
 
     def epoch(self, epoch: int) -> tuple[int, Iterator[Batch]]:
         """Return how many batches there are, and the batches."""
@@ -90,7 +93,8 @@ class TimedBatches(TrainingBatches):
 
         def watched() -> Iterator[Batch]:
             for batch in itertools.islice(batches, self.num_batches):
-                self.clock.append((time.perf_counter(), time.process_time()))
+                num_targets = int((batch.targets != PAD).sum())
+                self.clock.append((time.perf_counter(), time.process_time(), num_targets))
                 yield batch
 
         return self.num_batches, watched()
@@ -220,11 +224,14 @@ def _train(
             recipe={},
             label="training",
         )
-    step, step_cpu = np.median(np.diff(np.array(batches.clock)[NUM_WARM_UP:], axis=0), axis=0)
+    timed = np.array(batches.clock)[NUM_WARM_UP:]
+    seconds, cpu_seconds, _ = timed[-1] - timed[0]
+    num_targets = timed[:-1, 2].sum()
     return {
         "batch_size": batches.batch_size,
-        "step_ms": 1000 * float(step),
-        "step_cpu_ms": 1000 * float(step_cpu),
+        "steps_per_s": config.num_steps / seconds,
+        "targets_per_s": num_targets / seconds,
+        "targets_per_cpu_s": num_targets / cpu_seconds,
         "validated_users": len(known.eval_targets("valid").users),
         "validation_s": validation_s,
         "peak_mib": peak_mib(),
@@ -247,18 +254,22 @@ def format_scaling(results: dict[str, Any]) -> str:
             row["system"],
             f"{row['seconds']:.1f}" if "seconds" in row else "",
             row.get("batch_size", ""),
-            *(f"{row[name]:.1f}" if name in row else "" for name in ("step_ms", "step_cpu_ms")),
+            f"{row['steps_per_s']:.2f}" if "steps_per_s" in row else "",
+            *(
+                f"{row[name]:,.0f}" if name in row else ""
+                for name in ("targets_per_s", "targets_per_cpu_s")
+            ),
             f"{row['validated_users'] / row['validation_s']:.0f}" if "validation_s" in row else "",
             f"{row['peak_mib'] / 1024:.2f}",
         ]
         for row in results["rows"]
     ]
-    headers = ["items", "system", "seconds", "batch", "step ms", "step CPU ms"]
-    headers += ["users validated per s", "peak GiB"]
+    headers = ["items", "system", "seconds", "batch", "steps/s", "targets/s", "targets/CPU s"]
+    headers += ["validated users/s", "peak GiB"]
     machine = results["environment"]
     return (
         tabulate(rows, headers=headers, disable_numparse=True, stralign="right")
-        + f"\n\n{results['rows'][0]['num_events']:,} invented events; medians of the steps; "
+        + f"\n\n{results['rows'][0]['num_events']:,} invented events; "
         f"{machine['num_threads']} thread(s), {machine['cpu']}.\n" + busy_note(machine)
     )
 

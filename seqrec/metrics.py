@@ -26,7 +26,7 @@ from torch import Tensor
 
 CUTOFFS = (5, 10, 20)
 SCORES_AT_ONCE = 2**25  # 128 MiB, and a few times that in between
-MAX_VALIDATION_SCORES = 10**10
+MAX_VALIDATION_SCORES = 5 * 10**9
 NOT_RANKED = np.iinfo(
     np.int64
 ).max  # the target was excluded, or is not in the list that was returned
@@ -52,7 +52,7 @@ def target_ranks(scores: Tensor, targets: Tensor, excluded: Tensor | None = None
     >>> target_ranks(torch.tensor([[9.0, 1.0, 3.0, 3.0]]), torch.tensor([3])).tolist()
     [2]
     """
-    if scores.isnan().any():
+    if scores.amax(dim=1).isnan().any():  # the largest of anything and NaN is NaN
         raise ValueError("scores hold NaN")
     scores = scores.clone()
     scores[:, PAD] = -torch.inf
@@ -62,9 +62,13 @@ def target_ranks(scores: Tensor, targets: Tensor, excluded: Tensor | None = None
         scores.scatter_(1, excluded, -torch.inf)
     own = scores.gather(1, targets[:, None])  # (N, 1)
     better = (scores > own).sum(dim=1)
+    before = torch.zeros_like(better)  # of equal score and lower number
+    # Ties are rare, and to look for them takes most of the time: only where there are any.
+    tied = ((scores >= own).sum(dim=1) - better > 1).nonzero().squeeze(1)
     columns = torch.arange(scores.shape[1], device=scores.device)
-    tied = ((scores == own) & (columns < targets[:, None])).sum(dim=1)
-    return torch.where(hidden, NOT_RANKED, better + tied + 1)
+    lower = columns < targets[tied, None]
+    before[tied] = ((scores[tied] == own[tied]) & lower).sum(dim=1)
+    return torch.where(hidden, NOT_RANKED, better + before + 1)
 
 
 def list_ranks(top_items: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -262,8 +266,8 @@ def evaluate(
         score: maps left-padded histories, int64 (B, T), to scores (B, I + 1), T at most `max_len`.
         dataset: where histories and targets come from.
         part: "valid" while anything is still being chosen; "test" once, at the end. Of validation
-            targets a fixed sample is taken if users times items are more than 10^10: 10,000 of them
-            with a million items.
+            targets a fixed sample is taken if users times items are more than 5 * 10^9: 5,000 of
+            them with a million items.
         max_len: how many of the newest items the model is shown. Seen items are excluded over the
             whole history all the same.
         batch_size: users at once; fewer if the catalogue is so large that their scores would be
@@ -272,24 +276,38 @@ def evaluate(
         accelerator: of several processes, each ranks its share of the targets, every one of them
             once, and all get the whole; all have to call this. None: this process ranks all.
     """
+    protocols = (True, False)
+    return Evaluation(
+        *_ranks(score, dataset, part, protocols, max_len, device, accelerator, batch_size)
+    )
+
+
+@torch.inference_mode()
+def _ranks(
+    score: ScoreFunction,
+    dataset: SequenceDataset,
+    part: Part,
+    protocols: Sequence[bool],  # whether seen items are left out
+    max_len: int,
+    device: torch.device | str,
+    accelerator: Accelerator | None,
+    batch_size: int = 256,
+) -> NDArray[np.int64]:
+    """Return the ranks under each protocol, (len(protocols), N); see `evaluate`."""
     targets = dataset.eval_targets(part)
     if part == "valid":
         targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
     batch_size = users_at_once(batch_size, dataset.num_items)
-    excluding = np.zeros(len(targets.users), dtype=np.int64)
-    keeping = np.zeros(len(targets.users), dtype=np.int64)
+    ranks = np.zeros((len(protocols), len(targets.users)), dtype=np.int64)
     first, step = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = itertools.islice(evaluation_batches(dataset, targets, batch_size), first, None, step)
-    with torch.inference_mode():
-        for chosen, items, histories in batches:
-            shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
-            scores = score(shown).float().cpu()
-            wanted = torch.from_numpy(items)
-            keeping[chosen] = target_ranks(scores, wanted).numpy()
-            excluding[chosen] = target_ranks(
-                scores, wanted, torch.from_numpy(pad_left(histories))
-            ).numpy()
-    return Evaluation(*sum_over_processes(accelerator, np.stack([excluding, keeping])))
+    for chosen, items, histories in batches:
+        shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
+        scores, wanted = score(shown).float().cpu(), torch.from_numpy(items)
+        for own, exclude_seen in zip(ranks, protocols, strict=True):
+            seen = torch.from_numpy(pad_left(histories)) if exclude_seen else None
+            own[chosen] = target_ranks(scores, wanted, seen).numpy()
+    return sum_over_processes(accelerator, ranks)
 
 
 def validation_ndcg(
@@ -301,10 +319,9 @@ def validation_ndcg(
     accelerator: Accelerator | None = None,
 ) -> float:
     """Return what training chooses by: NDCG@10 on the validation targets, headline protocol."""
-    result = evaluate(
-        score, dataset, "valid", max_len=max_len, device=device, accelerator=accelerator
-    )
-    return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())
+    protocols = (dataset.exclude_seen,)
+    (ranks,) = _ranks(score, dataset, "valid", protocols, max_len, device, accelerator)
+    return float(ndcg(ranks, 10).mean())
 
 
 def popularity_scores(dataset: SequenceDataset) -> ScoreFunction:

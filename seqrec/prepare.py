@@ -6,8 +6,9 @@ and every further column is kept as text that the teacher can read. Ids are text
 Parquet and JSON are turned into it, and in CSV "007" stays "007". Ratings are accepted and not
 used: each interaction counts as one event.
 
-Nothing is written unless all is well; otherwise one line names the file, the row and what to do.
-Rows are counted from 1, the header not included.
+The interactions are read in a stream, twice: a number for user and item and a time are kept of each
+event, not the table. Nothing is written unless all is well; otherwise one line names the file, the
+row and what to do. Rows are counted from 1, the header not included.
 """
 
 import contextlib

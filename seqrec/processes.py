@@ -90,13 +90,13 @@ def asked_for_more() -> bool:
 
 
 def sum_over_processes(
-    accelerator: Accelerator | None, array: NDArray[np.integer]
-) -> NDArray[np.integer]:
+    accelerator: Accelerator | None, array: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Add up an array of the same shape from all processes; all get the sum."""
     if accelerator is None or accelerator.num_processes == 1:
         return array
     total = accelerator.reduce(torch.from_numpy(array).to(accelerator.device), "sum")
-    summed: NDArray[np.integer] = total.cpu().numpy()
+    summed: NDArray[np.int64] = total.cpu().numpy()
     return summed
 
 

@@ -14,8 +14,8 @@ enough to learn it from: Beauty, of 13 per item, validates at .061 with 64 and .
 MovieLens-1M, of 290, at .168 and .182 (Transformers without a teacher).
 
 In a large catalogue, of more than 50,000 items, the table's gradient is sparse: a step costs what
-its own items cost, see `seqrec.training.RowwiseAdamW`. There the teacher's softmax is sampled too,
-with 4,096 negatives.
+its own items cost, and leaves other rows as they are (`seqrec.training.RowwiseAdamW`). There the
+teacher's softmax is sampled too, with 4,096 negatives.
 
 Once all is chosen, training goes on with the validation events too, if they are 0.75 % or more of
 the training events: fewer say too little that is new.

@@ -82,7 +82,8 @@ class RowwiseAdamW(torch.optim.AdamW):
     A row with a gradient is updated as in AdamW (arXiv:1711.05101), by moments of its own and the
     bias correction of all steps so far. A row without one stays as it is: its moments do not fade,
     move nothing, and no weight decays, as in `torch.optim.SparseAdam`. AdamW would read and write
-    all rows, moments and gradients in each step. Dense gradients are AdamW's.
+    all rows, moments and gradients in each step. Dense gradients are AdamW's; where several
+    processes train together, all are dense.
     """
 
     def step(self, closure: Any = None) -> Any:
@@ -254,6 +255,10 @@ def fit(
     """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if accelerator.num_processes > 1:  # among GPUs, NCCL adds up dense gradients alone
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = False
     optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     progress, best = Progress(), trainable_state(model)
     resumed = _read_progress(checkpoint_dir, digest)

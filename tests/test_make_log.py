@@ -50,6 +50,13 @@ def test_the_same_flags_give_the_same_log_and_another_seed_another(tmp_path: Pat
     assert not read(tmp_path / "a").equals(read(tmp_path / "c"))
 
 
+def test_who_acts_when_does_not_depend_on_the_catalogue(tmp_path: Path) -> None:
+    for num_items in (10, 300):
+        make_log(config(tmp_path / str(num_items), num_items=num_items))
+    few, many = (read(tmp_path / name).drop("item_id") for name in ("10", "300"))
+    assert few.equals(many)
+
+
 def test_items_follow_zipfs_law_and_users_a_log_normal_one(tmp_path: Path) -> None:
     make_log(config(tmp_path / "log", num_events=200_000, num_users=2000, rows_per_part=10**6))
     log = read(tmp_path / "log")
