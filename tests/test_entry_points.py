@@ -17,6 +17,7 @@ COMMANDS = {
     "to_web": ["-m", "export.to_web"],
     "to_mobile": ["-m", "export.to_mobile"],
     "to_text_encoder": ["-m", "export.to_text_encoder"],
+    "score": ["-m", "export.score"],
     "check_arm": ["-m", "export.check_arm"],
     "latency": ["-m", "benchmarks.latency"],
     "peers": ["-m", "benchmarks.peers"],
