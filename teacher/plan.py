@@ -93,11 +93,11 @@ class Plan:
             ["  trained", f"{self.num_trained / 1e6:,.2f} M"],
         ]
         sizes = [
-            ["frozen weights", self.frozen_bytes],
-            ["trained weights, gradients, optimizer", self.trained_bytes],
-            ["item texts' vectors", self.text_bytes],
-            ["activations", self.activation_bytes],
-            ["memory of a process, together", self.peak_bytes],
+            ("frozen weights", self.frozen_bytes),
+            ("trained weights, gradients, optimizer", self.trained_bytes),
+            ("item texts' vectors", self.text_bytes),
+            ("activations", self.activation_bytes),
+            ("memory of a process, together", self.peak_bytes),
         ]
         times = [*self.seconds.items(), ("time, together", sum(self.seconds.values()))]
         rows = [
@@ -215,9 +215,10 @@ def measure_rate(config: PretrainedConfig, work: Work, device: torch.device) -> 
         from bitsandbytes.nn import Linear4bit
 
         dtype = compute_dtype(device)
-        layer: nn.Module = Linear4bit(width, further, bias=False, compute_dtype=dtype)
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False  # see `load_base`
+        quantized = Linear4bit(width, further, bias=False, compute_dtype=dtype)
+        if hasattr(quantized, "support_avx512bf16_for_cpu"):
+            quantized.support_avx512bf16_for_cpu = False  # see `load_base`
+        layer: nn.Module = quantized
         given = torch.float32
     else:
         given = torch.bfloat16 if work.bits == 16 else torch.float32
