@@ -254,7 +254,7 @@ def local_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterat
     Raises:
         SeqRecError: a worker was killed.
     """
-    num_workers = min(config.num_workers or len(os.sched_getaffinity(0)), len(parts))
+    num_workers = min(config.num_workers or os.cpu_count() or 1, len(parts))
     if num_workers == 1:
         yield from map(Worker(config, folder), parts)
         return
