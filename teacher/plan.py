@@ -9,14 +9,13 @@ Memory is what training has to hold at its peak: on a GPU the CUDA context (abou
 comes on top, on a CPU the libraries, and what loading the weights leaves behind.
 
 Time is operations divided by the rate of one layer of this very model, measured here and now for
-half a second, so on a busy machine it is that of a busy machine. Normalisation, attention's softmax,
-adapters' overhead and the optimizer are not in it, so it is a lower bound: with four layers of
-SmolLM2 and 16 windows on one CPU core a step took three times as long (2.1 s of CPU time for 0.7 s).
+half a second, so on a busy machine it is that of a busy machine. Normalisation, attention's
+softmax, what adapters cost beside their products, and the optimizer are not in it: it is a lower
+bound. With four layers of SmolLM2 and 16 windows a step took three times as long on one CPU core.
 """
 
 import contextlib
 import copy
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,8 +36,6 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from teacher.base import Bits, compute_dtype, shape_options
 from teacher.model import Teacher, TeacherConfig
-
-logger = logging.getLogger(__name__)
 
 GIB = 2**30
 # NF4 with double quantization (arXiv:2305.14314, section 3): half a byte, and for each block of 64
