@@ -43,7 +43,11 @@ logger = logging.getLogger(__name__)
 
 PART = "part-{:05d}.parquet"
 IS_PART = re.compile(r"part-\d{5,}\.parquet")
-SCHEMA = {"user_id": pl.String, "item_ids": pl.List(pl.String), "scores": pl.List(pl.Float32)}
+SCHEMA: dict[str, pl.DataType] = {
+    "user_id": pl.String(),
+    "item_ids": pl.List(pl.String),
+    "scores": pl.List(pl.Float32),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +88,12 @@ class ScoreConfig:
 
 
 class Part(NamedTuple):
-    """Users that go into one output file: `count` rows of a source, from `start` on."""
+    """Users that go into one output file: rows of a source, from `start` on."""
 
     number: int
     source: Path  # a prepared data set, or a Parquet file
     start: int
-    count: int
+    num_users: int
 
 
 class Scored(NamedTuple):
@@ -180,16 +184,16 @@ class Worker:
             dataset = self.dataset
             users = pl.scan_parquet(dataset.path / "user_ids.parquet").select("user_id")
             return (
-                users.slice(part.start, part.count).collect()["user_id"].to_list(),
+                users.slice(part.start, part.num_users).collect()["user_id"].to_list(),
                 [
                     [dataset.item_ids[item - 1] for item in dataset.sequence(user).tolist()]
-                    for user in range(part.start, part.start + part.count)
+                    for user in range(part.start, part.start + part.num_users)
                 ],
             )
         user, history = self.config.user_column, self.config.history_column
         frame = (
             pl.scan_parquet(part.source)
-            .slice(part.start, part.count)
+            .slice(part.start, part.num_users)
             .select(
                 pl.col(user).cast(pl.String).alias("user"),
                 pl.col(history).cast(pl.List(pl.String)).fill_null([]).alias("history"),
@@ -250,7 +254,7 @@ def local_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterat
     Raises:
         SeqRecError: a worker was killed.
     """
-    num_workers = min(config.num_workers or len(os.sched_getaffinity(0)), len(parts))
+    num_workers = min(config.num_workers or os.cpu_count() or 1, len(parts))
     if num_workers == 1:
         yield from map(Worker(config, folder), parts)
         return
@@ -333,7 +337,7 @@ def score(config: ScoreConfig) -> Path:
     folder = config.output_dir.resolve()
     _check_replaceable(folder)
     parts = list_parts(config)
-    num_users = sum(part.count for part in parts)
+    num_users = sum(part.num_users for part in parts)
     num_unknown = 0
     with (
         atomic_directory(folder) as beside,

@@ -106,6 +106,7 @@ def extract_knowledge(
     shards = path.with_name(f".{path.name}.shards")
 
     def write(known: SequenceDataset, target: Path | None) -> None:
+        source: Iterator[tuple[IntArray, NDArray[np.floating]]]
         source = answers(teacher.eval(), known, batch_size)
         if accelerator is not None and accelerator.num_processes > 1:
             rank, count = accelerator.process_index, accelerator.num_processes

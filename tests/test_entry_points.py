@@ -18,6 +18,7 @@ COMMANDS = {
     "to_mobile": ["-m", "export.to_mobile"],
     "to_executorch": ["-m", "export.to_executorch"],
     "to_text_encoder": ["-m", "export.to_text_encoder"],
+    "score": ["-m", "export.score"],
     "check_arm": ["-m", "export.check_arm"],
     "latency": ["-m", "benchmarks.latency"],
     "peers": ["-m", "benchmarks.peers"],

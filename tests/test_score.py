@@ -117,7 +117,7 @@ def test_a_folder_of_histories_is_read_in_the_order_of_its_names(
     score(config)
     users = ["7", "8", "9", "3", "4"]
     assert agree(tmp_path / "out", model_dir, users, [*first, *second], exclude_seen=False)
-    assert [(p.source.name, p.start, p.count) for p in list_parts(config)] == [
+    assert [(p.source.name, p.start, p.num_users) for p in list_parts(config)] == [
         ("1.parquet", 0, 2),
         ("1.parquet", 2, 1),
         ("2.parquet", 0, 2),

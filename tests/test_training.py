@@ -48,12 +48,15 @@ def train(
     validated: bool = True,
     sparse: bool = False,
     seed: int = 0,
+    dropout: float = 0.2,
     **changes: float,
 ) -> tuple[Student, Progress]:
     """Train a small student; `values` are what validation says, `kill_at` when it is killed."""
     torch.manual_seed(0)
     student = Student(
-        StudentConfig(arch="gru", num_items=dataset.num_items, hidden_dim=8, max_len=5)
+        StudentConfig(
+            arch="gru", num_items=dataset.num_items, hidden_dim=8, max_len=5, dropout=dropout
+        )
     )
     student.item_embedding.sparse = sparse
     calls = 0
@@ -134,6 +137,16 @@ def test_without_validation_the_last_weights_are_kept(
     last, progress = train(tiny_dataset, tmp_path / "b", validated=False)
     assert progress.epoch == 4
     assert same_weights(rising, last)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_a_batch_in_parts_trains_as_the_whole_one(
+    tiny_dataset: SequenceDataset, tmp_path: Path, parts: int
+) -> None:
+    whole, _ = train(tiny_dataset, tmp_path / "whole", dropout=0.0)
+    cut, _ = train(tiny_dataset, tmp_path / "cut", dropout=0.0, gradient_accumulation=parts)
+    for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_training_stops_when_patience_is_spent(
