@@ -1,10 +1,10 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
 # make peers: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
-# make test: the suite.  make lint: style and types.
+# make test: the suite.  make lint: style and types.  make torture: kills, damage and load, for longer.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo peers web test lint clean
+.PHONY: demo peers web test lint torture clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+torture: .venv/installed
+	$(BIN)/python -m benchmarks.torture
+	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.soak
 
 clean:
 	rm -rf .venv data runs

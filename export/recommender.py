@@ -248,6 +248,8 @@ def read_checked(
         )
     contents: dict[str, bytes] = {}
     for name, expected in config["sha256"].items():
+        if Path(name).name != name:
+            raise ValueError(f"config.json names {name!r}, which is outside of the directory")
         contents[name] = (folder / name).read_bytes()
         if (found := hashlib.sha256(contents[name]).hexdigest()) != expected:
             raise ModelError(
@@ -257,13 +259,20 @@ def read_checked(
 
 
 def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:
-    """Open an ONNX file, or its bytes, in plain ONNX Runtime on the CPU."""
+    """Open an ONNX file, or its bytes, in plain ONNX Runtime on the CPU.
+
+    Raises:
+        ValueError: ONNX Runtime refuses it, with a class of its own for every reason.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _pad_left(rows: Sequence[Sequence[int]]) -> IntArray:
