@@ -46,8 +46,14 @@ from typing import Any
 from seqrec.config import flag, parse_flags
 from seqrec.data import PAD, IntArray
 from seqrec.environments import ensure_environment
-from seqrec.errors import DataError, ModelError, run_main
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.errors import ModelError, run_main
+from seqrec.files import (
+    atomic_directory,
+    read_json,
+    require_replaceable,
+    sha256_file,
+    write_json,
+)
 from seqrec.metrics import pad_left
 
 import numpy as np
@@ -113,10 +119,7 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
         raise ModelError(f"--k {config.k}: there are {student.config.num_items} items")
     parent = config.model_dir.resolve().parent.parent
     folder = config.output_dir or parent / "executorch" / config.model_dir.resolve().name
-    if folder.exists() and not (folder / MODEL_FILE).is_file() and any(folder.iterdir()):
-        raise DataError(
-            f"{folder} exists and holds no {MODEL_FILE}. Give another --output-dir, or move it away"
-        )
+    require_replaceable(folder, MODEL_FILE, ours=(folder / MODEL_FILE).is_file())
     python = ensure_environment(REQUIREMENTS)
     with (
         atomic_directory(folder) as beside,

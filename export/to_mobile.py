@@ -23,8 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqrec.config import flag, parse_flags
-from seqrec.errors import DataError, ModelError, run_main
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.errors import ModelError, run_main
+from seqrec.files import (
+    atomic_directory,
+    read_json,
+    require_replaceable,
+    sha256_file,
+    write_json,
+)
 
 import numpy as np
 import onnx
@@ -76,7 +82,7 @@ def to_mobile(config: ToMobileConfig) -> Path:
             "--model-dir runs/NAME/export/gru-distilled-int8"
         )
     folder = config.output_dir or config.model_dir.parent.parent / "mobile" / config.model_dir.name
-    _check_replaceable(folder)
+    require_replaceable(folder, MODEL_FILE, ours=(folder / MODEL_FILE).is_file())
     with atomic_directory(folder) as beside:
         with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
             source = Path(temporary) / "model.onnx"
@@ -104,14 +110,6 @@ def to_mobile(config: ToMobileConfig) -> Path:
     size = (folder / MODEL_FILE).stat().st_size / 2**20
     logger.info("wrote %s; the model takes %.2f MiB", folder, size)
     return folder
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to replace what is not an earlier directory of ours."""
-    if folder.exists() and not (folder / MODEL_FILE).is_file() and any(folder.iterdir()):
-        raise DataError(
-            f"{folder} exists and holds no {MODEL_FILE}. Give another --output-dir, or move it away"
-        )
 
 
 def check_answers(recommender: Recommender, file: Path, seed: int = 0) -> None:

@@ -22,8 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.config import flag, parse_flags
-from seqrec.errors import DataError, ModelError, run_main
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.errors import ModelError, run_main
+from seqrec.files import (
+    atomic_directory,
+    require_replaceable,
+    says,
+    sha256_file,
+    write_json,
+)
 from seqrec.sources import MODEL_BUNDLES
 
 import numpy as np
@@ -71,7 +77,8 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
     reader = recommender.config["text_map"]["reader"]
     source = resolve_reader(reader)
     folder = config.output_dir or config.model_dir.parent / "text-encoder"
-    _check_replaceable(folder)
+    ours = says(folder / "config.json", "format", FORMAT)
+    require_replaceable(folder, "text encoder", ours=ours)
     with atomic_directory(folder) as beside:
         with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
             _trace(source, reader, Path(temporary))
@@ -105,18 +112,6 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
         (beside / "README.md").write_text(_model_card(about, size_mib), encoding="utf-8")
     logger.info("wrote %s, %.1f MiB; least cosine %.4f", folder, size_mib, least)
     return folder
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to replace what is not an earlier directory of ours."""
-    try:
-        ours = read_json(folder / "config.json").get("format") == FORMAT
-    except (OSError, ValueError):
-        ours = False
-    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(
-            f"{folder} exists and holds no text encoder. Give another --output-dir, or move it away"
-        )
 
 
 def _trace(source: Path, reader: Mapping[str, Any], folder: Path) -> None:

@@ -31,7 +31,13 @@ from typing import Any
 from seqrec.config import flag, parse_flags
 from seqrec.data import load_dataset
 from seqrec.errors import DataError, run_main
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.files import (
+    atomic_directory,
+    require_replaceable,
+    says,
+    sha256_file,
+    write_json,
+)
 from seqrec.sources import Archive, fetch_npm_package
 
 import numpy as np
@@ -89,7 +95,8 @@ def to_web(config: ToWebConfig) -> Path:
     """
     recommender = Recommender.from_pretrained(config.model_dir)
     folder = config.output_dir or config.model_dir.resolve().parent.parent / "web"
-    _check_replaceable(folder)
+    ours = says(folder / "site.json", "schema", "seqrec-site/")
+    require_replaceable(folder, "page from export.to_web", ours=ours)
     popular = _popular_items(config, recommender.config)
     runtime = fetch_npm_package(ONNXRUNTIME_WEB, config.npm_archive)
     with atomic_directory(folder) as beside:
@@ -114,21 +121,6 @@ def to_web(config: ToWebConfig) -> Path:
     logger.info("wrote %s; a first visit loads %.1f MiB", folder, size_mib)
     logger.info("look at it: python -m export.serve_web --site-dir %s", folder)
     return folder
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to replace what is not an earlier page of ours."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    try:
-        ours = read_json(folder / "site.json").get("schema", "").startswith("seqrec-site/")
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if folder.exists() and not ours:
-        raise DataError(
-            f"{folder} exists and holds no page from export.to_web. Give another --output-dir, or "
-            "move it away"
-        )
 
 
 def _popular_items(config: ToWebConfig, about: dict[str, Any]) -> list[int]:

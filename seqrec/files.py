@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seqrec.errors import DataError
+
 # Inside a stage's folder: what the stage had made before it was trained on the validation events.
 SELECTION = "selection"
 
@@ -33,6 +35,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+def says(path: Path, key: str, beginning: str) -> bool:
+    """Tell whether a JSON file has a text under a key that begins so; False if it has not."""
+    try:
+        value = read_json(path).get(key)
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, str) and value.startswith(beginning)
+
+
+def require_replaceable(folder: Path, what: str, *, ours: bool) -> None:
+    """Refuse to replace what is neither absent, nor an empty folder, nor `ours`.
+
+    Raises:
+        DataError: naming the folder, and what it does not hold.
+    """
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"{folder} exists and holds no {what}. Give another --output-dir, or move it away"
+        )
 
 
 def write_json(path: Path, value: object) -> None:

@@ -6,7 +6,15 @@ import sys
 from pathlib import Path
 
 from seqrec import files
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.errors import DataError
+from seqrec.files import (
+    atomic_directory,
+    read_json,
+    require_replaceable,
+    says,
+    sha256_file,
+    write_json,
+)
 
 import pytest
 
@@ -149,3 +157,24 @@ def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     # FIPS 180-4, the standard's own example.
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(path) == expected == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_only_what_is_ours_or_empty_is_replaced(tmp_path: Path) -> None:
+    require_replaceable(tmp_path / "absent", "thing", ours=False)
+    require_replaceable(tmp_path, "thing", ours=False)  # empty
+    (tmp_path / "file").touch()
+    require_replaceable(tmp_path, "thing", ours=True)
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(DataError, match=f"{path} exists and holds no thing"):
+            require_replaceable(path, "thing", ours=False)
+
+
+def test_a_file_says_what_its_json_says(tmp_path: Path) -> None:
+    path = tmp_path / "about.json"
+    assert not says(path, "format", "seqrec")
+    write_json(path, {"format": "seqrec-thing/2", "version": 2})
+    assert says(path, "format", "seqrec-thing/")
+    assert not says(path, "format", "other")
+    assert not says(path, "version", "2")
+    path.write_text("[1]")
+    assert not says(path, "format", "seqrec")
