@@ -95,8 +95,8 @@ def to_web(config: ToWebConfig) -> Path:
     """
     recommender = Recommender.from_pretrained(config.model_dir)
     folder = config.output_dir or config.model_dir.resolve().parent.parent / "web"
-    ours = says(folder / "site.json", "schema", "seqrec-site/")
-    require_replaceable(folder, "page from export.to_web", ours=ours)
+    is_page = says(folder / "site.json", "schema", "seqrec-site/")
+    require_replaceable(folder, "page from export.to_web", ours=is_page)
     popular = _popular_items(config, recommender.config)
     runtime = fetch_npm_package(ONNXRUNTIME_WEB, config.npm_archive)
     with atomic_directory(folder) as beside:
