@@ -292,7 +292,9 @@ def attempt(form: Format, work: Path, seed: Sequence[int]) -> dict[str, Any]:
             form.read(work)
     except SeqRecError as error:
         outcome, said = "refused", " ".join(str(error).split())
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # Rust's panics are no `Exception`
         outcome, said = "finding", f"{type(error).__name__}: {error}"[:300]
     if outcome == "result" and changed and file.name in form.checksummed:
         outcome, said = "finding", "nobody noticed"

@@ -102,9 +102,13 @@ class Recommender:
         try:
             config, contents = read_checked(folder, FORMAT, READABLE, HOW)
             items = json.loads(contents["items.json"])
+            _require_items(items, config)
             session = open_session(contents[config.get("model_file", "model.onnx")], num_threads)
             return cls(session, items["ids"], items["titles"], config)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (
+            *(OSError, ValueError, KeyError, AttributeError, TypeError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise ModelError(f"no usable recommender in {folder} ({error}). {HOW}") from error
 
     def recommend(
@@ -256,6 +260,20 @@ def read_checked(
                 f"{folder / name} is damaged: SHA-256 is {found}, expected {expected}. {how}"
             )
     return config, contents
+
+
+def _require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raise a `ValueError` unless ids and titles are texts, as many as the config says."""
+    for name in ("ids", "titles"):
+        texts = items[name]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"items.json: {name} is no list of texts")
+        if len(texts) != config.get("num_items", len(texts)):
+            raise ValueError(f"items.json has {len(texts)} {name}, not {config['num_items']}")
+    if len(items["ids"]) != len(items["titles"]):
+        raise ValueError("items.json has not as many titles as ids")
+    if type(config["max_len"]) is not int or config["max_len"] < 1:
+        raise ValueError(f"config.json has max_len {config['max_len']!r}")
 
 
 def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:

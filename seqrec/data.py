@@ -21,6 +21,7 @@ Shape letters: U users, I items, C cold items, E events, T history.
 """
 
 import hashlib
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -430,8 +431,12 @@ def load_dataset(path: Path) -> SequenceDataset:
             pl.scan_parquet(path / f"{part}.parquet").select(pl.len()).collect().item()
             for part in ("items", "user_ids")
         ]
-    except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
-        # EOFError: an array's file is empty.
+        if (events.ndim, offsets.ndim, split.shape[1:]) != (1, 1, (3,)) or not len(offsets):
+            raise ValueError("an array has another shape")
+    except (
+        *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),  # NumPy's
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+    ) as error:
         raise DataError(
             f"the data set at {path} is damaged ({error}). Make it again: {how}"
         ) from error
@@ -454,7 +459,28 @@ def load_dataset(path: Path) -> SequenceDataset:
         raise DataError(
             f"the data set at {path} is damaged: its parts differ in length. Make it again: {how}"
         )
+    if not _are_in_range(dataset):
+        raise DataError(
+            f"the data set at {path} is damaged: its numbers are out of range. Make it again: {how}"
+        )
     return dataset
+
+
+def _are_in_range(dataset: SequenceDataset) -> bool:
+    """Tell whether items, offsets and positions are numbers of something that there is."""
+    events, offsets, split = dataset.events, dataset.offsets, dataset.split
+    lengths = np.diff(offsets)
+    return bool(
+        events.dtype == np.int32
+        and (offsets.dtype, split.dtype) == (np.int64, np.int64)
+        and offsets[0] == 0
+        and lengths.min(initial=0) >= 0
+        and 1 <= events.min(initial=1)
+        and events.max(initial=1) <= dataset.num_items
+        and (split >= [0, -1, -1]).all()
+        and (split[:, 0] <= lengths).all()
+        and (split[:, 1:] < lengths[:, None]).all()
+    )
 
 
 def _verify(path: Path, meta: dict[str, Any]) -> None:

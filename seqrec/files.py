@@ -31,7 +31,10 @@ def sha256_file(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises `OSError` or `ValueError` as `json.loads` does."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
@@ -84,19 +87,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     _remove_leftovers(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     beside.mkdir()
-    try:
-        with _held(beside):
-            yield beside
-            _flush(beside)
-            if not path.exists():
-                beside.rename(path)
-            elif not _exchange(beside, path):
-                old = beside.with_suffix(".old")
-                path.rename(old)
-                beside.rename(path)
-                old.rename(beside)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, beside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a file system without locks
+            stack.enter_context(_held(beside))
+        yield beside
+        _flush(beside)
+        if not path.exists():
+            beside.rename(path)
+        elif not _exchange(beside, path):
+            old = beside.with_suffix(".old")
+            path.rename(old)
+            beside.rename(path)
+            old.rename(beside)
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -105,9 +108,12 @@ def _remove_leftovers(path: Path) -> None:
         return
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if leftover.suffix in (".tmp", ".old") and leftover.is_dir():
-            # An OSError: a process holds it, or has removed it meanwhile.
+            # An OSError: a process holds it or has removed it, or nobody can hold anything here.
             with contextlib.suppress(OSError), _held(leftover):
-                shutil.rmtree(leftover, ignore_errors=True)
+                if leftover.suffix == ".old" and not path.exists():
+                    leftover.rename(path)  # a kill came between two renames
+                else:
+                    shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -115,7 +121,7 @@ def _held(folder: Path) -> Iterator[None]:
     """Hold a folder while the block runs and its process lives.
 
     Raises:
-        OSError: another process holds it.
+        OSError: another process holds it, or the file system holds nothing.
     """
     if sys.platform == "win32":
         yield

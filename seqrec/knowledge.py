@@ -24,6 +24,7 @@ L width of the language model.
 import contextlib
 import hashlib
 import json
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -275,11 +276,18 @@ def _open(path: Path, dataset: SequenceDataset) -> Knowledge:
         )
     arrays = {name: _load_array(path / f"{name}.npy", meta, rebuild) for name in ARRAYS}
     rows = row_numbers(dataset, per_user)
-    shape = (int((rows >= 0).sum()), arrays["item_vectors"].shape[1])
-    if arrays["states"].shape != shape:
-        raise StaleKnowledgeError(
-            f"{path} has {arrays['states'].shape} answers, expected {shape}. {rebuild}"
-        )
+    dim, width = arrays["item_vectors"].shape[1], arrays["text_vectors"].shape[1]
+    expected = {
+        "states": (int((rows >= 0).sum()), dim),
+        "item_vectors": (dataset.num_items + 1, dim),
+        "text_vectors": (dataset.num_items + 1, width),
+        "text_stats": (2, width),
+    }
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise StaleKnowledgeError(
+                f"{path}/{name}.npy is of shape {arrays[name].shape}, expected {shape}. {rebuild}"
+            )
     return Knowledge(path, meta, **arrays, rows=rows)
 
 
@@ -290,9 +298,13 @@ def _load_array(file: Path, meta: dict[str, Any], rebuild: str) -> NDArray[Any]:
         raise StaleKnowledgeError(
             f"{file} is damaged: its checksum is not the one in meta.json. {rebuild}"
         )
-    array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    if array.dtype != ARRAYS[file.stem]:
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+        raise StaleKnowledgeError(f"{file} cannot be read ({error}). {rebuild}") from error
+    if (array.dtype, array.ndim) != (ARRAYS[file.stem], 2):
         raise StaleKnowledgeError(
-            f"{file} holds {array.dtype}, expected {ARRAYS[file.stem]}. {rebuild}"
+            f"{file} holds {array.dtype} in {array.ndim} dimensions, expected "
+            f"{np.dtype(ARRAYS[file.stem])} in 2. {rebuild}"
         )
     return array

@@ -281,7 +281,10 @@ def _reading(label: str) -> Iterator[None]:
     """Turn a reader's complaint about a file's format into a `DataError`."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),  # the latter of damaged files
+        *(OSError, UnicodeDecodeError),
+    ) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"{label} cannot be read as what its extension says ({reason}). Export it again, "

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -261,12 +262,12 @@ def fit(
                 module.sparse = False
     optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     progress, best = Progress(), trainable_state(model)
-    resumed = _read_progress(checkpoint_dir, digest)
-    if resumed is not None:
-        progress = resumed
-        load_trainable_state(model, load_file(checkpoint_dir / "model.safetensors"))
-        best = load_file(checkpoint_dir / "best.safetensors")
-        _load_optimizer_tensors(optimizer, load_file(checkpoint_dir / "optimizer.safetensors"))
+    checkpoint = _read_checkpoint(checkpoint_dir, digest)
+    if checkpoint is not None:
+        progress = checkpoint.progress
+        load_trainable_state(model, checkpoint.model)
+        best = checkpoint.best
+        _load_optimizer_tensors(optimizer, checkpoint.optimizer)
         logger.info("%s: resumed after epoch %d from %s", label, progress.epoch, checkpoint_dir)
     require_agreement(accelerator, progress.step, f"{checkpoint_dir} at step")
     objective, prepared = accelerator.prepare(Objective(model, loss_function), optimizer)
@@ -342,12 +343,30 @@ def _out_of_patience(progress: Progress, config: FitConfig) -> bool:
     )
 
 
-def _read_progress(folder: Path, recipe: str) -> Progress | None:
-    """Return where the checkpoint in `folder` stands, or None if there is none for this recipe."""
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What `_save_checkpoint` wrote."""
+
+    progress: Progress
+    model: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+def _read_checkpoint(folder: Path, recipe: str) -> _Checkpoint | None:
+    """Return the checkpoint in `folder`; None if there is no whole one for this recipe."""
     if not (folder / "progress.json").is_file():
         return None
-    values = read_json(folder / "progress.json")
-    if values.pop("recipe", None) != recipe:
-        logger.info("%s holds another recipe's checkpoint: starting anew", folder)
+    try:
+        values = read_json(folder / "progress.json")
+        if values.pop("recipe", None) != recipe:
+            logger.info("%s holds another recipe's checkpoint: starting anew", folder)
+            return None
+        progress = Progress(**values)
+        if not all(type(value) is int for value in (progress.epoch, progress.step)):
+            raise ValueError(f"epoch {progress.epoch!r}, step {progress.step!r}")
+        names = ("model", "best", "optimizer")
+        return _Checkpoint(progress, *(load_file(folder / f"{n}.safetensors") for n in names))
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        logger.warning("the checkpoint in %s is damaged (%s): starting anew", folder, error)
         return None
-    return Progress(**values)

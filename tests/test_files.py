@@ -1,5 +1,6 @@
 """Files are whole or absent."""
 
+import errno
 import hashlib
 import subprocess
 import sys
@@ -118,6 +119,36 @@ def test_where_names_cannot_be_swapped_the_old_folder_is_moved_away(
 ) -> None:
     monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     test_a_finished_folder_replaces_the_old_one_with_all_its_files(tmp_path)
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
+    """Where names cannot be swapped, the old folder is away for a moment; it comes back."""
+    fill(tmp_path / "folder", "old")
+    (tmp_path / "folder").rename(tmp_path / ".folder.17.old")
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "folder"):
+        raise KeyboardInterrupt
+    assert (tmp_path / "folder" / "note.txt").read_text(encoding="utf-8") == "old"
+
+
+def test_a_file_system_without_locks_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / ".folder.17.tmp").mkdir()  # perhaps alive: nobody can tell
+    fill(tmp_path / "folder", "new")
+    assert (tmp_path / "folder" / "note.txt").read_text(encoding="utf-8") == "new"
+    assert (tmp_path / ".folder.17.tmp").is_dir()
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "deep.json")
 
 
 def test_a_link_to_another_disk_stays_a_link(tmp_path: Path) -> None:

@@ -111,6 +111,31 @@ def test_a_checkpoint_of_another_recipe_is_left_aside(
     assert same_weights(fresh, after_other)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("progress.json", b'{"epoch": 2'),
+        ("progress.json", b"[]"),
+        ("optimizer.safetensors", b"cut"),
+    ],
+)
+def test_a_damaged_checkpoint_is_said_and_left_aside(
+    tiny_dataset: SequenceDataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    content: bytes,
+) -> None:
+    torch.set_num_threads(1)
+    whole, _ = train(tiny_dataset, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tiny_dataset, tmp_path / "damaged", kill_at=3)
+    (tmp_path / "damaged" / name).write_bytes(content)
+    anew, _ = train(tiny_dataset, tmp_path / "damaged")
+    assert same_weights(whole, anew)
+    assert "is damaged" in caplog.text
+
+
 def test_the_best_validation_is_kept_not_the_last(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:

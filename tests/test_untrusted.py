@@ -82,6 +82,33 @@ def test_a_pickle_in_a_data_set_is_refused_and_not_run(
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("events", 3, 10**9),  # a table of counts for so many items would fill the memory
+        ("events", 3, 0),
+        ("offsets", 1, -5),
+        ("split", (0, 0), 10**6),
+        ("split", (0, 1), -2),
+    ],
+)
+def test_numbers_out_of_range_are_refused_though_the_checksum_is_right(
+    tiny_dataset: SequenceDataset, tmp_path: Path, name: str, place: object, value: int
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for file in tiny_dataset.path.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    array = np.load(folder / f"{name}.npy")
+    array[place] = value
+    np.save(folder / f"{name}.npy", array)
+    meta = read_json(folder / "meta.json")
+    meta["sha256"][f"{name}.npy"] = sha256_file(folder / f"{name}.npy")
+    write_json(folder / "meta.json", meta)
+    with pytest.raises(DataError, match="out of range"):
+        load_dataset(folder)
+
+
 def test_a_pickle_in_place_of_weights_is_refused_and_not_run(tmp_path: Path) -> None:
     Student(StudentConfig(arch="gru", num_items=9, hidden_dim=8)).save_pretrained(tmp_path / "s")
     torch.save({"trap": Trap(tmp_path / "mark")}, tmp_path / "s" / "model.safetensors")
@@ -120,6 +147,31 @@ def test_a_recommender_reads_no_file_outside_of_its_folder(export: Path, outside
     sums = {**checksums(export), name: sha256_file(stranger)}
     change(export, model_file=name, sha256=sums)
     with pytest.raises(ModelError, match="no usable recommender"):
+        Recommender.from_pretrained(export)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ids": ["only one"]}, "has 1 ids, not 30"),
+        ({"titles": [1] * 30}, "titles is no list of texts"),
+        ({"ids": "x" * 30}, "ids is no list of texts"),
+    ],
+)
+def test_a_list_of_items_that_does_not_fit_is_refused(
+    export: Path, values: dict[str, object], message: str
+) -> None:
+    items = json.loads((export / "items.json").read_text())
+    (export / "items.json").write_text(json.dumps({**items, **values}))
+    change(export, sha256={**checksums(export), "items.json": sha256_file(export / "items.json")})
+    with pytest.raises(ModelError, match=message):
+        Recommender.from_pretrained(export)
+
+
+@pytest.mark.parametrize("value", [-5, 0, float("inf"), "50"])
+def test_a_window_that_cannot_be_is_refused(export: Path, value: object) -> None:
+    change(export, max_len=value)
+    with pytest.raises(ModelError, match="max_len"):
         Recommender.from_pretrained(export)
 
 
