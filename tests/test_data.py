@@ -247,7 +247,7 @@ def test_seen_items_are_excluded_only_where_users_hardly_ever_come_back(
 def test_the_fingerprint_changes_with_all_that_a_model_can_depend_on(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    base = parts(split=np.array([[1, -1, 2], [2, -1, -1]]))  # fits either owner of event 3
+    base = {**parts(), "split": np.array([[1, -1, 2], [2, -1, -1]])}  # fits either owner
     before = write_dataset(tmp_path / "before", **base)
     after = write_dataset(tmp_path / "after", **{**base, **change})
     assert before.fingerprint != after.fingerprint
