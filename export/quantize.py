@@ -24,6 +24,8 @@ from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
 from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import QuantizationConfig
 
+from export.table import restore_at_lookup
+
 EIGHT_BIT = (TensorProto.INT8, TensorProto.UINT8)
 
 
@@ -37,6 +39,8 @@ def quantize(source: Path, path: Path) -> None:
     Raises:
         ModelError: the item table, or the product with it, is not 8-bit afterwards.
     """
+    model = onnx.load(source)
+    restore_at_lookup(model)  # or what is worked out of the table at loading would be kept, too
     config = QuantizationConfig(
         is_static=False,
         format=QuantFormat.QOperator,
@@ -45,12 +49,14 @@ def quantize(source: Path, path: Path) -> None:
         weights_dtype=QuantType.QUInt8,
         per_channel=False,  # one scale for lookup and product: the two can share a table
         operators_to_quantize=["Gather", "Transpose", "MatMul", "Gemm"],
-        nodes_to_exclude=_products_of_activations(onnx.load(source)),
+        nodes_to_exclude=_products_of_activations(model),
     )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        given = Path(folder) / "given.onnx"
+        onnx.save(model, given)
         with quiet("optimum", "root"):  # it expects the files of a transformers model, and says so
-            ORTQuantizer(source).quantize(config, folder, file_suffix="quantized")
-        written = Path(folder) / f"{source.stem}_quantized.onnx"
+            ORTQuantizer(given).quantize(config, folder, file_suffix="quantized")
+        written = Path(folder) / f"{given.stem}_quantized.onnx"
         require_eight_bit(onnx.load(written))
         written.replace(path)
 

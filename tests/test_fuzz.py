@@ -19,9 +19,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Format]:
 
 @pytest.mark.parametrize("name", ["tables", "data", "knowledge", "student", "recommender"])
 def test_damage_is_refused_in_one_line_or_does_no_harm(
-    samples: dict[str, Format], name: str, tmp_path: Path
+    samples: dict[str, Format], name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("seqrec").setLevel(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger="seqrec")
     tries = [attempt(samples[name], tmp_path / "work", (7, number)) for number in range(TRIES)]
     assert [found for found in tries if found["outcome"] == "finding"] == []
     for found in tries:
