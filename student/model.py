@@ -38,6 +38,12 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""
+        for name in ("num_items", "hidden_dim", "num_layers", "num_heads", "max_len"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} {value!r} is no whole number above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} is not from 0 to below 1")
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}"

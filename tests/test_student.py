@@ -3,6 +3,7 @@ from pathlib import Path
 
 from seqrec.data import PAD
 from seqrec.errors import ModelError
+from seqrec.files import read_json, write_json
 
 import pytest
 import torch
@@ -121,3 +122,24 @@ def test_dropout_is_reproducible_and_off_in_evaluation() -> None:
     torch.manual_seed(3)
     assert torch.equal(module(values), first)
     assert torch.equal(module.eval()(values), values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_layers": True},
+        {"num_heads": 0},
+        {"max_len": -1},
+        {"num_items": 1.5},
+        {"dropout": float("inf")},
+        {"hidden_dim": 2**63},
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_before_memory_is_taken(
+    tmp_path: Path, values: dict[str, object]
+) -> None:
+    Student(StudentConfig(arch="gru", num_items=9, hidden_dim=8)).save_pretrained(tmp_path)
+    config = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", {**config, **values})
+    with pytest.raises(ModelError, match="no usable student"):
+        Student.from_pretrained(tmp_path)
