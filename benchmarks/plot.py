@@ -97,6 +97,19 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
+def push_below(positions: Sequence[float], top: float, gap: float) -> list[float]:
+    """Move positions down until none is above `top` and neighbours are `gap` apart.
+
+    >>> push_below([9.0, 3.0, 10.0], top=9.0, gap=1.0)
+    [8.0, 3.0, 9.0]
+    """
+    moved = list(positions)
+    for index in sorted(range(len(positions)), key=lambda i: -positions[i]):
+        moved[index] = min(positions[index], top)
+        top = moved[index] - gap
+    return moved
+
+
 def _columns(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
     """Group rows of similar latency: each group's labels stand in a column of their own."""
     order = sorted(range(len(rows)), key=lambda i: rows[i]["latency_ms"]["p50"])
@@ -160,7 +173,8 @@ def draw(results: dict[str, Any]) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for group in _columns(rows):
         column = max(rows[i]["latency_ms"]["p95"] for i in group) * 10 ** (0.05 * decades)
-        heights = spread([points[i][1] for i in group], LABEL_GAP * 1.12 * height)
+        gap = LABEL_GAP * 1.12 * height
+        heights = push_below(spread([points[i][1] for i in group], gap), high, gap)
         for index, label_y in zip(group, heights, strict=True):
             row, (x, y), color = rows[index], points[index], colors[index]
             name = row["system"]
