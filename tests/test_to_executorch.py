@@ -170,7 +170,11 @@ def test_what_cannot_be_lowered_is_refused_by_name(
     with pytest.raises(ModelError, match="--k 31: there are 30 items"):
         to_executorch(ToExecutorchConfig(model_dir=export, k=31))
     about = read_json(export / "config.json")
-    write_json(export / "config.json", {**about, "num_items": 31})
+    items = read_json(export / "items.json")
+    write_json(export / "items.json", {name: [*texts, "new"] for name, texts in items.items()})
+    sums = {**about["sha256"], "items.json": sha256_file(export / "items.json")}
+    about |= {"num_items": 31, "sha256": sums}  # as export.add_items leaves it
+    write_json(export / "config.json", about)
     with pytest.raises(ModelError, match="has 31 items, its student 30"):
         to_executorch(ToExecutorchConfig(model_dir=export))
     write_json(export / "config.json", {**about, "precision": "int8-optimum"})
