@@ -1,7 +1,7 @@
 """From the list of peers to runners that answer, and reasons why others do not."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,27 +57,19 @@ def open_peers(
     Returns:
         A runner for each mode that answers, and a failure for each that does not.
     """
-    runners: list[PeerRunner] = []
-    failures: list[Failure] = []
-    for peer in peers:
-        try:
-            python = ensure_environment(peer.requirements)
-            folder = ensure_trained(
-                peer,
-                python,
-                dataset,
-                output_dir,
-                seed=seed,
-                num_threads=num_threads,
-                max_minutes=max_minutes,
-            )
-        except SeqRecError as error:
-            failures += [Failure.of(system, "-", error) for system in peer.modes.values()]
-            continue
-        served, refused = _serve(peer, python, folder, num_threads, stack)
-        runners += served
-        failures += refused
-    return runners, failures
+
+    def make(peer: Peer, python: Path) -> Path:
+        return ensure_trained(
+            peer,
+            python,
+            dataset,
+            output_dir,
+            seed=seed,
+            num_threads=num_threads,
+            max_minutes=max_minutes,
+        )
+
+    return _open(peers, make, num_threads, stack)
 
 
 def open_untrained_peers(
@@ -90,15 +82,28 @@ def open_untrained_peers(
     stack: ExitStack,
 ) -> tuple[list[PeerRunner], list[Failure]]:
     """Serve peers of random weights, those that can be without events; as `open_peers`."""
+
+    def make(peer: Peer, python: Path) -> Path:
+        folder = output_dir / peer.name.replace(" ", "-") / "untrained"
+        return make_untrained(peer, python, num_items, folder, seed=seed, num_threads=num_threads)
+
+    able = [peer for peer in peers if peer.can_be_untrained]
+    return _open(able, make, num_threads, stack)
+
+
+def _open(
+    peers: Sequence[Peer],
+    make: Callable[[Peer, Path], Path],
+    num_threads: int,
+    stack: ExitStack,
+) -> tuple[list[PeerRunner], list[Failure]]:
+    """Build each peer's environment, let `make` write its model with it, and serve that."""
     runners: list[PeerRunner] = []
     failures: list[Failure] = []
     for peer in peers:
-        if not peer.can_be_untrained:
-            continue
-        folder = output_dir / peer.name.replace(" ", "-") / "untrained"
         try:
             python = ensure_environment(peer.requirements)
-            make_untrained(peer, python, num_items, folder, seed=seed, num_threads=num_threads)
+            folder = make(peer, python)
         except SeqRecError as error:
             failures += [Failure.of(system, "-", error) for system in peer.modes.values()]
             continue
