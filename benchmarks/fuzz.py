@@ -9,9 +9,12 @@ checksums cover the file, that nobody noticed. Exit code 1 if there is one.
 
     tables       interactions and items as CSV, JSON lines and Parquet, for seqrec.prepare
     data         a prepared data set
-    knowledge    what a teacher leaves
+    teacher      adapter and head, as teacher/finetune.py leaves them
+    knowledge    what the teacher knows
+    targets      soft targets; damaged ones have to be made anew as they were
     student      what student.distill leaves
     recommender  what export.to_onnx leaves
+    text encoder what export.to_text_encoder leaves
 
 Writes `fuzz.json` into the output directory: tries, outcomes by format, findings with their seeds.
 """
@@ -30,21 +33,30 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.config import flag, parse_flags
-from seqrec.data import leave_one_out, load_dataset, write_dataset
+from seqrec.data import SequenceDataset, leave_one_out, load_dataset, write_dataset
 from seqrec.errors import SeqRecError, run_main
-from seqrec.files import write_json
-from seqrec.knowledge import load_knowledge, save_knowledge
+from seqrec.files import sha256_file, write_json
+from seqrec.knowledge import Knowledge, load_knowledge, save_knowledge
 from seqrec.prepare import PrepareConfig, prepare
 
 import numpy as np
+import onnx
 import polars as pl
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from tabulate import tabulate
+from tokenizers import Tokenizer, models
 from tqdm import tqdm
+from transformers import LlamaConfig, LlamaModel
 
+from export import text_encoder
 from export.recommender import Recommender
+from export.text_encoder import TextEncoder
 from export.to_onnx import export_student
 from student.model import Student, StudentConfig
+from student.targets import Targets, prepare_targets
+from teacher.base import load_base, model_fingerprint
+from teacher.model import Teacher, TeacherConfig, item_mask
 
 NUM_ITEMS, NUM_USERS = 30, 40
 MAX_SECONDS, MAX_MORE_BYTES = 20, 2 * 2**30
@@ -131,6 +143,11 @@ def write_samples(folder: Path) -> list[Format]:
     student.save_pretrained(folder / "student", **about)
     export_student(folder / "student", dataset, folder / "recommender", "int8")
 
+    knowledge = load_knowledge(folder / "knowledge", dataset)
+    targets = _targets(folder / "targets", dataset, knowledge)
+    write_teacher(folder / "language-model", folder / "teacher", dataset)
+    write_text_encoder(folder / "text-encoder")
+
     def read_tables(place: Path) -> None:
         for suffix in ("csv", "jsonl", "parquet"):
             out = place / "out"
@@ -152,6 +169,14 @@ def write_samples(folder: Path) -> list[Format]:
         for part in ("valid", "test"):
             assert found.eval_targets(part).items.max(initial=1) <= found.num_items
 
+    def read_targets(place: Path) -> None:
+        found = _targets(place, dataset, knowledge)
+        for name in ("item_ids", "log_probs"):
+            assert np.array_equal(getattr(found, name), getattr(targets, name))
+
+    def read_teacher(place: Path) -> None:
+        Teacher.from_pretrained(place)(torch.tensor([[1, 2]]))
+
     def read_student(place: Path) -> None:
         Student.from_pretrained(place)(torch.tensor([[1, 2]]))
 
@@ -165,11 +190,82 @@ def write_samples(folder: Path) -> list[Format]:
         Format("tables", tables, read_tables),
         Format("data", folder / "data", read_data, files),
         Format("knowledge", folder / "knowledge", lambda p: load_knowledge(p, dataset), arrays),
+        Format("teacher", folder / "teacher", read_teacher),
+        Format("targets", folder / "targets", read_targets),
         Format("student", folder / "student", read_student),
         Format(
             "recommender", folder / "recommender", read_recommender, ("model.onnx", "items.json")
         ),
+        Format(
+            "text encoder",
+            folder / "text-encoder",
+            lambda place: TextEncoder.from_pretrained(place).encode(["a b"]),
+            ("model.onnx", "tokenizer.json"),
+        ),
     ]
+
+
+def _targets(folder: Path, dataset: SequenceDataset, knowledge: Knowledge) -> Targets:
+    where = torch.device("cpu")
+    return prepare_targets(
+        folder, dataset, knowledge, [], share=None, top_k=4, recipe={}, device=where
+    )
+
+
+def write_teacher(language_model: Path, folder: Path, dataset: SequenceDataset) -> None:
+    """Write a teacher of random weights, and the language model of one layer that it stands on."""
+    torch.manual_seed(0)
+    width = 8
+    shape = LlamaConfig(
+        vocab_size=20,
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    LlamaModel(shape).save_pretrained(language_model)
+    config = TeacherConfig(
+        model=str(language_model),
+        model_fingerprint=model_fingerprint(language_model),
+        dataset_fingerprint=dataset.fingerprint,
+        bits=16,
+        num_layers=1,
+        num_items=NUM_ITEMS,
+        text_dim=width,
+        item_dim=4,
+        max_len=9,
+        lora_rank=2,
+        lora_alpha=4,
+        dropout=0.0,
+    )
+    Teacher(
+        load_base(language_model, bits=16, num_layers=1, device="cpu"),
+        torch.randn(NUM_ITEMS + 1, width),
+        torch.stack([torch.zeros(width), torch.ones(width)]),
+        item_mask(np.zeros(0, dtype=np.int64), NUM_ITEMS),
+        config,
+    ).save_pretrained(folder)
+
+
+def write_text_encoder(folder: Path) -> None:
+    """Write a text encoder that looks a vector up for each word."""
+    words = {word: number for number, word in enumerate(["[UNK]", "[PAD]", "a", "b"])}
+    folder.mkdir()
+    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+    table = numpy_helper.from_array(np.eye(len(words), dtype=np.float32), "table")
+    numbers = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["N", "T"])
+    states = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["N", "T", 4])
+    node = helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])
+    graph = helper.make_graph([node], "words", [numbers], [states], [table])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "model.onnx")
+    about = {
+        "format": text_encoder.FORMAT,
+        "version": text_encoder.VERSION,
+        "reader": {"max_tokens": 64},
+        "sha256": {f: sha256_file(folder / f) for f in ("model.onnx", "tokenizer.json")},
+    }
+    write_json(folder / "config.json", about)
 
 
 def damage(file: Path, rng: np.random.Generator) -> str:

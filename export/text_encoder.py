@@ -57,7 +57,14 @@ class TextEncoder:
             tokenizer.enable_truncation(config["reader"]["max_tokens"])
             tokenizer.enable_padding()  # at the end; what is there is not looked at
             return cls(open_session(contents[MODEL], num_threads), tokenizer, config["reader"])
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            OverflowError,
+        ) as error:
             raise ModelError(f"no usable text encoder in {folder} ({error}). {HOW}") from error
 
     def require(self, reader: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ logarithmic opinion pool; Hinton, 2002, eq. 1). The assistants' opinions count a
 teacher has to say beside them is chosen by validation. Students learn from the best K items of that
 mixture, which is worked out once per data set, once more for the refit, and kept:
 
-    meta.json        recipe, the shares that were tried and the NDCG@10 they had in validation
+    meta.json        recipe, the shares that were tried and the NDCG@10 they had in validation,
+                     checksums of the arrays
     item_ids.npy     int32 (R, K), the best items per training prefix, best first
     log_probs.npy    float16 (R, K), their log-probabilities over the whole catalogue
 
@@ -18,11 +19,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 from seqrec.batching import cut_windows, make_batch, prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.files import atomic_directory, read_json, write_json
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
 from seqrec.knowledge import Knowledge
 from seqrec.metrics import (
     MAX_VALIDATION_SCORES,
@@ -48,6 +50,7 @@ MIN_USERS = 100  # with fewer to validate on, a choice would be chance
 FALLBACK_SHARE = 0.5
 WINDOWS_AT_ONCE = 64
 ROWS_AT_ONCE = 512
+ARRAYS = {"item_ids": np.int32, "log_probs": np.float16}
 
 
 @dataclass(frozen=True)
@@ -195,30 +198,62 @@ def prepare_targets(
         recipe: all that decides the result, as JSON values.
         device: where to compute.
     """
-    meta_file = folder / "meta.json"
-    if not (meta_file.is_file() and read_json(meta_file)["recipe"] == recipe):
-        vectors = torch.from_numpy(knowledge.item_vectors.astype(np.float32)).to(device)
-        pool = Pool(knowledge, vectors, [assistant.to(device).eval() for assistant in assistants])
-        tried: dict[str, float] = {}
-        if not assistants:
-            share = 1.0
-        elif share is None:
-            tried = choose_share(pool, dataset)
-            share = float(max(tried, key=tried.__getitem__)) if tried else FALLBACK_SHARE
-            logger.info("teacher's share by validation NDCG@10: %g of %s", share, tried)
-        with atomic_directory(folder) as beside:
-            shape = (len(knowledge.states), min(top_k, dataset.num_items))
-            maps = {
-                name: np.lib.format.open_memmap(beside / f"{name}.npy", "w+", dtype, shape)
-                for name, dtype in (("item_ids", np.int32), ("log_probs", np.float16))
-            }
-            for rows, items, log_probs in answers(pool, dataset, share, shape[1]):
-                maps["item_ids"][rows], maps["log_probs"][rows] = items, log_probs
-            for array in maps.values():
-                array.flush()
-            write_json(beside / "meta.json", {"recipe": recipe, "share": share, "tried": tried})
-    item_ids, log_probs = (
-        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("item_ids", "log_probs")
-    )
-    return Targets(folder, read_json(meta_file), item_ids, log_probs, knowledge.rows)
+    kept = _load(folder, recipe, knowledge, dataset.num_items)
+    if kept is not None:
+        return kept
+    vectors = torch.from_numpy(knowledge.item_vectors.astype(np.float32)).to(device)
+    pool = Pool(knowledge, vectors, [assistant.to(device).eval() for assistant in assistants])
+    tried: dict[str, float] = {}
+    if not assistants:
+        share = 1.0
+    elif share is None:
+        tried = choose_share(pool, dataset)
+        share = float(max(tried, key=tried.__getitem__)) if tried else FALLBACK_SHARE
+        logger.info("teacher's share by validation NDCG@10: %g of %s", share, tried)
+    with atomic_directory(folder) as beside:
+        shape = (len(knowledge.states), min(top_k, dataset.num_items))
+        maps = {
+            name: np.lib.format.open_memmap(beside / f"{name}.npy", "w+", dtype, shape)
+            for name, dtype in ARRAYS.items()
+        }
+        for rows, items, log_probs in answers(pool, dataset, share, shape[1]):
+            maps["item_ids"][rows], maps["log_probs"][rows] = items, log_probs
+        for array in maps.values():
+            array.flush()
+        sums = {name: sha256_file(beside / f"{name}.npy") for name in ARRAYS}
+        about = {"recipe": recipe, "share": share, "tried": tried, "sha256": sums}
+        write_json(beside / "meta.json", about)
+    made = _load(folder, recipe, knowledge, dataset.num_items)
+    assert made is not None
+    return made
+
+
+def _load(
+    folder: Path, recipe: dict[str, Any], knowledge: Knowledge, num_items: int
+) -> Targets | None:
+    """Open the soft targets of a recipe; None if there are none, or, with a warning, damaged ones.
+
+    They follow from what else is kept, so that they can be made anew.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        meta = read_json(folder / "meta.json")
+        if meta["recipe"] != recipe:
+            return None
+        arrays = {}
+        for name, dtype in ARRAYS.items():
+            file = folder / f"{name}.npy"
+            if sha256_file(file) != meta["sha256"][name]:
+                raise ValueError(f"the checksum of {file.name} is not the one in meta.json")
+            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            if arrays[name].dtype != dtype or len(arrays[name]) != len(knowledge.states):
+                raise ValueError(f"{file.name} is {arrays[name].dtype} {arrays[name].shape}")
+        if arrays["item_ids"].shape != arrays["log_probs"].shape:
+            raise ValueError("item_ids.npy and log_probs.npy differ in shape")
+        if arrays["item_ids"].min(initial=1) < 1 or arrays["item_ids"].max(initial=1) > num_items:
+            raise ValueError(f"item_ids.npy has items outside 1..{num_items}")
+        return Targets(folder, meta, **arrays, rows=knowledge.rows)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, TokenError) as error:
+        logger.warning("the soft targets in %s are damaged (%s) and are made anew", folder, error)
+        return None

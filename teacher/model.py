@@ -28,6 +28,7 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -214,14 +215,32 @@ class Teacher(nn.Module):
         """Load a teacher for inference, and the language model it was trained on.
 
         Raises:
-            ModelError: there is no teacher in `folder`, or the language model of that name is
-                another one today.
+            ModelError: there is no teacher in `folder`, its files are damaged or do not fit each
+                other, or the language model of that name is another one today.
             SourceError: the language model cannot be had.
         """
         if not (folder / "teacher.json").is_file():
             raise ModelError(
                 f"no teacher in {folder}. Train one: accelerate launch teacher/finetune.py"
             )
+        try:
+            return cls._load(folder, device).eval()
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
+            raise ModelError(
+                f"no usable teacher in {folder} ({error}). Remove it and train again: accelerate "
+                "launch teacher/finetune.py"
+            ) from error
+
+    @classmethod
+    def _load(cls, folder: Path, device: torch.device | str) -> "Teacher":
         config = TeacherConfig(**read_json(folder / "teacher.json"))
         model_folder = resolve_model(config.model)
         if model_fingerprint(model_folder) != config.model_fingerprint:
@@ -229,17 +248,17 @@ class Teacher(nn.Module):
                 f"{config.model} is not the model that {folder} was trained on. Train the teacher "
                 f"again: accelerate launch teacher/finetune.py --model {config.model}"
             )
+        _check_adapter(folder / "adapter")
+        head = load_file(folder / "head.safetensors")
+        parts = ("text_vectors", "text_stats", "untrained", "item_embedding.weight")
+        if lacking := sorted(set(parts) - set(head)):
+            raise ValueError(f"head.safetensors lacks {', '.join(lacking)}")
+        expected = (config.num_items + 1, config.item_dim)
+        if (found := tuple(head["item_embedding.weight"].shape)) != expected:
+            raise ValueError(f"the item table is of shape {found}, teacher.json says {expected}")
         base = load_base(
             model_folder, bits=config.bits, num_layers=config.num_layers, device=device
         )
-        head = load_file(folder / "head.safetensors")
-        buffers = ("text_vectors", "text_stats", "untrained")
-        if lacking := sorted(set(buffers) - set(head)):
-            raise ModelError(
-                f"{folder}/head.safetensors lacks {', '.join(lacking)}: an "
-                f"older version wrote it. Remove {folder} and train again: accelerate launch "
-                f"teacher/finetune.py --model {config.model}"
-            )
         teacher = cls(
             PeftModel.from_pretrained(base, str(folder / "adapter")),
             head["text_vectors"],
@@ -249,7 +268,21 @@ class Teacher(nn.Module):
         )
         missing, unexpected = teacher.load_state_dict(head, strict=False)
         if unexpected or any(not name.startswith("base.") for name in missing):
-            raise ModelError(
-                f"{folder}/head.safetensors does not fit teacher.json: {unexpected or missing}"
-            )
-        return teacher.to(device).eval()
+            raise ValueError(f"head.safetensors does not fit teacher.json: {unexpected or missing}")
+        return teacher.to(device)
+
+
+def _check_adapter(folder: Path) -> None:
+    """Check an adapter before PEFT opens it.
+
+    PEFT would look for a missing file on the model hub, and take memory for whatever rank the
+    configuration names.
+    """
+    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    for file in (config, weights):
+        if not file.is_file():
+            raise FileNotFoundError(f"adapter/{file.name} is missing")
+    about = read_json(config)
+    ranks = {len(tensor) for name, tensor in load_file(weights).items() if ".lora_A." in name}
+    if ranks != {about["r"]} or about.get("rank_pattern"):
+        raise ValueError(f"{config.name} says rank {about['r']}, the weights are of {ranks}")

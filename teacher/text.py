@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,12 +81,7 @@ def read_texts(
         f"{model_fingerprint(folder)} {bits} {num_layers} {MAX_TOKENS}".encode()
     ).hexdigest()
     file = cache_dir() / "text-vectors" / f"{folder.name}-{model_key[:12]}.safetensors"
-    cached: dict[str, NDArray[np.float32]] = {}
-    if file.is_file():
-        stored = load_file(file)
-        cached = {
-            key.tobytes().hex(): v for key, v in zip(stored["keys"], stored["vectors"], strict=True)
-        }
+    cached = _cached_vectors(file)
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in cached}
     if missing:
@@ -103,6 +99,20 @@ def read_texts(
         "item texts: %d read now, %d from the cache", len(missing), len(set(keys)) - len(missing)
     )
     return np.stack([cached[key] for key in keys])
+
+
+def _cached_vectors(file: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the vectors by their texts' SHA-256; none if there is no such file, or no good one."""
+    if not file.is_file():
+        return {}
+    try:
+        stored = load_file(file)
+        return {
+            key.tobytes().hex(): v for key, v in zip(stored["keys"], stored["vectors"], strict=True)
+        }
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        logger.warning("%s is damaged (%s): all texts are read anew", file, error)
+        return {}
 
 
 def text_vectors(

@@ -7,6 +7,7 @@ from typing import Any
 
 from seqrec.batching import prefix_offsets
 from seqrec.data import SequenceDataset
+from seqrec.files import read_json, sha256_file, write_json
 from seqrec.knowledge import Knowledge
 
 import numpy as np
@@ -266,6 +267,50 @@ def test_soft_targets_are_made_once_for_a_recipe(
     other = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), share=0.0, recipe="two")
     assert calls == [0.0]
     assert not np.array_equal(made.item_ids, other.item_ids)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4
+    file.write_bytes(content)
+
+
+def claim_an_item_outside_the_catalogue(file: Path) -> None:
+    items = np.load(file)
+    items[0, 0] = NUM_ITEMS + 1
+    np.save(file, items)
+    meta = read_json(file.parent / "meta.json")
+    meta["sha256"]["item_ids"] = sha256_file(file)
+    write_json(file.parent / "meta.json", meta)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("log_probs.npy", flip, "checksum"),
+        ("item_ids.npy", claim_an_item_outside_the_catalogue, f"outside 1..{NUM_ITEMS}"),
+        ("item_ids.npy", Path.unlink, "item_ids.npy"),
+        ("meta.json", lambda file: file.write_text('{"recipe": {"top_k": '), "Expecting value"),
+    ],
+)
+def test_damaged_soft_targets_are_made_anew_as_they_were(
+    shelf: SequenceDataset,
+    make_knowledge: MakeKnowledge,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    damage: Callable[[Path], object],
+    message: str,
+) -> None:
+    knowledge = teacher_of(shelf, noise(), make_knowledge)
+    whole = prepare(tmp_path / "whole", shelf, knowledge, None, share=1.0)
+    prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
+    damage(tmp_path / "t" / name)
+    found = prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
+    assert "are made anew" in caplog.text
+    assert message in caplog.text
+    assert np.array_equal(found.item_ids, whole.item_ids)
+    assert np.array_equal(found.log_probs, whole.log_probs)
 
 
 def test_a_killed_preparation_leaves_nothing_that_looks_finished(

@@ -1,13 +1,14 @@
 """The teacher on a language model of random weights; `test_real_model.py` loads the real one."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seqrec import schedule
 from seqrec.batching import TrainingBatches, prefix_offsets
 from seqrec.data import PAD, SequenceDataset
 from seqrec.errors import ModelError, SourceError
+from seqrec.files import read_json, write_json
 from seqrec.knowledge import load_knowledge
 from seqrec.texts import item_texts
 
@@ -97,6 +98,47 @@ def test_a_teacher_comes_back_from_disk_with_the_same_answers(
     items = torch.tensor([[3, 1, 4]])
     with torch.inference_mode():
         assert torch.equal(again(items), teacher(items))
+
+
+def cut_in_half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def say(**values: object) -> Callable[[Path], object]:
+    """Return what changes values of a JSON file."""
+    return lambda file: write_json(file, {**read_json(file), **values})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("head.safetensors", cut_in_half, "invalid|incomplete|small"),
+        ("adapter/adapter_model.safetensors", cut_in_half, "invalid|incomplete|small"),
+        ("adapter/adapter_model.safetensors", Path.unlink, "adapter_model.safetensors is missing"),
+        ("adapter/adapter_config.json", Path.unlink, "adapter_config.json is missing"),
+        ("adapter/adapter_config.json", say(r=10**9), "says rank 1000000000"),  # half a terabyte
+        ("teacher.json", say(num_items=10**12), "item table is of shape"),
+        ("teacher.json", say(strange=1), "strange"),
+    ],
+)
+def test_a_damaged_teacher_is_refused_in_one_line_with_the_command_that_makes_another(
+    teacher: Teacher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    damage: Callable[[Path], object],
+    message: str,
+) -> None:
+    teacher.save_pretrained(tmp_path)
+    damage(tmp_path / name)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: asked.append(1))
+    with pytest.raises(
+        ModelError, match=rf"no usable teacher in .*({message}).*train again: accelerate launch"
+    ) as raised:
+        Teacher.from_pretrained(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert asked == []  # a missing file is not looked for on the model hub
 
 
 def test_plain_peft_loads_the_adapter_onto_the_same_base(
@@ -241,6 +283,22 @@ def test_a_text_is_read_once_whatever_catalogue_it_is_in(
     object.__setattr__(changed, "items", items)
     text.text_vectors(changed, tiny_llm, bits=32)
     assert read_texts[tiny_dataset.num_items :] == ["Emma 2. Romance, Comedy of Manners"]
+
+
+def test_damaged_vectors_in_the_cache_are_read_anew(
+    tiny_llm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("SEQREC_CACHE", str(tmp_path))
+    how = {"bits": 32, "num_layers": 1}
+    whole = text.read_texts(["Emma", "Dracula"], tiny_llm, **how)
+    for file in (tmp_path / "text-vectors").iterdir():
+        cut_in_half(file)
+    again = text.read_texts(["Emma", "Dracula"], tiny_llm, **how)
+    assert np.array_equal(again, whole)
+    assert "is damaged" in caplog.text
 
 
 def test_a_texts_vector_does_not_depend_on_the_texts_beside_it(tiny_llm: Path) -> None:

@@ -88,8 +88,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     model = make_model(exchange, 1)
     for epoch in range(exchange.settings["max_epochs"]):
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
-        values.append(validate(model, exchange, dataset))
-        print(f"epoch {epoch + 1}: valid NDCG@10 {values[-1]:.4f}")  # noqa: T201
+        serving.note(values, validate(model, exchange, dataset))
         waited = epoch - int(np.argmax(values))
         if waited >= exchange.settings["patience"] or exchange.is_over():
             break

@@ -86,7 +86,7 @@ class Recorder(lightning.Callback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Note the metric."""
-        self.values.append(float(trainer.callback_metrics[METRIC]))
+        serving.note(self.values, float(trainer.callback_metrics[METRIC]))
         trainer.should_stop |= self._exchange.is_over()
 
 

@@ -223,6 +223,12 @@ def top_k(scores: Any, left_out: Any, k: int) -> Any:
     return scores.topk(k, dim=1)
 
 
+def note(values: list[float], value: float) -> None:
+    """Append an epoch's validation NDCG@10, and print it for who follows the log."""
+    values.append(value)
+    print(f"epoch {len(values)}: valid NDCG@10 {value:.4f}")  # noqa: T201
+
+
 def ndcg_at_10(ranks: Sequence[float]) -> float:
     """Return the mean NDCG@10 of targets with these ranks; infinite: not in the list.
 

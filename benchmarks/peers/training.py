@@ -29,6 +29,10 @@ from benchmarks.peers.systems import Peer
 
 logger = logging.getLogger(__name__)
 
+# As `seqrec.training.set_up_cpu` has it for our own trainings: glibc keeps what a step frees, or
+# the kernel clears it anew at the next one, a quarter to a third of these libraries' time.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+
 
 def worker_command(peer: Peer, python: Path, *arguments: str) -> list[str]:
     """Return what starts a worker.
@@ -97,7 +101,7 @@ def _run(peer: Peer, python: Path, log: Path, num_threads: int, *arguments: str)
     with log.open("w", encoding="utf-8") as output:
         done = subprocess.run(
             worker_command(peer, python, *arguments),
-            env=worker_environment(num_threads),
+            env={**worker_environment(num_threads), **KEEP_MEMORY},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
