@@ -1,10 +1,11 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
 # make peers: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
 # make test: the suite.  make lint: style and types.  make torture: kills, damage and load, for longer.
+# make audit: known weaknesses of our code (bandit) and of what is installed (pip-audit).
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo peers web test lint torture clean
+.PHONY: demo peers web test lint torture audit clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -36,6 +37,11 @@ torture: .venv/installed
 	$(BIN)/python -m benchmarks.torture
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.soak
+
+audit: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[audit]"
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive seqrec teacher student export benchmarks
+	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf .venv data runs

@@ -4,14 +4,16 @@ Runs the stages once undisturbed. Then each is started in another folder and kil
 whole process group) at seeded random moments of the time that it took, twice in a row, before the
 same command runs to its end. What it leaves then is compared with what the undisturbed run left,
 byte by byte: arrays, weights, graphs, tables and lists of ids. Nothing unfinished may lie beside
-it. Its outputs are removed and it begins anew, until all kills are spent.
+it, and where a training's checkpoint was there after the last kill, one has to go on from it. Its
+outputs are removed and it begins anew, until all kills are spent.
 
 Computed on one thread of the CPU, where the same sums are made in the same order. The log is
 invented, the language model a real one, cut to its first layer. Exit code 1 if anything differs.
 
 Writes `torture.json` into the output directory: a list of rows, one per command that ran to its
-end, with stage, kills (seconds after its start), resumed (trainings that went on from a
-checkpoint), different and unfinished (paths; both are to be empty).
+end, with stage, kills (seconds after its start), checkpoints (trainings that had one after the last
+kill), resumed (trainings that went on from one), different and unfinished (paths; both are to be
+empty).
 """
 
 import hashlib
@@ -159,14 +161,30 @@ def kill_and_finish(
                 shutil.rmtree(folder / output, ignore_errors=True)
             moment /= 2
         kills.append(round(moment, 2))
+    checkpoints = num_checkpoints(folder)
     said = finish(stage, folder)
     return {
         "stage": stage.name,
         "kills": kills,
+        "checkpoints": checkpoints,
         "resumed": said.count("resumed after epoch"),
         "different": different(stage, folder, whole),
         "unfinished": unfinished(folder),
     }
+
+
+def num_checkpoints(folder: Path) -> int:
+    """Return how many trainings could go on from a checkpoint in a folder."""
+    return sum(
+        not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in folder.rglob("progress.json")
+    )
+
+
+def is_bad(row: dict[str, Any]) -> bool:
+    """Tell whether a row shows that something was lost."""
+    lost = row["checkpoints"] > 0 and row["resumed"] == 0
+    return bool(row["different"] or row["unfinished"] or lost)
 
 
 def environment() -> dict[str, str]:
@@ -245,17 +263,19 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
         [
             row["stage"],
             ", ".join(f"{moment:.1f}" for moment in row["kills"]) or "-",
+            row["checkpoints"],
             row["resumed"],
             ", ".join(row["different"]) or "none",
             ", ".join(row["unfinished"]) or "none",
         ]
         for row in rows
     ]
-    headers = ["stage", "killed after s", "resumed", "files that differ", "unfinished"]
+    headers = ["stage", "killed after s", "checkpoints", "resumed", "files that differ"]
+    headers += ["unfinished"]
     table = tabulate(cells, headers=headers)
     kills = sum(len(row["kills"]) for row in rows)
-    bad = sum(bool(row["different"] or row["unfinished"]) for row in rows)
-    return f"{table}\n\n{kills} kills; {bad} of {len(rows)} ends differ\n"
+    bad = sum(map(is_bad, rows))
+    return f"{table}\n\n{kills} kills; {bad} of {len(rows)} ends differ or lost a checkpoint\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -264,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = torture(config)
     write_json(config.output_dir / "torture.json", rows)
     sys.stdout.write(format_rows(rows))
-    if any(row["different"] or row["unfinished"] for row in rows):
+    if any(map(is_bad, rows)):
         raise SystemExit(1)
 
 

