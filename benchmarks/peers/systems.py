@@ -1,10 +1,10 @@
 """Which peers are measured, and with what settings each is trained.
 
 Width 64 and a history of 50 for all, as ours; the rest is what each library's own documentation or
-examples use, or its default. RecBole's batches alone are smaller than its default of 2,048 prefixes,
-of which an epoch of MovieLens-100K has 48: with 256 its GRU4Rec validates better (.069 and .064),
-and in fewer epochs, which take minutes. `patience` counts epochs without a better validation
-NDCG@10.
+examples use, or its default. RecBole's batches alone are smaller than its default of 2,048
+prefixes, of which an epoch of MovieLens-100K has 48: with 256 its GRU4Rec validates better (.069
+and .064), and in fewer epochs, which take minutes. `patience` counts epochs without a better
+validation NDCG@10.
 """
 
 from collections.abc import Mapping
