@@ -16,7 +16,8 @@ checksums cover the file, that nobody noticed. Exit code 1 if there is one.
     recommender  what export.to_onnx leaves
     text encoder what export.to_text_encoder leaves
 
-Writes `fuzz.json` into the output directory: tries, outcomes by format, findings with their seeds.
+Writes `fuzz.json` into the output directory: num_tries, seed, outcomes by format, findings with
+their seeds.
 """
 
 import contextlib
@@ -26,7 +27,6 @@ import resource
 import shutil
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -409,27 +409,37 @@ def fuzz(config: FuzzConfig) -> list[dict[str, Any]]:
     ]
 
 
+def summarise(tries: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Return the content of `fuzz.json`."""
+    outcomes = {
+        name: dict.fromkeys(("result", "refused", "finding"), 0)
+        for name in dict.fromkeys(found["format"] for found in tries)
+    }
+    for found in tries:
+        outcomes[found["format"]][found["outcome"]] += 1
+    findings = [found for found in tries if found["outcome"] == "finding"]
+    return {"num_tries": len(tries), "seed": seed, "outcomes": outcomes, "findings": findings}
+
+
+def format_fuzz(found: dict[str, Any]) -> str:
+    """Return the results as a text table, with the first findings below."""
+    rows = [[name, *counts.values()] for name, counts in found["outcomes"].items()]
+    lines = [
+        f"{one['format']} {one['file']}, {one['damage']}: {one['said']}\n"
+        for one in found["findings"][:20]
+    ]
+    table = tabulate(rows, headers=["format", "result", "refused", "finding"])
+    tried = f"{found['num_tries']:,} tries, seed {found['seed']}"
+    return f"{table}\n\n{tried}\n{''.join(lines)}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Fuzz as the command line asks."""
     config = parse_flags(FuzzConfig, (__doc__ or "").partition("\n")[0], argv)
-    tries = fuzz(config)
-    counts = Counter((found["format"], found["outcome"]) for found in tries)
-    findings = [found for found in tries if found["outcome"] == "finding"]
-    outcomes = ("result", "refused", "finding")
-    names = list(dict.fromkeys(found["format"] for found in tries))
-    rows = [[name, *(counts[name, outcome] for outcome in outcomes)] for name in names]
-    write_json(
-        config.output_dir / "fuzz.json",
-        {
-            "num_tries": len(tries),
-            "outcomes": {row[0]: dict(zip(outcomes, row[1:], strict=True)) for row in rows},
-            "findings": findings,
-        },
-    )
-    sys.stdout.write(tabulate(rows, headers=["format", *outcomes]) + "\n")
-    for found in findings[:20]:
-        sys.stdout.write(f"{found['format']} {found['file']}, {found['damage']}: {found['said']}\n")
-    if findings:
+    found = summarise(fuzz(config), config.seed)
+    write_json(config.output_dir / "fuzz.json", found)
+    sys.stdout.write(format_fuzz(found))
+    if found["findings"]:
         raise SystemExit(1)
 
 

@@ -1,12 +1,14 @@
 """The page of results, made from kept JSON files. Entry point: `python -m benchmarks.results`.
 
 Reads `benchmarks/results/*/accuracy.json`, as `benchmarks.accuracy` writes them, and what is beside
-them of `benchmarks.latency`, `benchmark.json`. Writes `benchmarks/RESULTS.md`. No figure and no
-verdict on that page is typed: the rules are below.
+them of `benchmarks.latency`, `benchmark.json`; `catalogue.json`, and one file each of
+`benchmarks.scaling`, `torture`, `fuzz` and `soak`, if they are there. Writes
+`benchmarks/RESULTS.md`. No figure and no verdict on that page is typed: the rules are below.
 """
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,25 @@ import numpy as np
 from benchmarks.baseline import SCHEMA as BENCHMARK_SCHEMA
 from benchmarks.catalogue import HEADERS, describe, table_cells
 from benchmarks.catalogue import SCHEMA as CATALOGUE_SCHEMA
+from benchmarks.fuzz import format_fuzz
 from benchmarks.report import format_table
 from benchmarks.rows import CONTROL, DISTILLED
+from benchmarks.scaling import format_scaling
+from benchmarks.soak import format_soak
 from benchmarks.summary import SCHEMA, format_gain, format_metric
+from benchmarks.torture import format_rows
 
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 INT8 = "distilled-int8"
+# What is kept beside the data sets' folders: title, command (its last word names the file), format.
+RUNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("Preparing and training over catalogue sizes", "benchmarks.scaling", format_scaling),
+    ("Killed at random moments", "benchmarks.torture", format_rows),
+    ("Damaged files", "benchmarks.fuzz", format_fuzz),
+    ("A recommender shared by threads", "benchmarks.soak", format_soak),
+)
 Results = Mapping[str, Any]
 
 
@@ -338,6 +351,19 @@ def of_catalogues(results: Results) -> list[str]:
     ]
 
 
+def of_runs(files: Path) -> list[str]:
+    """Return a section for each kept run that is about no data set."""
+    lines = []
+    for title, module, format_run in RUNS:
+        file = files / f"{module.rpartition('.')[2]}.json"
+        if file.is_file():
+            text = format_run(json.loads(file.read_text(encoding="utf-8")))
+            lines += [f"## {title}", "", *(f"    {line}".rstrip() for line in text.splitlines())]
+            link = f"[{file.name}](results/{file.name})"
+            lines += ["", f"The numbers: {link}, of `python -m {module}`.", ""]
+    return lines
+
+
 def format_page(
     every: Mapping[str, Results], files: Path, catalogues: Results | None = None
 ) -> str:
@@ -359,6 +385,7 @@ def format_page(
     ]
     if catalogues is not None:
         lines += of_catalogues(catalogues)
+    lines += of_runs(files)
     for folder, results in every.items():
         lines += of_data_set(folder, results, files)
     return "\n".join(lines).rstrip("\n") + "\n"

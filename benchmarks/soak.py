@@ -150,18 +150,23 @@ def soak(config: SoakConfig) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Soak as the command line asks."""
-    config = parse_flags(SoakConfig, (__doc__ or "").partition("\n")[0], argv)
-    found = soak(config)
-    write_json(config.output_dir / "soak.json", found)
+def format_soak(found: dict[str, Any]) -> str:
+    """Return the results as a line that ends in a newline."""
     latency = ", ".join(f"{name} {value:.2f}" for name, value in found["latency_ms"].items())
-    sys.stdout.write(
+    return (
         f"{found['model']}: {found['requests']:,} requests from {found['threads']} threads in "
         f"{found['seconds']:.0f} s ({found['per_s']:,.0f} per second), {found['wrong']} wrong; "
         f"ms: {latency}; MiB: {found['rss_mib'][0]:.0f} at first, {found['rss_mib'][-1]:.0f} at "
         "last\n"
     )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Soak as the command line asks."""
+    config = parse_flags(SoakConfig, (__doc__ or "").partition("\n")[0], argv)
+    found = soak(config)
+    write_json(config.output_dir / "soak.json", found)
+    sys.stdout.write(format_soak(found))
     grown = found["rss_mib"][-1] > (1 + MAX_GROWTH) * found["rss_mib"][0]
     if found["wrong"] or grown:
         raise SystemExit(1)

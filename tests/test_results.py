@@ -18,6 +18,7 @@ from benchmarks.results import (
     format_page,
     main,
     mean_gains,
+    of_runs,
     read_catalogues,
     read_results,
     verdict,
@@ -290,3 +291,18 @@ def test_a_kept_benchmark_stands_on_the_page_as_the_command_printed_it() -> None
         printed = format_table(json.loads(file.read_text(encoding="utf-8")))
         lines = [line.removeprefix("    ") for line in section if line.startswith("    ")]
         assert lines == [line.rstrip() for line in printed.splitlines() if line]
+
+
+def test_a_kept_run_is_a_section_and_a_missing_one_is_none(tmp_path: Path) -> None:
+    assert of_runs(tmp_path) == []
+    kills = {"stage": "distill", "kills": [1.5, 0.5], "checkpoints": 1, "resumed": 1}
+    good, bad = ({**kills, "different": d, "unfinished": []} for d in ([], ["a/b.npy"]))
+    (tmp_path / "torture.json").write_text(json.dumps([good, bad]))
+    outcomes = {"student": {"result": 3, "refused": 1, "finding": 0}}
+    found = {"num_tries": 4, "seed": 7, "outcomes": outcomes, "findings": []}
+    (tmp_path / "fuzz.json").write_text(json.dumps(found))
+    page = "\n".join(of_runs(tmp_path))
+    assert "4 kills; 1 of 2 ends differ or lost a checkpoint" in page
+    assert "a/b.npy" in page
+    assert "4 tries, seed 7" in page
+    assert page.index("## Killed at random moments") < page.index("## Damaged files")
