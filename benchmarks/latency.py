@@ -44,8 +44,8 @@ stdout. Schema "seqrec-benchmark/1":
       gain_over_peers           int8 distilled rows: the same over each peer, by its name
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
       peer                      rows of other libraries: their versions
-      training                  the same rows: num_epochs, minutes of CPU time, and cut_short:
-                                whether --peer-minutes ended the choice of the number of epochs
+      training                  the same rows: num_epochs or num_neighbours; minutes of CPU time;
+                                cut_short, whether --peer-minutes ended the choice of that number
     failed          with --peers: those without figures: system, precision, reason
     included        with --include: what was measured elsewhere, see `benchmarks.include`
 """

@@ -39,6 +39,7 @@ LABEL: dict[str, Any] = {
     "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
 }
 LABEL_GAP = 0.045  # between neighbouring labels, as a share of the axis' height
+CHARACTER = 0.0155  # a letter's width in a label, as a share of the decades that points span
 NEIGHBOUR_FACTOR = 3.0  # latencies closer than this share a column of labels
 OTHER_COLOR = "#CC79A7"
 STYLE: dict[Any, Any] = {
@@ -97,16 +98,18 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def push_below(positions: Sequence[float], top: float, gap: float) -> list[float]:
-    """Move positions down until none is above `top` and neighbours are `gap` apart.
+def avoid(positions: Sequence[float], obstacles: Sequence[float], gap: float) -> list[float]:
+    """Move positions up until none is nearer than `gap` to an obstacle, or to one of the others.
 
-    >>> push_below([9.0, 3.0, 10.0], top=9.0, gap=1.0)
-    [8.0, 3.0, 9.0]
+    >>> avoid([1.0, 5.0, 2.5], obstacles=[1.5, 9.0], gap=1.0)
+    [2.5, 5.0, 3.5]
     """
-    moved = list(positions)
-    for index in sorted(range(len(positions)), key=lambda i: -positions[i]):
-        moved[index] = min(positions[index], top)
-        top = moved[index] - gap
+    taken, moved = sorted(obstacles), list(positions)
+    for index in sorted(range(len(positions)), key=lambda i: positions[i]):
+        for other in taken:  # upwards: what has been passed does not come near again
+            if abs(other - moved[index]) < gap:
+                moved[index] = other + gap
+        taken = sorted([*taken, moved[index]])
     return moved
 
 
@@ -144,6 +147,11 @@ def _draw_point(axes: Axes, row: dict[str, Any], color: str, *, is_control: bool
     )
 
 
+def _name(row: dict[str, Any]) -> str:
+    """Return what a system's label says."""
+    return row["system"] if row["system"] == "popularity" else f"{row['system']} {row['precision']}"
+
+
 def draw(results: dict[str, Any]) -> Figure:
     """Draw the content of `benchmark.json`, as documented in `benchmarks.latency`."""
     rows = results["rows"]
@@ -164,25 +172,29 @@ def draw(results: dict[str, Any]) -> Figure:
     low = min(row["metrics"]["ndcg@10_low"] for row in rows)
     high = max(row["metrics"]["ndcg@10_high"] for row in rows)
     height = max(high - low, 1e-9)
-    axes.set_ylim(low - 0.06 * height, high + 0.06 * height)
     # The columns of labels need room at the right of their points.
     fastest, slowest = min(x for x, _ in points), max(row["latency_ms"]["p95"] for row in rows)
     decades = max(math.log10(slowest / fastest), 0.6)
     axes.set_xlim(fastest / 10 ** (0.08 * decades), slowest * 10 ** (0.34 * decades))
     if decades < 1.5:  # powers of ten alone would leave one number on the axis
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    gap = LABEL_GAP * 1.12 * height
+    placed: list[tuple[float, float, float]] = []  # labels: from x to x, at which height
     for group in _columns(rows):
         column = max(rows[i]["latency_ms"]["p95"] for i in group) * 10 ** (0.05 * decades)
-        gap = LABEL_GAP * 1.12 * height
-        heights = push_below(spread([points[i][1] for i in group], gap), high, gap)
-        for index, label_y in zip(group, heights, strict=True):
-            row, (x, y), color = rows[index], points[index], colors[index]
-            name = row["system"]
-            if name != "popularity":
-                name += f" {row['precision']}"
+        names = [_name(rows[i]) for i in group]
+        end = column * 10 ** (CHARACTER * decades * max(map(len, names)))
+        others = [(x, x, y) for i, (x, y) in enumerate(points) if i not in group]
+        obstacles = [y for first, last, y in placed + others if first < end and last > column]
+        heights = avoid(spread([points[i][1] for i in group], gap), obstacles, gap)
+        for index, name, label_y in zip(group, names, heights, strict=True):
+            (x, y), color = points[index], colors[index]
             leader: dict[str, Any] = {"color": color, "alpha": 0.5, "linewidth": 0.7, "zorder": 3}
             axes.plot([x, column], [y, label_y], **leader)
             axes.text(column, label_y, f" {name}", color=color, zorder=5, **LABEL)
+            placed.append((column, column * 10 ** (CHARACTER * decades * len(name)), label_y))
+    highest = max(high, *(y for _, _, y in placed))
+    axes.set_ylim(low - 0.06 * height, highest + 0.06 * height)
     _describe(figure, axes, results)
     return figure
 

@@ -117,14 +117,21 @@ def format_table(results: dict[str, Any]) -> str:
                 )
             )
     lines += [
-        f"{row['system']}: {row['training']['num_epochs']} epochs in "
-        f"{row['training']['minutes']:.0f} CPU minutes"
+        f"{row['system']}: {_chosen(row['training'])} in "
+        f"{row['training']['minutes']:.1f} CPU minutes"
         + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
         for row in results["rows"]
         if "training" in row
     ]
     lines += [f"{row['system']} failed: {row['reason']}" for row in failed]
     return "\n".join(lines) + "\n" + busy_note(machine)
+
+
+def _chosen(training: dict[str, Any]) -> str:
+    """Say what validation chose for a peer: for how long, or how many neighbours."""
+    if "num_neighbours" in training:
+        return f"{training['num_neighbours']} neighbours"
+    return f"{training['num_epochs']} epochs"
 
 
 def _gain(gain: dict[str, float]) -> str:

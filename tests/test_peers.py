@@ -12,7 +12,7 @@ from typing import Any
 
 from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import ModelError, SourceError
-from seqrec.files import read_json
+from seqrec.files import read_json, write_json
 
 import numpy as np
 import polars as pl
@@ -208,6 +208,16 @@ def test_a_finished_training_is_reused_until_its_recipe_changes(
     assert train(0, peer) == train(0, peer) == ["0", "2"]
     assert train(1, peer) == ["0", "2"] * 2
     assert train(1, replace(peer, settings={**peer.settings, "width": 3})) == ["0", "2"] * 3
+
+
+def test_what_is_chosen_is_told_by_its_name(tmp_path: Path) -> None:
+    for part, minutes in (("choice", 1.0), ("final", 0.5)):
+        (tmp_path / part).mkdir()
+        trained = {"num_epochs": 2, "minutes": minutes, "cut_short": False}
+        write_json(tmp_path / part / "trained.json", trained)
+        write_json(tmp_path / part / "recipe.json", {"settings": {"neighbours": [20, 50, 100]}})
+    report = training_report(tmp_path / "final")
+    assert report == {"num_neighbours": 50, "minutes": 1.5, "cut_short": False}
 
 
 def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given(

@@ -77,6 +77,21 @@ def test_no_two_labels_overlap(results: dict[str, Any]) -> None:
         assert first.x1 <= figure.bbox.x1
 
 
+def test_no_label_hides_a_system(results: dict[str, Any]) -> None:
+    """The peers' points stand where the labels of the fast and good ones would be."""
+    fast = [{**results["rows"][-1], "system": f"gru number {number}"} for number in range(6)]
+    slow = copy.deepcopy(results["rows"][-1])
+    for name in ("p50", "p95", "p99"):
+        slow["latency_ms"][name] *= 8
+    results["rows"] += [*fast, slow]
+    figure = draw(results)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for row in results["rows"]:
+        x, y = axes.transData.transform((row["latency_ms"]["p50"], row["metrics"]["ndcg@10"]))
+        assert not any(text.get_window_extent().contains(x, y) for text in axes.texts)
+
+
 def test_every_system_is_drawn_where_it_was_measured(results: dict[str, Any]) -> None:
     drawn = {
         (float(line.get_xdata()[0]), float(line.get_ydata()[0]))

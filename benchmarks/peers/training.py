@@ -134,12 +134,15 @@ def training_report(folder: Path) -> dict[str, Any]:
     """Return how the peer of a folder was trained.
 
     Returns:
-        num_epochs; minutes of CPU time, both trainings together; cut_short, whether the limit on
-        the minutes ended the choice of the epoch.
+        num_epochs, or num_neighbours if that is what was chosen; minutes of CPU time, both
+        trainings together; cut_short, whether the limit on the minutes ended the choice.
     """
     choice, final = (read_json(folder.parent / n / "trained.json") for n in ("choice", "final"))
+    chosen = {"num_epochs": final["num_epochs"]}
+    if choices := read_json(folder / "recipe.json")["settings"].get("neighbours"):
+        chosen = {"num_neighbours": choices[final["num_epochs"] - 1]}
     return {
-        "num_epochs": final["num_epochs"],
+        **chosen,
         "minutes": choice["minutes"] + final["minutes"],
         "cut_short": choice["cut_short"],
     }
