@@ -47,7 +47,6 @@ from onnx import TensorProto, helper, numpy_helper
 from tabulate import tabulate
 from tokenizers import Tokenizer, models
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaModel
 
 from export import text_encoder
 from export.recommender import Recommender
@@ -55,8 +54,6 @@ from export.text_encoder import TextEncoder
 from export.to_onnx import export_student
 from student.model import Student, StudentConfig
 from student.targets import Targets, prepare_targets
-from teacher.base import load_base, model_fingerprint
-from teacher.model import Teacher, TeacherConfig, item_mask
 
 NUM_ITEMS, NUM_USERS = 30, 40
 MAX_SECONDS, MAX_MORE_BYTES = 20, 2 * 2**30
@@ -175,6 +172,8 @@ def write_samples(folder: Path) -> list[Format]:
             assert np.array_equal(getattr(found, name), getattr(targets, name))
 
     def read_teacher(place: Path) -> None:
+        from teacher.model import Teacher
+
         Teacher.from_pretrained(place)(torch.tensor([[1, 2]]))
 
     def read_student(place: Path) -> None:
@@ -214,6 +213,11 @@ def _targets(folder: Path, dataset: SequenceDataset, knowledge: Knowledge) -> Ta
 
 def write_teacher(language_model: Path, folder: Path, dataset: SequenceDataset) -> None:
     """Write a teacher of random weights, and the language model of one layer that it stands on."""
+    from transformers import LlamaConfig, LlamaModel
+
+    from teacher.base import load_base, model_fingerprint
+    from teacher.model import Teacher, TeacherConfig, item_mask
+
     torch.manual_seed(0)
     width = 8
     shape = LlamaConfig(
