@@ -81,11 +81,8 @@ ROWS: dict[str, Row] = {
     ),
     "kd-weight-0.75": ablation("distilled, three quarters the soft targets'", kd_weight=0.75),
     "temperature-2": ablation("distilled from softened soft targets", temperature=2.0),
-    "control-all-items": Row(
-        "the control with the softmax over all items, where the control samples them",
-        overrides={"num_negatives": 0},
-        taught=False,
-        ablation=True,
+    "all-items": ablation(
+        "distilled, the softmax over all items where it is sampled by default", num_negatives=0
     ),
 }
 
