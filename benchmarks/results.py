@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 INT8 = "distilled-int8"
-# What is kept beside the data sets' folders: title, command (its last word names the file), format.
+# What is kept beside the data sets' folders: title, module that wrote it, how it shows it.
 RUNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("Preparing and training over catalogue sizes", "benchmarks.scaling", format_scaling),
     ("Killed at random moments", "benchmarks.torture", format_rows),
@@ -360,7 +360,7 @@ def of_runs(files: Path) -> list[str]:
             text = format_run(json.loads(file.read_text(encoding="utf-8")))
             lines += [f"## {title}", "", *(f"    {line}".rstrip() for line in text.splitlines())]
             link = f"[{file.name}](results/{file.name})"
-            lines += ["", f"The numbers: {link}, of `python -m {module}`.", ""]
+            lines += ["", f"The numbers: {link}, from `{module}`; `--help` has its flags.", ""]
     return lines
 
 

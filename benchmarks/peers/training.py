@@ -30,7 +30,7 @@ from benchmarks.peers.systems import Peer
 logger = logging.getLogger(__name__)
 
 # As `seqrec.training.set_up_cpu` has it for our own trainings: glibc keeps what a step frees, or
-# the kernel clears it anew at the next one, a quarter to a third of these libraries' time.
+# the kernel clears it anew at the next one, a fifth of RePlay's and RecBole's time.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
