@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.report import read_results
+from benchmarks.report import full_name, is_untaught, read_results
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
     return groups
 
 
-def _draw_point(axes: Axes, row: dict[str, Any], color: str, *, is_control: bool) -> None:
+def _draw_point(axes: Axes, row: dict[str, Any], color: str) -> None:
     """Draw a system's marker with its two bars."""
     x, y = row["latency_ms"]["p50"], row["metrics"]["ndcg@10"]
     bar: dict[str, Any] = {"color": color, "alpha": 0.35, "linewidth": 1.6, "zorder": 2}
@@ -140,16 +140,11 @@ def _draw_point(axes: Axes, row: dict[str, Any], color: str, *, is_control: bool
         marker=MARKERS.get(row["precision"], OTHER_MARKER),
         markersize=7.5,
         color=color,
-        markerfacecolor="white" if is_control else color,
+        markerfacecolor="white" if is_untaught(row) else color,
         markeredgewidth=1.6,
         linestyle="none",
         zorder=4,
     )
-
-
-def _name(row: dict[str, Any]) -> str:
-    """Return what a system's label says."""
-    return row["system"] if row["system"] == "popularity" else f"{row['system']} {row['precision']}"
 
 
 def draw(results: dict[str, Any]) -> Figure:
@@ -167,8 +162,7 @@ def draw(results: dict[str, Any]) -> Figure:
     axes.plot(*zip(*front, strict=True), color="#AAAAAA", linestyle="--", linewidth=1.2, zorder=1)
     colors = [FAMILY_COLORS.get(row["system"].split()[0], OTHER_COLOR) for row in rows]
     for row, color in zip(rows, colors, strict=True):
-        untaught = row["system"].endswith("control") or "peer" in row
-        _draw_point(axes, row, color, is_control=untaught)
+        _draw_point(axes, row, color)
     low = min(row["metrics"]["ndcg@10_low"] for row in rows)
     high = max(row["metrics"]["ndcg@10_high"] for row in rows)
     height = max(high - low, 1e-9)
@@ -182,7 +176,7 @@ def draw(results: dict[str, Any]) -> Figure:
     placed: list[tuple[float, float, float]] = []  # labels: from x to x, at which height
     for group in _columns(rows):
         column = max(rows[i]["latency_ms"]["p95"] for i in group) * 10 ** (0.05 * decades)
-        names = [_name(rows[i]) for i in group]
+        names = [full_name(rows[i]) for i in group]
         end = column * 10 ** (CHARACTER * decades * max(map(len, names)))
         others = [(x, x, y) for i, (x, y) in enumerate(points) if i not in group]
         obstacles = [y for first, last, y in placed + others if first < end and last > column]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,28 +104,42 @@ def format_table(results: dict[str, Any]) -> str:
         f"{data['split']}, {data['protocol'].replace('_', ' ')}; one user per call, "
         f"{machine['num_threads']} thread(s), {machine['cpu']}",
     ]
-    for row in results["rows"]:
-        name = f"{row['system']} {row['precision']}"
-        for peer, gain in row.get("gain_over_peers", {}).items():
-            lines.append(f"{name} over {peer}: {_gain(gain)}")
-        if gain := row.get("gain_over_control"):
-            lines.append(
-                f"{name} over control: {_gain(gain)}"
-                + (
-                    f"; top 10 shared with fp32 {row['top10_overlap_with_fp32']:.1%}"
-                    if "top10_overlap_with_fp32" in row
-                    else ""
-                )
-            )
-    lines += [
-        f"{row['system']}: {_chosen(row['training'])} in "
-        f"{row['training']['minutes']:.1f} CPU minutes"
-        + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
-        for row in results["rows"]
-        if "training" in row
-    ]
+    lines += [*gain_lines(results["rows"]), *training_lines(results["rows"])]
     lines += [f"{row['system']} failed: {row['reason']}" for row in failed]
     return "\n".join(lines) + "\n" + busy_note(machine)
+
+
+def full_name(row: dict[str, Any]) -> str:
+    """Return a row's system and precision; popularity has none."""
+    return row["system"] if row["system"] == "popularity" else f"{row['system']} {row['precision']}"
+
+
+def is_untaught(row: dict[str, Any]) -> bool:
+    """Return whether a system learnt from the interactions alone: a control, another library's."""
+    return row["system"].endswith("control") or "peer" in row
+
+
+def gain_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Say how far our rows are above the other libraries' and their controls."""
+    lines = []
+    for row in rows:
+        for peer, gain in row.get("gain_over_peers", {}).items():
+            lines.append(f"{full_name(row)} over {peer}: {_gain(gain)}")
+        if gain := row.get("gain_over_control"):
+            shared = row.get("top10_overlap_with_fp32")
+            after = "" if shared is None else f"; top 10 shared with fp32 {shared:.1%}"
+            lines.append(f"{full_name(row)} over control: {_gain(gain)}{after}")
+    return lines
+
+
+def training_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Say how each of the other libraries was trained."""
+    return [
+        f"{row['system']}: {_chosen(row['training'])} in {row['training']['minutes']:.1f} CPU "
+        "minutes" + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
+        for row in rows
+        if "training" in row
+    ]
 
 
 def _chosen(training: dict[str, Any]) -> str:

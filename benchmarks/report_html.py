@@ -7,6 +7,7 @@ the teaching gave, and the machine. The drawing library (Plotly) is inside the f
 """
 
 import html
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -23,12 +24,20 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from benchmarks.plot import FAMILY_COLORS, OTHER_COLOR, pareto_front
-from benchmarks.report import busy_note, read_results
+from benchmarks.report import (
+    busy_note,
+    full_name,
+    gain_lines,
+    is_untaught,
+    read_results,
+    training_lines,
+)
 
 logger = logging.getLogger(__name__)
 
 SYMBOLS = {"fp32": "circle", "int8": "diamond"}
 OTHER_SYMBOL = "square"
+PEER_SYMBOLS = ("triangle-up", "triangle-down", "star", "hexagon", "pentagon", "cross", "x")
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -64,8 +73,8 @@ th[aria-sort=descending] button::after {{ content: " \\25BC"; }}
 {rows}
 </tbody></table></div>
 {failed}
-<h2>What the teacher gave</h2>
 {gains}
+{trainings}
 <h2>Conditions</h2>
 <p>{machine}</p>
 <p class="note">{method}</p>
@@ -104,10 +113,6 @@ class ReportConfig:
     output: Path = flag(Path("report.html"), "page to write")
 
 
-def _name(row: dict[str, Any]) -> str:
-    return row["system"] if row["system"] == "popularity" else f"{row['system']} {row['precision']}"
-
-
 def _color(row: dict[str, Any]) -> str:
     return FAMILY_COLORS.get(row["system"].split()[0], OTHER_COLOR)
 
@@ -125,18 +130,19 @@ def accuracy_chart(rows: Sequence[dict[str, Any]]) -> go.Figure:
         name="no other beats these in both",
         hoverinfo="skip",
     )
+    peers = itertools.cycle(PEER_SYMBOLS)  # they share a colour
     for row, (x, y) in zip(rows, points, strict=True):
-        metrics, hollow = row["metrics"], row["system"].endswith("control")
-        symbol = SYMBOLS.get(row["precision"], OTHER_SYMBOL)
+        metrics = row["metrics"]
+        symbol = next(peers) if "peer" in row else SYMBOLS.get(row["precision"], OTHER_SYMBOL)
         figure.add_scatter(
             x=[x],
             y=[y],
             mode="markers",
-            name=html.escape(_name(row)),
+            name=html.escape(full_name(row)),
             marker={
                 "color": _color(row),
                 "size": 11,
-                "symbol": symbol + ("-open" if hollow else ""),
+                "symbol": symbol + ("-open" if is_untaught(row) else ""),
                 "line": {"width": 2, "color": _color(row)},
             },
             error_y={
@@ -146,7 +152,7 @@ def accuracy_chart(rows: Sequence[dict[str, Any]]) -> go.Figure:
             },
             error_x={"array": [row["latency_ms"]["p95"] - x], "arrayminus": [0], "thickness": 1},
             hovertemplate=(
-                f"<b>{html.escape(_name(row))}</b><br>NDCG@10 {interval(metrics, 'ndcg@10')}"
+                f"<b>{html.escape(full_name(row))}</b><br>NDCG@10 {interval(metrics, 'ndcg@10')}"
                 f"<br>HR@10 {metrics['hr@10']:.4f}<br>p50 {x:.3f} ms, p99 "
                 f"{row['latency_ms']['p99']:.3f} ms<br>{row['size_mib']:.2f} MiB<extra></extra>"
             ),
@@ -171,7 +177,7 @@ def sweep_chart(rows: Sequence[dict[str, Any]], key: str, x_title: str, y_title:
         figure.add_scatter(
             x=[int(size) for size in values],
             y=list(values.values()),
-            name=html.escape(_name(row)),
+            name=html.escape(full_name(row)),
             line={
                 "color": _color(row),
                 "dash": {"fp32": "dot", "int8": "solid"}.get(row["precision"], "dash"),
@@ -235,17 +241,11 @@ def _cell(value: Any, style: str) -> str:
     return f'<td data-value="{sorted_by}">{shown}</td>'
 
 
-def _gains(rows: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for row in rows:
-        if gain := row.get("gain_over_control"):
-            says = "more" if gain["low"] > 0 else "less" if gain["high"] < 0 else "within chance"
-            line = f"{_name(row)}: NDCG@10 {gain['mean']:+.4f} [{gain['low']:+.4f}, "
-            line += f"{gain['high']:+.4f}] over its control ({says})"
-            if "top10_overlap_with_fp32" in row:
-                line += f"; {row['top10_overlap_with_fp32']:.1%} of its top 10 are the fp32 file's"
-            lines.append(f"<li>{html.escape(line)}</li>")
-    return f"<ul>{''.join(lines)}</ul>" if lines else "<p>No distilled student was measured.</p>"
+def _section(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<h2>{title}</h2>\n<ul>{items}</ul>"
 
 
 def page(results: dict[str, Any]) -> str:
@@ -294,7 +294,8 @@ def page(results: dict[str, Any]) -> str:
             f"<p>{html.escape(row['system'])} failed: {html.escape(row['reason'])}</p>"
             for row in results.get("failed", [])
         ),
-        gains=_gains(rows),
+        gains=_section("Gained, with the paired 95 % interval", gain_lines(rows)),
+        trainings=_section("How the other libraries were trained", training_lines(rows)),
         machine=html.escape(conditions),
         method=(
             "Every target is ranked against the whole catalogue. All systems got the same test "

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report_html import page, write_report
+from benchmarks.report_html import accuracy_chart, page, write_report
 
 HOSTILE = "</script><script>document.title='hacked'</script>"
 
@@ -102,7 +102,7 @@ def test_the_page_says_what_was_gained_and_that_the_machine_was_busy(
     results: dict[str, Any],
 ) -> None:
     text = page(results)
-    assert "gru distilled int8: NDCG@10 +0.0200 [+0.0100, +0.0300] over its control (more)" in text
+    assert "gru distilled int8 over control: NDCG@10 +0.0200 [+0.0100, +0.0300]" in text
     assert "The machine was busy: 1.8 processes were running on 2 cores" in text
     results["environment"]["load_at_start"] = 0.9
     assert "The machine was busy" not in page(results)
@@ -117,3 +117,21 @@ def test_what_was_not_swept_has_no_chart(results: dict[str, Any]) -> None:
     del results["rows"][-1]["throughput_by_batch"]
     assert "chart-throughput_by_batch" not in page(results)
     assert "chart-p50_ms_by_history" in page(results)
+
+
+def test_other_libraries_are_told_apart_and_how_they_were_trained_is_said(
+    results: dict[str, Any],
+) -> None:
+    training = {"num_epochs": 3, "minutes": 4.0, "cut_short": True}
+    results["rows"] += [
+        row("one sasrec", "fp32", 0.05, 1.0, peer="one sasrec", training=training),
+        row("two sasrec", "fp32", 0.06, 1.1, peer="two sasrec"),
+    ]
+    chart = {trace.name: trace for trace in accuracy_chart(results["rows"]).data}
+    one, two = (chart[f"{name} sasrec fp32"].marker.symbol for name in ("one", "two"))
+    assert one != two
+    assert one.endswith("-open")  # hollow: no teacher
+    assert chart["gru control fp32"].marker.symbol.endswith("-open")
+    assert not chart["gru distilled int8"].marker.symbol.endswith("-open")
+    text = page(results)
+    assert "one sasrec: 3 epochs in 4.0 CPU minutes, cut short by --peer-minutes" in text
