@@ -18,6 +18,8 @@ memory can be told. Prints a table and writes `scaling.json`; schema "seqrec-sca
       steps_per_s   by the clock
       validated_users, validation_s
                     users that were ranked, and how long it took
+      planned_mib, planned_steps_per_s
+                    of the teacher, as `teacher/finetune.py --dry-run` plans it
 """
 
 import dataclasses
@@ -31,7 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import flag, parse_flags, to_json
@@ -55,6 +57,9 @@ from benchmarks.report import busy_note, describe_machine
 from student.distill import DistillConfig, make_loss, new_student, scheduled
 from student.model import Arch
 
+if TYPE_CHECKING:
+    from teacher.finetune import FinetuneConfig
+
 logger = logging.getLogger(__name__)
 
 SCHEMA = "seqrec-scaling/1"
@@ -67,8 +72,12 @@ class ScalingConfig:
 
     output_dir: Path = flag(Path("runs/scaling"), "where to write scaling.json")
     num_items: tuple[int, ...] = flag((10_000, 100_000, 1_000_000), "catalogue sizes")
-    num_events: int = flag(2_000_000, "interactions of each log")
-    num_users: int = flag(100_000, "users of each log")
+    num_events: tuple[int, ...] = flag(
+        (2_000_000,), "interactions of the logs: of all, or one number for each size"
+    )
+    num_users: tuple[int, ...] = flag(
+        (100_000,), "users of the logs: of all, or one number for each size"
+    )
     num_steps: int = flag(40, "timed training steps")
     num_validated: int = flag(256, "users to rank in validation")
     teacher: str | None = flag(
@@ -77,6 +86,24 @@ class ScalingConfig:
     num_layers: int = flag(4, "the teacher's: first layers of the language model")
     num_threads: int = flag(1, "CPU threads of training; preparing takes all cores")
     seed: int = flag(0, "seed of all randomness")
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that fit no size."""
+        for name in ("num_events", "num_users"):
+            if len(getattr(self, name)) not in (1, len(self.num_items)):
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: {len(getattr(self, name))} numbers for "
+                    f"{len(self.num_items)} sizes, expected one, or one for each"
+                )
+
+    def logs(self) -> list[tuple[int, int, int]]:
+        """Return events, users and items of each log."""
+        sizes = len(self.num_items)
+        events, users = (
+            given * sizes if len(given) == 1 else given
+            for given in (self.num_events, self.num_users)
+        )
+        return list(zip(events, users, self.num_items, strict=True))
 
 
 @dataclass(frozen=True)
@@ -103,32 +130,33 @@ class TimedBatches(TrainingBatches):
 def measure_scaling(config: ScalingConfig) -> dict[str, Any]:
     """Prepare and train at all sizes; return the content of `scaling.json` but for `config`."""
     environment = describe_machine(config.num_threads)
-    systems: list[tuple[str, Callable[..., dict[str, Any]]]] = [
-        ("prepare", _prepare),
-        ("transformer", _train_student),
-        ("gru", _train_student),
-    ]
+    systems: dict[str, list[Callable[..., dict[str, Any]]]] = {
+        "prepare": [_prepare],
+        "transformer": [_train_student],
+        "gru": [_train_student],
+    }
     if config.teacher is not None:
-        systems.append(("teacher", _train_teacher))
+        systems["teacher"] = [_plan_teacher, _train_teacher]
     rows = []
-    for num_items in config.num_items:
+    for num_events, num_users, num_items in config.logs():
         with tempfile.TemporaryDirectory() as folder:
             make_log(
                 LogConfig(
                     output_dir=Path(folder) / "log",
-                    num_events=config.num_events,
-                    num_users=config.num_users,
+                    num_events=num_events,
+                    num_users=num_users,
                     num_items=num_items,
                     seed=config.seed,
                 )
             )
-            for system, measure in systems:
-                logger.info("%s items: %s", f"{num_items:,}", system)
-                # A new process, whose memory is its own.
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                    found = pool.submit(measure, system, Path(folder), config).result()
-                about = {"num_items": num_items, "num_events": config.num_events}
-                rows.append({**about, "system": system, **found})
+            for system, measures in systems.items():
+                logger.info("%s events, %s items: %s", f"{num_events:,}", f"{num_items:,}", system)
+                row = {"num_items": num_items, "num_events": num_events, "system": system}
+                for measure in measures:
+                    # A new process, whose memory is its own.
+                    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                        row |= pool.submit(measure, system, Path(folder), config).result()
+                rows.append(row)
     return {"schema": SCHEMA, "environment": environment, "rows": rows}
 
 
@@ -154,42 +182,55 @@ def _train_student(system: Arch, folder: Path, config: ScalingConfig) -> dict[st
     return _train(student, loss, batches, folder, config)
 
 
-def _train_teacher(system: str, folder: Path, config: ScalingConfig) -> dict[str, Any]:
-    from teacher.base import load_base, resolve_model
-    from teacher.finetune import FinetuneConfig, next_item_loss
-    from teacher.model import Teacher, TeacherConfig, item_mask
+def _teacher_flags(dataset: SequenceDataset, config: ScalingConfig) -> "FinetuneConfig":
+    from teacher.base import resolve_model
+    from teacher.finetune import FinetuneConfig
+
+    return FinetuneConfig(
+        model=str(resolve_model(str(config.teacher))),
+        num_layers=config.num_layers,
+        batch_size=teacher_schedule(dataset, FinetuneConfig.max_len).batch_size,
+        num_epochs=1,
+        refit_share=0.0,
+        seed=config.seed,
+    )
+
+
+def _plan_teacher(system: str, folder: Path, config: ScalingConfig) -> dict[str, Any]:
+    from teacher.finetune import work_of
+    from teacher.plan import make_plan
 
     set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(folder / "data")
-    flags = FinetuneConfig(model=str(config.teacher), num_layers=config.num_layers)
-    layers = flags.num_layers or None
-    base = load_base(resolve_model(flags.model), bits=flags.bits, num_layers=layers, device="cpu")
-    width = base.config.hidden_size
-    torch.manual_seed(config.seed)
-    text_vectors = torch.randn(dataset.num_items + 1, width)
-    text_vectors[0] = 0
-    teacher = Teacher(
-        base,
-        text_vectors,
-        torch.stack([torch.zeros(width), torch.ones(width)]),
-        item_mask(dataset.untrained_items, dataset.num_items),
-        TeacherConfig(
-            model=flags.model,
-            model_fingerprint="",
-            dataset_fingerprint=dataset.fingerprint,
-            bits=flags.bits,
-            num_layers=base.config.num_hidden_layers,
-            num_items=dataset.num_items,
-            text_dim=width,
-            item_dim=flags.item_dim,
-            max_len=flags.max_len,
-            lora_rank=flags.lora_rank,
-            lora_alpha=flags.lora_alpha,
-            dropout=flags.dropout,
-        ),
+    flags = _teacher_flags(dataset, config)
+    plan = make_plan(dataset, work_of(flags, num_processes=1), torch.device("cpu"))
+    batches = TrainingBatches(
+        dataset, flags.max_len, flags.batch_size, flags.seed, stride=flags.max_len
     )
-    batch_size = teacher_schedule(dataset, flags.max_len).batch_size
-    batches = TimedBatches(dataset, flags.max_len, batch_size, config.seed, stride=flags.max_len)
+    return {
+        "planned_mib": plan.peak_bytes / 2**20,
+        "planned_steps_per_s": batches.steps_per_epoch() / plan.seconds["training"],
+    }
+
+
+def _train_teacher(system: str, folder: Path, config: ScalingConfig) -> dict[str, Any]:
+    from teacher.base import load_base
+    from teacher.finetune import work_of
+    from teacher.model import item_mask, next_item_loss
+    from teacher.plan import teacher_on
+
+    set_up_cpu(config.num_threads, num_processes=1)
+    dataset = load_dataset(folder / "data")
+    flags = _teacher_flags(dataset, config)
+    base = load_base(Path(flags.model), bits=flags.bits, num_layers=flags.num_layers, device="cpu")
+    torch.manual_seed(config.seed)
+    untrained = item_mask(dataset.untrained_items, dataset.num_items)
+    teacher = teacher_on(base, dataset.num_items, untrained, work_of(flags, num_processes=1))
+    teacher.text_vectors[1:].normal_()
+    teacher.text_stats[1] = 1
+    batches = TimedBatches(
+        dataset, flags.max_len, flags.batch_size, flags.seed, stride=flags.max_len
+    )
     return _train(teacher, next_item_loss, batches, folder, config)
 
 
@@ -208,7 +249,9 @@ def _train(
     def validate(trained: Any) -> float:
         nonlocal validation_s
         started = time.perf_counter()
-        value = validation_ndcg(trained, known, max_len=batches.max_len)
+        value = validation_ndcg(
+            trained, known, max_len=batches.max_len, batch_size=batches.batch_size
+        )
         validation_s = time.perf_counter() - started
         return value
 
@@ -250,6 +293,7 @@ def format_scaling(results: dict[str, Any]) -> str:
     """Return the results as a text table that ends in a newline, with its conditions below."""
     rows = [
         [
+            f"{row['num_events'] / 1e6:g}",
             f"{row['num_items']:,}",
             row["system"],
             f"{row['seconds']:.1f}" if "seconds" in row else "",
@@ -264,13 +308,21 @@ def format_scaling(results: dict[str, Any]) -> str:
         ]
         for row in results["rows"]
     ]
-    headers = ["items", "system", "seconds", "batch", "steps/s", "targets/s", "targets/CPU s"]
-    headers += ["validated users/s", "peak GiB"]
+    headers = ["M events", "items", "system", "seconds", "batch", "steps/s", "targets/s"]
+    headers += ["targets/CPU s", "validated users/s", "peak GiB"]
     machine = results["environment"]
+    planned = [
+        f"{row['system']}, {row['num_items']:,} items: --dry-run says "
+        f"{row['planned_mib'] / 1024:.2f} GiB and {row['planned_steps_per_s']:.2f} steps/s; it "
+        f"took {row['peak_mib'] / 1024:.2f} GiB and made {row['steps_per_s']:.2f} steps/s.\n"
+        for row in results["rows"]
+        if "planned_mib" in row
+    ]
     return (
         tabulate(rows, headers=headers, disable_numparse=True, stralign="right")
-        + f"\n\n{results['rows'][0]['num_events']:,} invented events; "
-        f"{machine['num_threads']} thread(s), {machine['cpu']}.\n" + busy_note(machine)
+        + f"\n\nInvented logs; {machine['num_threads']} thread(s), {machine['cpu']}.\n"
+        + "".join(planned)
+        + busy_note(machine)
     )
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CUTOFFS = (5, 10, 20)
+USERS_AT_ONCE = 256
 SCORES_AT_ONCE = 2**25  # 128 MiB, and a few times that in between
 MAX_VALIDATION_SCORES = 5 * 10**9
 NOT_RANKED = np.iinfo(
@@ -256,7 +257,7 @@ def evaluate(
     part: Part,
     *,
     max_len: int,
-    batch_size: int = 256,
+    batch_size: int = USERS_AT_ONCE,
     device: torch.device | str = "cpu",
     accelerator: Accelerator | None = None,
 ) -> Evaluation:
@@ -291,7 +292,7 @@ def _ranks(
     max_len: int,
     device: torch.device | str,
     accelerator: Accelerator | None,
-    batch_size: int = 256,
+    batch_size: int,
 ) -> NDArray[np.int64]:
     """Return the ranks under each protocol, (len(protocols), N); see `evaluate`."""
     targets = dataset.eval_targets(part)
@@ -315,12 +316,16 @@ def validation_ndcg(
     dataset: SequenceDataset,
     *,
     max_len: int,
+    batch_size: int = USERS_AT_ONCE,
     device: torch.device | str = "cpu",
     accelerator: Accelerator | None = None,
 ) -> float:
-    """Return what training chooses by: NDCG@10 on the validation targets, headline protocol."""
+    """Return what training chooses by: NDCG@10 on the validation targets, headline protocol.
+
+    Arguments as of `evaluate`.
+    """
     protocols = (dataset.exclude_seen,)
-    (ranks,) = _ranks(score, dataset, "valid", protocols, max_len, device, accelerator)
+    (ranks,) = _ranks(score, dataset, "valid", protocols, max_len, device, accelerator, batch_size)
     return float(ndcg(ranks, 10).mean())
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.batching import Batch, TrainingBatches
+from seqrec.batching import TrainingBatches
 from seqrec.config import (
     DEFAULT_DATA_DIR,
     DEFAULT_DATASET,
@@ -32,19 +32,18 @@ from seqrec.config import (
     recipe,
     to_json,
 )
-from seqrec.data import PAD, SequenceDataset, load_dataset
+from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import run_main
 from seqrec.files import SELECTION, read_json, write_json
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
-from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs, teacher_schedule
-from seqrec.training import FitConfig, draw_different, fit, set_up_cpu
+from seqrec.schedule import refit_epochs, teacher_schedule
+from seqrec.training import FitConfig, fit, set_up_cpu
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from teacher.base import (
     Bits,
@@ -55,8 +54,8 @@ from teacher.base import (
     resolve_model,
 )
 from teacher.extract import extract_knowledge
-from teacher.model import Teacher, TeacherConfig, item_mask
-from teacher.plan import Plan, Work, make_plan
+from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
+from teacher.plan import Work, make_plan
 from teacher.text import text_vectors
 
 logger = logging.getLogger(__name__)
@@ -111,23 +110,6 @@ class FinetuneConfig:
         """Refuse values that cannot work."""
         if self.gradient_accumulation < 1:
             raise ValueError(f"--gradient-accumulation {self.gradient_accumulation} is below 1")
-
-
-def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
-    """Cross-entropy over all items that training knows, at every real position.
-
-    In a large catalogue the sum over them is estimated from a sample.
-    """
-    learn = batch.targets != PAD
-    states, targets = teacher.encode(batch.items)[learn], batch.targets[learn]
-    if not teacher.is_large:
-        logits = teacher.training_scores(states)
-        return nn.functional.cross_entropy(logits[:, 1:], targets - 1)
-    trained = (~teacher.untrained[1:]).nonzero()[:, 0] + 1
-    drawn = draw_different(len(trained), min(NUM_TEACHER_NEGATIVES, len(trained)))
-    negatives = trained[torch.from_numpy(drawn).to(trained.device)]
-    logits = teacher.sampled_scores(states, targets, negatives)
-    return nn.functional.cross_entropy(logits, torch.zeros_like(targets))
 
 
 def build_teacher(
@@ -197,7 +179,9 @@ def run(config: FinetuneConfig) -> None:
     )
     if config.dry_run:
         if accelerator.is_main_process:
-            sys.stdout.write(plan(config, dataset, accelerator).table())
+            work = work_of(config, accelerator.num_processes)
+            plan = make_plan(dataset, work, accelerator.device, accelerator.num_processes)
+            sys.stdout.write(plan.table())
         return
     folder = output_dir / "teacher"
     wanted = recipe(config, dataset_fingerprint=dataset.fingerprint)
@@ -245,6 +229,7 @@ def run(config: FinetuneConfig) -> None:
             model,
             dataset,
             max_len=config.max_len,
+            batch_size=windows_at_once(config, accelerator.num_processes),
             device=accelerator.device,
             accelerator=accelerator,
         )
@@ -260,14 +245,16 @@ def run(config: FinetuneConfig) -> None:
     accelerator.end_training()
 
 
-def plan(config: FinetuneConfig, dataset: SequenceDataset, accelerator: Accelerator) -> Plan:
-    """Estimate what `config`, its schedule filled in, will take."""
+def windows_at_once(config: FinetuneConfig, num_processes: int) -> int:
+    """Return a part of a step, which memory suffices for: answers take no more."""
+    return -(-config.batch_size // (num_processes * config.gradient_accumulation))
+
+
+def work_of(config: FinetuneConfig, num_processes: int) -> Work:
+    """Return what `config`, its schedule filled in, asks for."""
     shared = {field.name for field in dataclasses.fields(Work)} - {"num_parts"}
-    work = Work(
-        **{name: getattr(config, name) for name in shared},
-        num_parts=accelerator.num_processes * config.gradient_accumulation,
-    )
-    return make_plan(dataset, work, accelerator.device, accelerator.num_processes)
+    given = {name: getattr(config, name) for name in shared}
+    return Work(**given, num_parts=num_processes * config.gradient_accumulation)
 
 
 def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
@@ -296,6 +283,7 @@ def finish(
         dataset,
         "test",
         max_len=config.max_len,
+        batch_size=windows_at_once(config, accelerator.num_processes),
         device=teacher.device,
         accelerator=accelerator,
     )
@@ -330,6 +318,7 @@ def write_knowledge(
         dataset,
         output_dir / "knowledge",
         prefixes_per_user=config.prefixes_per_user,
+        batch_size=windows_at_once(config, accelerator.num_processes),
         accelerator=accelerator,
     )
 

@@ -15,10 +15,12 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqrec.batching import Batch
 from seqrec.data import PAD, IntArray
 from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json, write_json
-from seqrec.schedule import is_large
+from seqrec.schedule import NUM_TEACHER_NEGATIVES, is_large
+from seqrec.training import draw_different
 
 import torch
 from peft import (
@@ -279,3 +281,20 @@ def _check_adapter(folder: Path) -> None:
     ranks = {len(tensor) for name, tensor in load_file(weights).items() if ".lora_A." in name}
     if ranks != {about["r"]} or about.get("rank_pattern"):
         raise ValueError(f"{config.name} says rank {about['r']}, the weights are of {ranks}")
+
+
+def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
+    """Cross-entropy over all items that training knows, at every real position.
+
+    In a large catalogue the sum over them is estimated from a sample.
+    """
+    learn = batch.targets != PAD
+    states, targets = teacher.encode(batch.items)[learn], batch.targets[learn]
+    if not teacher.is_large:
+        logits = teacher.training_scores(states)
+        return nn.functional.cross_entropy(logits[:, 1:], targets - 1)
+    trained = (~teacher.untrained[1:]).nonzero()[:, 0] + 1
+    drawn = draw_different(len(trained), min(NUM_TEACHER_NEGATIVES, len(trained)))
+    negatives = trained[torch.from_numpy(drawn).to(trained.device)]
+    logits = teacher.sampled_scores(states, targets, negatives)
+    return nn.functional.cross_entropy(logits, torch.zeros_like(targets))

@@ -5,37 +5,47 @@ built from it of tensors that have shapes and no numbers (PyTorch's meta device)
 are counted; a forward pass of a model of one layer, and of one of two, shows what autograd keeps
 for the way back.
 
-Memory is what training has to hold at its peak: on a GPU the CUDA context (about half a gigabyte)
-comes on top, on a CPU the libraries, and what loading the weights leaves behind.
+Memory is what training has to hold at its peak. On a GPU the CUDA context (about half a gigabyte)
+comes on top. On a CPU the libraries count, as this process holds them, and what a step keeps counts
+twice: what is freed in between is too small for the next aligned block of the same size, so glibc's
+heap grew by 590 MiB where 312 were alive at once.
 
-Time is operations divided by the rate of one layer of this very model, measured here and now for
-half a second, so on a busy machine it is that of a busy machine. Normalisation, attention's
-softmax, what adapters cost beside their products, and the optimizer are not in it: it is a lower
-bound. With four layers of SmolLM2 and 16 windows a step took three times as long on one CPU core.
+Time is measured here and now, so on a busy machine it is that of a busy machine: teachers of one
+layer and of two, of this model's shape and random weights, learn one batch of the data and answer
+it. What the second layer took is what each further one will take. The optimizer is not in it.
 """
 
 import contextlib
 import copy
+import itertools
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from seqrec.batching import bucketed_order, cut_windows
+from seqrec.batching import (
+    BATCHES_PER_BUCKET,
+    Batch,
+    TrainingBatches,
+    bucketed_order,
+    cut_windows,
+)
 from seqrec.data import SequenceDataset
 from seqrec.schedule import refit_epochs
 from seqrec.sources import MODEL_BUNDLES, fetch_model
 from seqrec.texts import item_texts
 
 import numpy as np
+import psutil
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from teacher.base import Bits, compute_dtype, shape_options
-from teacher.model import Teacher, TeacherConfig
+from teacher.base import Bits, load_base, shape_options
+from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
 
 GIB = 2**30
 # NF4 with double quantization (arXiv:2305.14314, section 3): half a byte, and for each block of 64
@@ -43,6 +53,7 @@ GIB = 2**30
 BYTES_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 CHARACTERS_PER_TOKEN = 4  # of titles, about
 SECONDS_OF_MEASURING = 0.5
+HEAP_FACTOR = 2  # memory that a CPU's heap takes for what is alive at once, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +87,14 @@ class Plan:
     trained_bytes: int  # weights, gradients, two moments and the best weights so far
     text_bytes: int
     activation_bytes: int
+    library_bytes: int
     seconds: dict[str, float]
 
     @property
     def peak_bytes(self) -> int:
         """All of it at once."""
-        return self.frozen_bytes + self.trained_bytes + self.text_bytes + self.activation_bytes
+        weights = self.frozen_bytes + self.trained_bytes + self.text_bytes
+        return weights + self.activation_bytes + self.library_bytes
 
     def table(self) -> str:
         """Return the plan as text."""
@@ -95,9 +108,10 @@ class Plan:
             ("trained weights, gradients, optimizer", self.trained_bytes),
             ("item texts' vectors", self.text_bytes),
             ("activations", self.activation_bytes),
+            ("libraries", self.library_bytes),
             ("memory of a process, together", self.peak_bytes),
         ]
-        times = [*self.seconds.items(), ("time, together, at least", sum(self.seconds.values()))]
+        times = [*self.seconds.items(), ("time, together, about", sum(self.seconds.values()))]
         rows = [
             *counts,
             *([name, f"{size / GIB:.2f} GiB"] for name, size in sizes),
@@ -126,30 +140,15 @@ def shapes_alone() -> Iterator[None]:
         yield
 
 
-def shape_of_teacher(
-    config: PretrainedConfig, num_layers: int, num_items: int, work: Work
-) -> Teacher:
-    """Build the teacher; inside `shapes_alone` it takes no memory."""
-    config = copy.deepcopy(config)
-    for name, value in shape_options(config, num_layers, causal=True).items():
-        if name != "add_pooling_layer":
-            setattr(config, name, value)
-    options = shape_options(config, num_layers, causal=True)
-    pooling = {name: options[name] for name in ("add_pooling_layer",) if name in options}
-    # What is held in 4 bit passes fp32 from layer to layer, since all else is lifted to fp32.
-    dtype = torch.bfloat16 if work.bits == 16 else torch.float32
-    # An encoder run as a decoder looks at its mask's numbers before it takes a fused kernel.
-    attention = "eager" if "is_decoder" in options else "sdpa"
-    base = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention, **pooling)
-    base.requires_grad_(False)
-    base.config.use_cache = False
+def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: Work) -> Teacher:
+    """Put a teacher's trainable parts on a language model; item texts' vectors are zero."""
     width = base.config.hidden_size
     shape = TeacherConfig(
         model=work.model,
         model_fingerprint="",
         dataset_fingerprint="",
         bits=work.bits,
-        num_layers=num_layers,
+        num_layers=base.config.num_hidden_layers,
         num_items=num_items,
         text_dim=width,
         item_dim=work.item_dim,
@@ -158,13 +157,37 @@ def shape_of_teacher(
         lora_alpha=work.lora_alpha,
         dropout=work.dropout,
     )
-    return Teacher(
-        base,
-        torch.empty(num_items + 1, width),
-        torch.empty(2, width),
-        torch.zeros(0, dtype=torch.long),  # no item is set to zero: there are no numbers
-        shape,
-    ).train()
+    return Teacher(base, torch.zeros(num_items + 1, width), torch.zeros(2, width), untrained, shape)
+
+
+def random_base(
+    config: PretrainedConfig, num_layers: int, dtype: torch.dtype, **options: object
+) -> PreTrainedModel:
+    """Build a language model of random weights and as many layers, as `load_base` wants it."""
+    config = copy.deepcopy(config)
+    shape = shape_options(config, num_layers, causal=True)
+    if "add_pooling_layer" in shape:
+        options["add_pooling_layer"] = shape.pop("add_pooling_layer")
+    for name, value in shape.items():
+        setattr(config, name, value)
+    base: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, **options)
+    base.requires_grad_(False)
+    base.config.use_cache = False
+    return base
+
+
+def shape_of_teacher(
+    config: PretrainedConfig, num_layers: int, num_items: int, work: Work
+) -> Teacher:
+    """Build the teacher inside `shapes_alone`, where it takes no memory."""
+    # What is held in 4 bit passes fp32 from layer to layer, since all else is lifted to fp32.
+    dtype = torch.bfloat16 if work.bits == 16 else torch.float32
+    # An encoder run as a decoder looks at its mask's numbers before it takes a fused kernel.
+    encoder = "is_decoder" in shape_options(config, num_layers, causal=True)
+    attention = "eager" if encoder else "sdpa"
+    base = random_base(config, num_layers, dtype, attn_implementation=attention)
+    # No item is set to zero: there are no numbers.
+    return teacher_on(base, num_items, torch.zeros(0, dtype=torch.long), work).train()
 
 
 def kept_for_backward(teacher: Teacher, num_windows: int) -> int:
@@ -204,39 +227,81 @@ def activation_bytes(config: PretrainedConfig, num_layers: int, num_items: int, 
     return one - layer + num_layers * given + layer  # and one layer at a time, computed again
 
 
-def measure_rate(config: PretrainedConfig, work: Work, device: torch.device) -> float:
-    """Return operations per second of one frozen layer, forward and back, as training calls it."""
-    width = config.hidden_size
-    further = getattr(config, "intermediate_size", 4 * width)
-    num_windows = -(-work.batch_size // work.num_parts)
-    if work.bits == 4:
-        from bitsandbytes.nn import Linear4bit
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one position takes: an item of a history, or a token of a text."""
 
-        dtype = compute_dtype(device)
-        quantized = Linear4bit(width, further, bias=False, compute_dtype=dtype)
-        if hasattr(quantized, "support_avx512bf16_for_cpu"):
-            quantized.support_avx512bf16_for_cpu = False  # see `load_base`
-        layer: nn.Module = quantized
-        given = torch.float32
-    else:
-        given = torch.bfloat16 if work.bits == 16 else torch.float32
-        layer = nn.Linear(width, further, bias=False, dtype=given)
-    layer = layer.to(device).requires_grad_(False)
-    x = torch.randn(num_windows * work.max_len, width, device=device, dtype=given)
-    x.requires_grad_()
+    training: float  # forward and back
+    answering: float  # forward, and all items' scores for each history
+    reading: float  # forward, through the layers alone
 
-    def run() -> None:
-        layer(x).sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
 
-    run()
+def measure_pace(
+    config: PretrainedConfig,
+    num_layers: int,
+    dataset: SequenceDataset,
+    work: Work,
+    device: torch.device,
+) -> Pace:
+    """Time a part of a step, and answers to it, with one layer and with two."""
+    batches = TrainingBatches(dataset, work.max_len, work.batch_size, seed=0, stride=work.max_len)
+    some = list(itertools.islice(batches.epoch(0)[1], BATCHES_PER_BUCKET))
+    mean = sum(batch.items.numel() for batch in some) / len(some)
+    usual = min(some, key=lambda batch: abs(batch.items.numel() - mean))
+    batch, _ = usual.to(device).share(0, work.num_parts)
+    untrained = item_mask(dataset.untrained_items, dataset.num_items)
+    small = copy.deepcopy(config)
+    small.vocab_size, small.pad_token_id = 1, None  # no token is embedded
+    (training, answering), (training_2, answering_2) = (
+        _seconds_of(small, min(layers, num_layers), untrained, work, batch, device)
+        for layers in (1, 2)
+    )
+    further, num_positions = num_layers - 1, batch.items.numel()
+    layer = answering_2 - answering if further else answering
+    return Pace(
+        training=(training + further * (training_2 - training)) / num_positions,
+        answering=(answering + further * layer) / num_positions,
+        reading=num_layers * layer / num_positions,
+    )
+
+
+def _seconds_of(
+    config: PretrainedConfig,
+    num_layers: int,
+    untrained: Tensor,
+    work: Work,
+    batch: Batch,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Return the time to learn a batch, and to answer it."""
+    with tempfile.TemporaryDirectory() as folder:
+        random_base(config, num_layers, torch.bfloat16).save_pretrained(folder)
+        base = load_base(Path(folder), bits=work.bits, num_layers=num_layers, device=device)
+    teacher = teacher_on(base, len(untrained) - 1, untrained, work).to(device)
+    if work.gradient_checkpointing:
+        teacher.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def learn() -> None:
+        next_item_loss(teacher.train(), batch).backward()
+        teacher.zero_grad()
+
+    @torch.no_grad()
+    def answer() -> None:
+        teacher.eval()(batch.items)
+
+    return _least_seconds(learn, device), _least_seconds(answer, device)
+
+
+def _least_seconds(run: Callable[[], None], device: torch.device) -> float:
+    """Return the shortest of some runs, after one that warms up."""
     times: list[float] = []
-    while len(times) < 3 or sum(times) < SECONDS_OF_MEASURING:
+    while len(times) < 4 or sum(times) < SECONDS_OF_MEASURING:
         start = time.perf_counter()
         run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return 4 * len(x) * width * further / min(times)
+    return min(times[1:])
 
 
 def make_plan(
@@ -247,13 +312,15 @@ def make_plan(
     Args:
         dataset: what would be trained on.
         work: what the flags ask for, the schedule's numbers filled in.
-        device: of this process; its rate is measured.
+        device: of this process; it is measured on.
         num_processes: they share the time.
 
     Raises:
         ModelError: the language model has fewer layers than asked for.
         SourceError: a bundle cannot be fetched.
     """
+    on_cpu = device.type == "cpu"
+    library_bytes = psutil.Process().memory_info().rss if on_cpu else 0
     config = read_config(work.model)
     num_layers = work.num_layers or config.num_hidden_layers
     with shapes_alone():
@@ -269,7 +336,7 @@ def make_plan(
     others = sum(p.numel() for p in frozen.values()) - multiplied
     full = {4: 4, 16: 2, 32: 4}[work.bits]
     frozen_bytes = others * full + multiplied * (BYTES_4BIT if work.bits == 4 else full)
-    rate = measure_rate(config, work, device) * num_processes
+    pace = measure_pace(config, num_layers, dataset, work, device)
 
     windows = cut_windows(dataset, work.max_len, work.max_len)
     lengths = windows.ends - windows.starts
@@ -278,18 +345,17 @@ def make_plan(
     answered = cut_windows(dataset, work.max_len, whole=True)
     histories = np.minimum(np.diff(dataset.offsets), work.max_len).sum()
     further = refit_epochs(dataset, work.refit_share, work.num_epochs)
-    # Each weight is multiplied and added to once forward, once back; those that train once more.
-    forward = 2 * multiplied
-    per_target = 6 * work.item_dim * dataset.num_items
-    step = 2 * forward + 6 * trained + per_target + forward * work.gradient_checkpointing
     texts = item_texts(dataset.items)
     characters = sum(len(text) for text in texts)
     answers = int((answered.ends - answered.starts).sum()) * (2 if further else 1)
     seconds = {
-        "reading item texts": forward * characters / CHARACTERS_PER_TOKEN / rate * num_processes,
-        "training": padded * step * (work.num_epochs + further) / rate,
-        "validation and test": int(histories) * forward * (work.num_epochs + 1) / rate,
-        "answers for the students": answers * forward / rate,
+        "reading item texts": characters / CHARACTERS_PER_TOKEN * pace.reading,
+        "training": padded * (work.num_epochs + further) * pace.training / num_processes,
+        "validation and test": int(histories)
+        * (work.num_epochs + 1)
+        * pace.answering
+        / num_processes,
+        "answers for the students": answers * pace.answering / num_processes,
     }
     return Plan(
         num_layers=num_layers,
@@ -299,6 +365,8 @@ def make_plan(
         frozen_bytes=int(frozen_bytes),
         trained_bytes=5 * 4 * trained,
         text_bytes=sum(b.numel() * b.element_size() for b in teacher.buffers()),
-        activation_bytes=activation_bytes(config, num_layers, dataset.num_items, work),
+        activation_bytes=activation_bytes(config, num_layers, dataset.num_items, work)
+        * (HEAP_FACTOR if on_cpu else 1),
+        library_bytes=library_bytes,
         seconds={name: float(value) for name, value in seconds.items()},
     )

@@ -33,8 +33,8 @@ from student.cold import (
 from student.distill import DistillConfig
 from student.model import Student, StudentConfig
 from student.text_map import FILE, TextMap
-from teacher.finetune import FinetuneConfig, build_teacher, next_item_loss
-from teacher.model import Teacher
+from teacher.finetune import FinetuneConfig, build_teacher
+from teacher.model import Teacher, next_item_loss
 
 COLD_SHARE = 0.2
 

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig
 
 from teacher.base import Bits
-from teacher.finetune import FinetuneConfig, build_teacher, next_item_loss
-from teacher.model import Teacher
+from teacher.finetune import FinetuneConfig, build_teacher, work_of
+from teacher.model import Teacher, next_item_loss
 from teacher.plan import BYTES_4BIT, Work, activation_bytes, make_plan
 
 CPU = torch.device("cpu")
@@ -25,9 +25,8 @@ def make_config(llm: Path, **changes: object) -> FinetuneConfig:
 
 
 def make_work(config: FinetuneConfig, **changes: object) -> Work:
-    shared = {field.name for field in dataclasses.fields(Work)} - {"num_parts"}
-    given = {name: getattr(config, name) for name in shared}
-    return Work(**{**given, "num_parts": 1, "batch_size": 4, "num_epochs": 2, **changes})
+    config = dataclasses.replace(config, batch_size=4, num_epochs=2)
+    return dataclasses.replace(work_of(config, 1), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["llm", "bert"])

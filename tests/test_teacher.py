@@ -21,8 +21,8 @@ from transformers import AutoModel, BitsAndBytesConfig, DistilBertConfig, Distil
 
 from teacher import base, text
 from teacher.extract import answers, extract_knowledge
-from teacher.finetune import FinetuneConfig, build_teacher, next_item_loss
-from teacher.model import Teacher
+from teacher.finetune import FinetuneConfig, build_teacher
+from teacher.model import Teacher, next_item_loss
 
 CPU = torch.device("cpu")
 
