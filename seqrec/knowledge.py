@@ -32,7 +32,7 @@ from typing import Any
 
 from seqrec.batching import prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.errors import StaleKnowledgeError
+from seqrec.errors import SeqRecError, StaleKnowledgeError
 from seqrec.files import (
     SELECTION,
     atomic_directory,
@@ -49,6 +49,7 @@ FORMAT = "seqrec-knowledge"
 VERSION = 2
 SHARD = "shard-{:05d}"
 ANSWERS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 65_536
 ARRAYS = {
     "states": np.float16,
     "item_vectors": np.float16,
@@ -138,6 +139,9 @@ def save_knowledge(
         text_stats: (2, L), the mean and deviation that standardised them.
         prefixes_per_user: how many of a user's newest prefixes are kept.
         teacher: who answered and how it read the texts, kept in `meta.json`.
+
+    Raises:
+        SeqRecError: a number is NaN or too large for float16; nothing is written.
     """
     with atomic_directory(path) as folder:
         rows = row_numbers(dataset, prefixes_per_user)
@@ -146,7 +150,8 @@ def save_knowledge(
         unanswered = rows >= 0
         for prefixes, answered in answers:
             kept = rows[prefixes] >= 0
-            states[rows[prefixes[kept]]] = answered[kept]
+            with np.errstate(over="ignore"):  # found below
+                states[rows[prefixes[kept]]] = answered[kept]
             unanswered[prefixes] = False
         states.flush()
         if unanswered.any():
@@ -154,6 +159,13 @@ def save_knowledge(
         np.save(folder / "item_vectors.npy", item_vectors.astype(np.float16))
         np.save(folder / "text_vectors.npy", text_vectors.astype(np.float16))
         np.save(folder / "text_stats.npy", text_stats.astype(np.float32))
+        for name in ARRAYS:
+            written = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            if not _is_finite(written):
+                raise SeqRecError(
+                    f"the teacher's {name} hold NaN, or numbers beyond the 65,504 of float16. "
+                    "Train it again with a smaller --learning-rate"
+                )
         meta = {
             "format": FORMAT,
             "version": VERSION,
@@ -307,4 +319,12 @@ def _load_array(file: Path, meta: dict[str, Any], rebuild: str) -> NDArray[Any]:
             f"{file} holds {array.dtype} in {array.ndim} dimensions, expected "
             f"{np.dtype(ARRAYS[file.stem])} in 2. {rebuild}"
         )
+    if not _is_finite(array):
+        raise StaleKnowledgeError(f"{file} holds NaN or infinity. {rebuild}")
     return array
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    """Look for NaN and infinity, a part at a time: the array may be larger than memory."""
+    starts = range(0, len(array), ROWS_AT_ONCE)
+    return all(bool(np.isfinite(array[i : i + ROWS_AT_ONCE]).all()) for i in starts)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from seqrec.batching import prefix_offsets
 from seqrec.data import SequenceDataset, write_dataset
-from seqrec.errors import StaleKnowledgeError
+from seqrec.errors import SeqRecError, StaleKnowledgeError
+from seqrec.files import sha256_file
 from seqrec.knowledge import knowledge_bytes, load_knowledge, save_knowledge
 
 import numpy as np
@@ -160,6 +161,37 @@ def test_damaged_knowledge_is_refused_with_the_command_that_rebuilds_it(
         file.unlink()
     with pytest.raises(StaleKnowledgeError, match=rf"{name}.*Rebuild it: accelerate launch"):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
+
+
+@pytest.mark.parametrize("value", [np.nan, 70_000.0])  # float16 ends at 65,504
+def test_answers_that_are_no_numbers_are_not_written(
+    tiny_dataset: SequenceDataset, tmp_path: Path, value: float
+) -> None:
+    def broken() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for prefixes, states in fake_answers(tiny_dataset):
+            states[-1, 0] = value
+            yield prefixes, states
+
+    with pytest.raises(SeqRecError, match="the teacher's states hold NaN"):
+        save(tmp_path / "knowledge", tiny_dataset, answers=broken())
+    assert list(tmp_path.glob("*knowledge*")) == []
+
+
+@pytest.mark.parametrize("name", ["states", "item_vectors", "text_vectors", "text_stats"])
+def test_numbers_that_are_none_are_refused_behind_a_checksum_made_anew(
+    tiny_dataset: SequenceDataset, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "knowledge"
+    save(folder, tiny_dataset)
+    file = folder / f"{name}.npy"
+    array = np.load(file)
+    array[1, 2] = np.inf
+    np.save(file, array)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["sha256"][name] = sha256_file(file)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(StaleKnowledgeError, match=rf"{name}.npy holds NaN or infinity. Rebuild"):
+        load_knowledge(folder, tiny_dataset)
 
 
 def test_knowledge_of_other_data_is_refused(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
