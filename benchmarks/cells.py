@@ -15,8 +15,6 @@ cell is never computed again: another recipe has another digest, so it gets anot
 import contextlib
 import ctypes
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import shlex
@@ -28,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags, recipe
+from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags, recipe, recipe_digest
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
 from seqrec.files import read_json, selection, sha256_file, write_json
@@ -166,8 +164,7 @@ def cell_recipe(cell: Cell, place: Workplace) -> dict[str, Any]:
 
 def cell_folder(cell: Cell, place: Workplace) -> Path:
     """Return where a cell belongs."""
-    text = json.dumps(cell_recipe(cell, place), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    digest = recipe_digest(cell_recipe(cell, place))
     seed = None if cell.seed is None else f"seed{cell.seed}"
     name = "-".join(part for part in (cell.arch, cell.row, seed, digest) if part)
     return place.root / "cells" / name
@@ -230,12 +227,12 @@ def share_soft_targets(cell: Cell, place: Workplace) -> dict[str, dict[str, floa
         raise ModelError(f"{cell}: no teacher in {place.root}")
     watch, files = Stopwatch(), {}
     for arch in ASSISTANTS if config.teacher_share != 1 else ():
-        stage, folder = f"{arch} assistant", assistant_folder(config, arch)
-        files[stage] = folder.with_name(f"{arch}_times.json")
+        stage, folder = f"{arch} assistant", assistant_folder(arch, config, place.dataset)
+        files[stage] = folder.with_name(f"{folder.name}_times.json")
         trained = folder / "recipe.json"
         before = read_json(trained) if trained.is_file() else None
         # The times of a run that was killed are lost.
-        interrupted = folder.with_name(f"{arch}-checkpoint").is_dir()
+        interrupted = folder.with_name(f"{folder.name}-checkpoint").is_dir()
         with watch.stage(stage):
             train_assistant(arch, config, place.dataset, accelerator)
         if read_json(trained) != before:

@@ -6,6 +6,8 @@ default in `--help`. Unknown flags are refused, and so are abbreviations.
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -88,6 +90,11 @@ def recipe(config: Any, **extra: Any) -> dict[str, Any]:
     beside_the_point = {"data_dir", "output_dir", "device", "num_threads"}
     beside_the_point |= {"gradient_accumulation", "gradient_checkpointing", "dry_run"}
     return {k: v for k, v in to_json(config).items() if k not in beside_the_point} | extra
+
+
+def recipe_digest(wanted: dict[str, Any]) -> str:
+    """Return twelve hexadecimal digits that stand for a recipe, for the name of a folder."""
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def default_output_dir(data_dir: Path) -> Path:

@@ -4,7 +4,7 @@
 
 Writes into the output directory:
 
-    assistants/<arch>/             a GRU and a Transformer trained on the data alone, who answer
+    assistants/<arch>-<recipe>/    a GRU and a Transformer trained on the data alone, who answer
                                    beside the teacher (see `student.targets`)
     targets/<recipe>/              what all together answer to each training prefix
     students/<arch>/distilled/     the student
@@ -19,8 +19,6 @@ targets are in neither.
 
 import copy
 import dataclasses
-import hashlib
-import json
 import logging
 import shutil
 import sys
@@ -30,7 +28,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqrec.batching import Batch, TrainingBatches
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, recipe
+from seqrec.config import (
+    DEFAULT_DATA_DIR,
+    default_output_dir,
+    flag,
+    parse_flags,
+    recipe,
+    recipe_digest,
+)
 from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
 from seqrec.files import SELECTION, atomic_directory, read_json, selection, write_json
@@ -226,22 +231,24 @@ def init_item_table(student: Student, vectors: NDArray[np.floating]) -> None:
         weight[1:] = start * (weight[1:].std() / start.std())
 
 
-def assistant_folder(config: DistillConfig, arch: Arch) -> Path:
-    """Return where an assistant belongs."""
+def assistant_config(config: DistillConfig, dataset: SequenceDataset) -> DistillConfig:
+    """Return the flags of a student's assistants: what it learns of a teacher says nothing."""
+    untaught = {name: getattr(DistillConfig, name) for name in OF_THE_TAUGHT}
+    return scheduled(dataclasses.replace(config, seed=ASSISTANT_SEED, **untaught), dataset)
+
+
+def assistant_folder(arch: Arch, config: DistillConfig, dataset: SequenceDataset) -> Path:
+    """Return where an assistant belongs; students whose assistants differ do not meet there."""
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    return output_dir / "assistants" / arch
+    wanted = student_recipe(arch, assistant_config(config, dataset), dataset, None)
+    return output_dir / "assistants" / f"{arch}-{recipe_digest(wanted)}"
 
 
 def train_assistant(
     arch: Arch, config: DistillConfig, dataset: SequenceDataset, accelerator: Accelerator
 ) -> None:
     """Train an assistant, unless that is done already; it knows nothing of a teacher's."""
-    own = dataclasses.replace(
-        config,
-        seed=ASSISTANT_SEED,
-        **{name: getattr(DistillConfig, name) for name in OF_THE_TAUGHT},
-    )
-    folder = assistant_folder(config, arch)
+    own, folder = assistant_config(config, dataset), assistant_folder(arch, config, dataset)
     train_student(arch, own, dataset, None, folder, accelerator, label=f"{arch} assistant")
 
 
@@ -259,7 +266,7 @@ def soft_targets(
     archs = ASSISTANTS if config.teacher_share != 1 else ()
     for arch in archs:
         train_assistant(arch, config, dataset, accelerator)
-    folders = [assistant_folder(config, arch) for arch in archs]
+    folders = [assistant_folder(arch, config, dataset) for arch in archs]
 
     def answers(
         known: SequenceDataset, teacher: Knowledge, assistants: list[Path], share: float | None
@@ -271,10 +278,9 @@ def soft_targets(
             "assistants": [read_json(folder / "recipe.json") for folder in folders],
             "refit": known is not dataset,
         }
-        digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
         with accelerator.main_process_first():  # the others find them written
             return prepare_targets(
-                output_dir / "targets" / digest,
+                output_dir / "targets" / recipe_digest(wanted),
                 known,
                 teacher,
                 [Student.from_pretrained(folder) for folder in assistants],
@@ -334,6 +340,18 @@ def choose_new_item_share(
     return share
 
 
+def student_recipe(
+    arch: Arch, config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge | None
+) -> dict[str, Any]:
+    """Return what decides how a student comes out; `config` with its schedule filled in."""
+    return recipe(
+        dataclasses.replace(config, arch=arch),
+        role="control" if knowledge is None else "distilled",
+        dataset_fingerprint=dataset.fingerprint,
+        knowledge_fingerprint=knowledge and knowledge.fingerprint,
+    )
+
+
 def train_student(
     arch: Arch,
     config: DistillConfig,
@@ -360,12 +378,7 @@ def train_student(
     config = scheduled(config, dataset)
     role = "control" if knowledge is None else "distilled"
     label = label or f"{arch} {role}"
-    wanted = recipe(
-        dataclasses.replace(config, arch=arch),
-        role=role,
-        dataset_fingerprint=dataset.fingerprint,
-        knowledge_fingerprint=knowledge and knowledge.fingerprint,
-    )
+    wanted = student_recipe(arch, config, dataset, knowledge)
     if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == wanted:
         logger.info("%s: already trained, in %s", label, folder)
         return Student.from_pretrained(folder)
