@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -106,11 +107,14 @@ def _remove_leftovers(path: Path) -> None:
     """Remove unfinished or replaced folders of `path` that no living process holds."""
     if sys.platform == "win32":  # which cannot tell
         return
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if leftover.suffix in (".tmp", ".old") and leftover.is_dir():
+    # A folder that was being filled by a writer that fills such folders itself has a name of two.
+    unfinished = re.compile(rf"\.+{re.escape(path.name)}(\.\d+\.tmp)*\.\d+\.(tmp|old)")
+    for leftover in path.parent.glob(f".*{glob.escape(path.name)}.*"):
+        if unfinished.fullmatch(leftover.name) and leftover.is_dir():
+            replaced = re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.old", leftover.name)
             # An OSError: a process holds it or has removed it, or nobody can hold anything here.
             with contextlib.suppress(OSError), _held(leftover):
-                if leftover.suffix == ".old" and not path.exists():
+                if replaced and not path.exists():
                     leftover.rename(path)  # a kill came between two renames
                 else:
                     shutil.rmtree(leftover, ignore_errors=True)

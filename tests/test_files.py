@@ -92,6 +92,17 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_was_left_of_a_folder_within_is_removed_too(tmp_path: Path) -> None:
+    """A stage that fills a folder may call a writer that makes its folder whole or not at all."""
+    others = [tmp_path / ".my folder.17.tmp", tmp_path / ".folder.shards", tmp_path / "folder.tmp"]
+    left = [".folder.17.tmp", "..folder.17.tmp.17.tmp", "..folder.17.tmp.17.old"]
+    for path in [*others, *(tmp_path / name for name in left)]:
+        fill(path, "half")
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "folder"):
+        raise KeyboardInterrupt
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
 def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     writer = start_writer(path, "wait")
