@@ -33,7 +33,7 @@ from seqrec.batching import (
     cut_windows,
 )
 from seqrec.data import SequenceDataset
-from seqrec.schedule import refit_epochs
+from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs
 from seqrec.sources import MODEL_BUNDLES, fetch_model
 from seqrec.texts import item_texts
 
@@ -86,7 +86,7 @@ class Plan:
     frozen_bytes: int
     trained_bytes: int  # weights, gradients, two moments and the best weights so far
     text_bytes: int
-    activation_bytes: int
+    activation_bytes: int  # or what answering takes, if that is more
     library_bytes: int
     seconds: dict[str, float]
 
@@ -203,12 +203,17 @@ def kept_for_backward(teacher: Teacher, num_windows: int) -> int:
 
     items = torch.empty(num_windows, teacher.config.max_len, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        scores = teacher.scores(teacher.encode(items).flatten(0, 1))  # (B * T, I + 1)
-        loss = nn.functional.cross_entropy(scores[:, 1:], items.flatten())
+        states, targets = teacher.encode(items).flatten(0, 1), items.flatten()
+        if teacher.is_large:
+            negatives = torch.empty(NUM_TEACHER_NEGATIVES, dtype=torch.long)
+            scores = teacher.sampled_scores(states, targets, negatives)  # (B * T, 1 + M)
+        else:
+            scores = teacher.scores(states)[:, 1:]  # (B * T, I)
+        loss = nn.functional.cross_entropy(scores, targets)
     nbytes = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del loss
-    # The gradient of the scores, while the scores are there; then the layers' own are smaller.
-    return nbytes + scores.numel() * scores.element_size()
+    # Beside them the gradient of the log-probabilities, and that of the scores which is made of it.
+    return nbytes + 2 * scores.numel() * scores.element_size()
 
 
 def activation_bytes(config: PretrainedConfig, num_layers: int, num_items: int, work: Work) -> int:
@@ -257,9 +262,9 @@ def measure_pace(
         for layers in (1, 2)
     )
     further, num_positions = num_layers - 1, batch.items.numel()
-    layer = answering_2 - answering if further else answering
+    layer = max(answering_2 - answering, 0.0) if further else answering
     return Pace(
-        training=(training + further * (training_2 - training)) / num_positions,
+        training=(training + further * max(training_2 - training, 0.0)) / num_positions,
         answering=(answering + further * layer) / num_positions,
         reading=num_layers * layer / num_positions,
     )
@@ -282,14 +287,17 @@ def _seconds_of(
         teacher.base.gradient_checkpointing_enable({"use_reentrant": False})
 
     def learn() -> None:
-        next_item_loss(teacher.train(), batch).backward()
+        next_item_loss(teacher, batch).backward()
         teacher.zero_grad()
 
     @torch.no_grad()
     def answer() -> None:
-        teacher.eval()(batch.items)
+        teacher(batch.items)
 
-    return _least_seconds(learn, device), _least_seconds(answer, device)
+    teacher.train()
+    training = _least_seconds(learn, device)
+    teacher.eval()
+    return training, _least_seconds(answer, device)
 
 
 def _least_seconds(run: Callable[[], None], device: torch.device) -> float:
@@ -326,6 +334,8 @@ def make_plan(
     with shapes_alone():
         teacher = shape_of_teacher(config, num_layers, dataset.num_items, work)
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
+    table, large = teacher.item_embedding.weight.numel(), teacher.is_large
+    kept = activation_bytes(config, num_layers, dataset.num_items, work)
     frozen = {name: p for name, p in teacher.base.named_parameters() if not p.requires_grad}
     linear = {
         id(module.weight)
@@ -363,10 +373,10 @@ def make_plan(
         num_4bit=multiplied if work.bits == 4 else 0,
         num_trained=trained,
         frozen_bytes=int(frozen_bytes),
-        trained_bytes=5 * 4 * trained,
+        trained_bytes=4 * (5 * trained - table * large),  # a large table's gradient is sparse
         text_bytes=sum(b.numel() * b.element_size() for b in teacher.buffers()),
-        activation_bytes=activation_bytes(config, num_layers, dataset.num_items, work)
-        * (HEAP_FACTOR if on_cpu else 1),
+        # To answer, a large catalogue's vectors are all worked out: texts' part, and the sum.
+        activation_bytes=max(kept * (HEAP_FACTOR if on_cpu else 1), 2 * 4 * table * large),
         library_bytes=library_bytes,
         seconds={name: float(value) for name, value in seconds.items()},
     )
