@@ -121,7 +121,7 @@ class DistillConfig:
         "validation: as often as costs it at most 0.5 %",
     )
     num_negatives: int | None = flag(
-        None, "items sampled for the softmax, 0: all; by the catalogue's size, see seqrec.schedule"
+        None, "items sampled for the softmax, 0: all; by the size of the data, see seqrec.schedule"
     )
     num_epochs: int = flag(0, "passes over the training sequences, at most; 0: by the data's size")
     refit_share: float = flag(
@@ -165,7 +165,7 @@ def scheduled(config: DistillConfig, dataset: SequenceDataset) -> DistillConfig:
         num_epochs=config.num_epochs or schedule.num_epochs,
         batch_size=batch_size,
         learning_rate=config.learning_rate or student_learning_rate(batch_size),
-        num_negatives=num_negatives(dataset.num_items) if negatives is None else negatives,
+        num_negatives=num_negatives(dataset) if negatives is None else negatives,
     )
 
 

@@ -112,5 +112,10 @@ def test_the_learning_rate_grows_with_the_root_of_the_batch() -> None:
     assert student_learning_rate(32) == pytest.approx(2e-3)
 
 
-def test_a_small_catalogue_is_not_sampled() -> None:
-    assert [num_negatives(n) for n in (30, 2048, 2049, 50_000)] == [0, 0, 1024, 1024]
+def test_a_small_catalogue_is_not_sampled_and_a_dense_one_less() -> None:
+    def negatives(num_items: int, num_targets: int) -> int:
+        dataset = dataset_of(1, num_targets + 1)
+        return num_negatives(dataclasses.replace(dataset, meta={"num_items": num_items}))
+
+    assert [negatives(n, 100 * n - 1) for n in (30, 4096, 4097)] == [0, 0, 1024]
+    assert [negatives(n, 100 * n) for n in (30, 4096, 4097)] == [0, 0, 4096]
