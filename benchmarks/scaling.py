@@ -222,7 +222,8 @@ def _train_teacher(system: str, folder: Path, config: ScalingConfig) -> dict[str
     set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(folder / "data")
     flags = _teacher_flags(dataset, config)
-    base = load_base(Path(flags.model), bits=flags.bits, num_layers=flags.num_layers, device="cpu")
+    layers = flags.num_layers or None
+    base = load_base(Path(flags.model), bits=flags.bits, num_layers=layers, device="cpu")
     torch.manual_seed(config.seed)
     untrained = item_mask(dataset.untrained_items, dataset.num_items)
     teacher = teacher_on(base, dataset.num_items, untrained, work_of(flags, num_processes=1))

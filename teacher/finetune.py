@@ -229,7 +229,7 @@ def run(config: FinetuneConfig) -> None:
             model,
             dataset,
             max_len=config.max_len,
-            batch_size=windows_at_once(config, accelerator.num_processes),
+            batch_size=work_of(config, accelerator.num_processes).windows_at_once,
             device=accelerator.device,
             accelerator=accelerator,
         )
@@ -243,11 +243,6 @@ def run(config: FinetuneConfig) -> None:
         train(complete, further, None, "teacher refit")
     finish(teacher, dataset, config, output_dir, wanted, valid_ndcg, accelerator)
     accelerator.end_training()
-
-
-def windows_at_once(config: FinetuneConfig, num_processes: int) -> int:
-    """Return a part of a step, which memory suffices for: answers take no more."""
-    return -(-config.batch_size // (num_processes * config.gradient_accumulation))
 
 
 def work_of(config: FinetuneConfig, num_processes: int) -> Work:
@@ -283,7 +278,7 @@ def finish(
         dataset,
         "test",
         max_len=config.max_len,
-        batch_size=windows_at_once(config, accelerator.num_processes),
+        batch_size=work_of(config, accelerator.num_processes).windows_at_once,
         device=teacher.device,
         accelerator=accelerator,
     )
@@ -318,7 +313,7 @@ def write_knowledge(
         dataset,
         output_dir / "knowledge",
         prefixes_per_user=config.prefixes_per_user,
-        batch_size=windows_at_once(config, accelerator.num_processes),
+        batch_size=work_of(config, accelerator.num_processes).windows_at_once,
         accelerator=accelerator,
     )
 

@@ -74,6 +74,11 @@ class Work:
     dropout: float
     gradient_checkpointing: bool
 
+    @property
+    def windows_at_once(self) -> int:
+        """A part of a step, which memory suffices for: validation and answers take no more."""
+        return -(-self.batch_size // self.num_parts)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -218,7 +223,7 @@ def kept_for_backward(teacher: Teacher, num_windows: int) -> int:
 
 def activation_bytes(config: PretrainedConfig, num_layers: int, num_items: int, work: Work) -> int:
     """Return what a part of a step keeps, all its windows at full length."""
-    num_windows = -(-work.batch_size // work.num_parts)
+    num_windows = work.windows_at_once
     with shapes_alone():
         one, two = (
             kept_for_backward(shape_of_teacher(config, layers, num_items, work), num_windows)
