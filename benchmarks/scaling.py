@@ -83,7 +83,7 @@ class ScalingConfig:
     teacher: str | None = flag(
         None, "language model of a teacher to train as well, such as smollm2-135m; none: no teacher"
     )
-    num_layers: int = flag(4, "the teacher's: first layers of the language model")
+    num_layers: int = flag(4, "the teacher's: first layers of the language model; 0: all")
     num_threads: int = flag(1, "CPU threads of training; preparing takes all cores")
     seed: int = flag(0, "seed of all randomness")
 
