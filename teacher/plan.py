@@ -262,17 +262,22 @@ def measure_pace(
     untrained = item_mask(dataset.untrained_items, dataset.num_items)
     small = copy.deepcopy(config)
     small.vocab_size, small.pad_token_id = 1, None  # no token is embedded
-    (training, answering), (training_2, answering_2) = (
-        _seconds_of(small, min(layers, num_layers), untrained, work, batch, device)
-        for layers in (1, 2)
-    )
-    further, num_positions = num_layers - 1, batch.items.numel()
-    layer = max(answering_2 - answering, 0.0) if further else answering
+    num_positions = batch.items.numel()
+    training, answering = _seconds_of(small, 1, untrained, work, batch, device)
+    if num_layers == 1:
+        return Pace(*(seconds / num_positions for seconds in (training, answering, answering)))
+    training_2, answering_2 = _seconds_of(small, 2, untrained, work, batch, device)
+    learning, layer = _second(training, training_2), _second(answering, answering_2)
     return Pace(
-        training=(training + further * max(training_2 - training, 0.0)) / num_positions,
-        answering=(answering + further * layer) / num_positions,
+        training=(training + (num_layers - 1) * learning) / num_positions,
+        answering=(answering + (num_layers - 1) * layer) / num_positions,
         reading=num_layers * layer / num_positions,
     )
+
+
+def _second(one: float, two: float) -> float:
+    """Return a second layer's time; half of both where it is less than the noise."""
+    return two - one if two > one else two / 2
 
 
 def _seconds_of(

@@ -41,9 +41,7 @@ def test_the_weights_of_the_plan_are_those_of_the_teacher(
     frozen = [p for p in teacher.parameters() if not p.requires_grad]
     stored = sum(p.numel() * p.element_size() for p in frozen)
     assert planned.frozen_bytes == stored + int((BYTES_4BIT - 0.5) * planned.num_4bit)
-    # A second layer so small may take no time that can be told from noise.
-    assert all(seconds >= 0 for seconds in planned.seconds.values())
-    assert planned.seconds["training"] > 0
+    assert all(seconds > 0 for seconds in planned.seconds.values())
 
 
 def saved_bytes(teacher: Teacher, num_windows: int) -> int:
