@@ -65,6 +65,7 @@ from student.distill import (
     ASSISTANTS,
     DistillConfig,
     assistant_folder,
+    scheduled,
     soft_targets,
     train_assistant,
     train_student,
@@ -158,7 +159,8 @@ def cell_recipe(cell: Cell, place: Workplace) -> dict[str, Any]:
             raise ModelError(f"{cell}: no teacher in {place.root}")
         about["knowledge_fingerprint"] = place.knowledge.fingerprint
     if row.kind == "student":
-        about["student"] = recipe(student_config(cell, place))
+        # With the schedule filled in: a cell of other rules is another cell.
+        about["student"] = recipe(scheduled(student_config(cell, place), place.dataset))
     return about
 
 
