@@ -149,6 +149,18 @@ def test_a_changed_recipe_is_computed_beside_the_old_one(
     shutil.rmtree(new)
 
 
+def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruled = [Cell("control", "gru", 0), Cell("distilled-int8", "gru", 0)]
+    own = Cell("all-items", "gru", 0)  # names its negatives itself
+    before = {cell: cell_folder(cell, place) for cell in (*ruled, own)}
+    monkeypatch.setattr(distill, "num_negatives", lambda dataset: 7)
+    for cell in ruled:
+        assert cell_folder(cell, place) != before[cell]
+    assert cell_folder(own, place) == before[own]
+
+
 def test_another_sentence_about_a_row_does_not_change_its_recipe(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
