@@ -56,6 +56,7 @@ from student.model import Arch, Student, StudentConfig
 logger = logging.getLogger(__name__)
 
 SCHEMA = "seqrec-catalogue/1"
+WIDTH = StudentConfig.hidden_dim
 HISTORY_LENGTH = 50
 NUM_REQUESTS = 64
 NUM_PROFILED = 50
@@ -80,7 +81,13 @@ def measure_catalogues(
         with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
             folder = Path(temporary)
             runners, failures = open_untrained_peers(
-                peers, num_items, folder, seed=seed, num_threads=num_threads, stack=stack
+                peers,
+                num_items,
+                folder,
+                width=WIDTH,
+                seed=seed,
+                num_threads=num_threads,
+                stack=stack,
             )
             failed += [{"num_items": num_items, **asdict(failure)} for failure in failures]
             rows += _measure(num_items, folder, runners, num_threads, num_calls, budget_s, seed)
@@ -105,8 +112,7 @@ def _measure(
     ]
     students, files = _students(num_items, folder, num_threads, requests[0], seed)
     timed: list[Timed | PeerRunner] = [*students, *peers]
-    width = StudentConfig(arch="gru", num_items=num_items).hidden_dim
-    limits = [reader(num_items * width * size) for size in (1, 2, 4)]
+    limits = [reader(num_items * WIDTH * size) for size in (1, 2, 4)]
     limits += [one_look(num_items), idle(num_threads)]
     everything = [*timed, *limits]
     measured = measure_latency(
@@ -117,7 +123,7 @@ def _measure(
     rows = []
     for place, runner in enumerate(timed):
         own = {
-            "read": limit[f"read {num_items * width * BYTES[runner.precision]}"],
+            "read": limit[f"read {num_items * WIDTH * BYTES[runner.precision]}"],
             "top_k": limit["top_k"],
             "call": 0.0 if isinstance(runner, PeerRunner) else limit["call"],
         }

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import latency
 from benchmarks.measure import measure_latency, top_lists
-from benchmarks.peers import opening
+from benchmarks.peers import opening, training
 from benchmarks.peers.exchange import write_exchange
 from benchmarks.peers.runner import PeerError, PeerRunner
 from benchmarks.peers.systems import HERE, PEERS, Peer
@@ -47,9 +47,13 @@ def train(exchange, output, num_epochs):
     if exchange.settings["does"] == "fail":
         raise RuntimeError("no gradient today")
     counts = np.bincount(exchange.events, minlength=exchange.num_items + 1)
-    np.save(output / "counts.npy", counts)
-    values = [0.1, 0.3, 0.2] + 2 * [0.1]
-    return [] if num_epochs else values[:3 if exchange.is_over() else 5]
+    values = []
+    if num_epochs:
+        np.save(output / "counts.npy", counts)
+        return values
+    for value in [0.1, 0.3, 0.2] + (0 if exchange.is_over() else 2) * [0.1]:
+        serving.note(values, value, lambda: np.save(output / "counts.npy", counts + len(values)))
+    return values
 
 def untrained(exchange, output):
     if exchange.settings["does"] == "fail":
@@ -196,6 +200,30 @@ def test_the_best_epoch_is_how_long_it_trains_on_everything(trained: Path) -> No
     assert read_json(trained.parent / "choice" / "trained.json")["num_epochs"] == 2
     assert read_json(trained / "trained.json")["num_epochs"] == 2
     assert (trained.parent / "trainings.txt").read_text().split() == ["0", "2"]
+
+
+def test_where_nothing_is_learnt_anew_the_best_epoch_itself_is_served(
+    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "refit_epochs", lambda *_: 0)
+    folder = ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1)
+    assert (folder.parent / "trainings.txt").read_text().split() == ["0"]
+    report = training_report(folder)
+    assert report["num_epochs"] == 2
+    assert report["minutes"] == read_json(folder / "trained.json")["minutes"]
+    events = np.load(folder / "exchange" / "events.npy")
+    counts = np.bincount(events, minlength=tiny_dataset.num_items + 1)
+    assert np.load(folder / "counts.npy").tolist() == (counts + 2).tolist()  # of the second epoch
+
+
+def test_peers_are_as_wide_as_our_students() -> None:
+    for peer in PEERS:
+        settings = json.dumps(peer.settings_at(96))
+        assert "width" not in settings
+        assert settings.count("96") == json.dumps(dict(peer.settings)).count('"width"')
+    by_name = {peer.name: peer.settings_at(96) for peer in PEERS}
+    assert by_name["recbole gru4rec"]["model_settings"]["hidden_size"] == 96
+    assert by_name["replay sasrec"]["hidden_dim"] == 96
 
 
 def test_a_finished_training_is_reused_until_its_recipe_changes(

@@ -5,6 +5,7 @@ What validation chooses is the number of neighbours: "epoch" n is the n-th that 
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,15 @@ def ranks(model: CosineRecommender, exchange: Exchange) -> Iterator[float]:
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     """Fit; see `serving.Peer`."""
     choices = exchange.settings["neighbours"]
-    if num_epochs == 0:
-        models = (fit(exchange, num_neighbours) for num_neighbours in choices)
-        return [serving.ndcg_at_10(list(ranks(model, exchange))) for model in models]
-    fit(exchange, choices[num_epochs - 1]).save(output / NEIGHBOURS)
-    return []
+    values: list[float] = []
+    if num_epochs:
+        fit(exchange, choices[num_epochs - 1]).save(output / NEIGHBOURS)
+        return values
+    for num_neighbours in choices:
+        model = fit(exchange, num_neighbours)
+        value = serving.ndcg_at_10(list(ranks(model, exchange)))
+        serving.note(values, value, partial(model.save, output / NEIGHBOURS))
+    return values
 
 
 class Recommender:

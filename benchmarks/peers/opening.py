@@ -77,6 +77,7 @@ def open_untrained_peers(
     num_items: int,
     output_dir: Path,
     *,
+    width: int,
     seed: int,
     num_threads: int,
     stack: ExitStack,
@@ -85,7 +86,9 @@ def open_untrained_peers(
 
     def make(peer: Peer, python: Path) -> Path:
         folder = output_dir / peer.name.replace(" ", "-") / "untrained"
-        return make_untrained(peer, python, num_items, folder, seed=seed, num_threads=num_threads)
+        return make_untrained(
+            peer, python, num_items, folder, width=width, seed=seed, num_threads=num_threads
+        )
 
     able = [peer for peer in peers if peer.can_be_untrained]
     return _open(able, make, num_threads, stack)

@@ -96,15 +96,19 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     model = get_model(exchange.settings["model"])(config, to_train)
     values: list[float] = []
 
+    def save() -> None:
+        torch.save(model.state_dict(), output / WEIGHTS)
+
     def after_epoch(_: int, value: float) -> None:
-        serving.note(values, float(value))
+        serving.note(values, float(value), save)
         if exchange.is_over():
             raise TimeoutError  # RecBole has no gentler way to stop
 
     with contextlib.suppress(TimeoutError):
-        # Not saved: it pickles. The weights are kept below.
+        # Not saved: it pickles. The weights are kept by ourselves.
         Trainer(config, model).fit(batches, valid_batches, saved=False, callback_fn=after_epoch)
-    torch.save(model.state_dict(), output / WEIGHTS)
+    if num_epochs:
+        save()
     tokens = dataset.field2id_token[ITEM][1:]  # number 0 is padding
     np.save(output / ITEMS, np.concatenate([[0], tokens.astype(np.int64)]))
     return values
@@ -149,7 +153,7 @@ class TorchModel:
 
     def prepare(self, items: IntArray, excluded: IntArray, k: int) -> Any:
         """Return RecBole's interaction, the columns to leave out, and k."""
-        known = pad_to(self._numbers[items], self.max_len, left=False)
+        known = pad_to(self._numbers[items], max(items.shape[1], 1), left=False)
         lengths = np.maximum((known > 0).sum(axis=1), 1)  # it reads the place before this one
         interaction = Interaction(
             {f"{ITEM}_list": torch.from_numpy(known), "item_length": torch.from_numpy(lengths)}

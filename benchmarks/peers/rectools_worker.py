@@ -88,7 +88,8 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     model = make_model(exchange, 1)
     for epoch in range(exchange.settings["max_epochs"]):
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
-        serving.note(values, validate(model, exchange, dataset))
+        value = validate(model, exchange, dataset)
+        serving.note(values, value, lambda: model.fit_trainer.save_checkpoint(output / CHECKPOINT))
         waited = epoch - int(np.argmax(values))
         if waited >= exchange.settings["patience"] or exchange.is_over():
             break

@@ -80,13 +80,14 @@ def as_sequences(
 class Recorder(lightning.Callback):
     """Notes what validation measures after each epoch, and ends it all when the time is over."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, output: Path) -> None:
         self.values: list[float] = []
-        self._exchange = exchange
+        self._exchange, self._weights = exchange, output / WEIGHTS
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Note the metric."""
-        serving.note(self.values, float(trainer.callback_metrics[METRIC]))
+        """Note the metric, and keep the best weights."""
+        value = float(trainer.callback_metrics[METRIC])
+        serving.note(self.values, value, lambda: torch.save(pl_module.state_dict(), self._weights))
         trainer.should_stop |= self._exchange.is_over()
 
 
@@ -114,7 +115,7 @@ def validation(
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     """Train; see `serving.Peer`."""
     lightning.seed_everything(exchange.seed)
-    settings, recorder = exchange.settings, Recorder(exchange)
+    settings, recorder = exchange.settings, Recorder(exchange, output)
     model = make_model(exchange)
     schema = make_schema(exchange.num_items, settings["hidden_dim"])
     lengths = np.diff(exchange.offsets)
@@ -142,7 +143,8 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
         num_sanity_val_steps=0,
     )
     trainer.fit(model, batches, valid_batches)
-    torch.save(model.state_dict(), output / WEIGHTS)
+    if num_epochs:
+        torch.save(model.state_dict(), output / WEIGHTS)
     return recorder.values
 
 

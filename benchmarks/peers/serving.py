@@ -5,10 +5,10 @@
     worker.py serve MODEL MODE
 
 0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
-is running is the last. Minutes are those of CPU time: a busy machine changes nothing. Training
-writes `trained.json` beside the weights: num_epochs, minutes, cut_short (the time was over before
-validation said to stop), and valid_ndcg@10 after each epoch where that was measured. An untrained
-model answers as fast as a trained one.
+is running is the last; the weights are those of the best one. Minutes are those of CPU time: a busy
+machine changes nothing. Training writes `trained.json` beside the weights: num_epochs, minutes,
+cut_short (the time was over before validation said to stop), and valid_ndcg@10 after each epoch
+where that was measured. An untrained model answers as fast as a trained one.
 
 Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
 served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
@@ -23,7 +23,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -104,7 +104,7 @@ class Peer(Protocol):
             exchange: what to train on.
             output: an existing folder, also the working directory.
             num_epochs: how long; 0: until validation no longer improves or `exchange.is_over`
-                after an epoch, no weights needed.
+                after an epoch; the weights are those of the best one.
         """
 
     def untrained(self, exchange: Exchange, output: Path) -> None:
@@ -223,9 +223,14 @@ def top_k(scores: Any, left_out: Any, k: int) -> Any:
     return scores.topk(k, dim=1)
 
 
-def note(values: list[float], value: float) -> None:
-    """Append an epoch's validation NDCG@10, and print it for who follows the log."""
+def note(values: list[float], value: float, save: Callable[[], object]) -> None:
+    """Append an epoch's validation NDCG@10, save its weights if it is the best one so far.
+
+    It is printed, too, for who follows the log.
+    """
     values.append(value)
+    if values.index(max(values)) == len(values) - 1:
+        save()
     print(f"epoch {len(values)}: valid NDCG@10 {value:.4f}")  # noqa: T201
 
 

@@ -1,10 +1,10 @@
 """Which peers are measured, and with what settings each is trained.
 
-Width 64 and a history of 50 for all, as ours; the rest is what each library's own documentation or
-examples use, or its default. RecBole's batches alone are smaller than its default of 2,048
-prefixes, of which an epoch of MovieLens-100K has 48: with 256 its GRU4Rec validates better (.069
-and .064), and in fewer epochs, which take minutes. `patience` counts epochs without a better
-validation NDCG@10.
+Our students' width on the same data and a history of 50 for all; the rest is what each library's
+own documentation or examples use, or its default. RecBole's batches alone are smaller than its
+default of 2,048 prefixes, of which an epoch of MovieLens-100K has 48: with 256 its GRU4Rec
+validates better (.069 and .064), and in fewer epochs, which take minutes. `patience` counts epochs
+without a better validation NDCG@10.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+WIDTH = "width"  # stands in settings for that of our students
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,16 @@ class Peer:
     settings: Mapping[str, Any]
     modes: Mapping[str, str]  # the name in tables, by the worker's mode
     can_be_untrained: bool  # its worker can make a model without any events
+
+    def settings_at(self, width: int) -> dict[str, Any]:
+        """Return the settings of a model of this width."""
+
+        def filled(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: filled(inner) for name, inner in value.items()}
+            return width if value == WIDTH else value
+
+        return {name: filled(value) for name, value in self.settings.items()}
 
 
 def _peer(
@@ -40,7 +51,7 @@ def _peer(
     )
 
 
-TRANSFORMER = {"hidden_dim": 64, "num_blocks": 2, "num_heads": 2, "dropout": 0.2}
+TRANSFORMER = {"hidden_dim": WIDTH, "num_blocks": 2, "num_heads": 2, "dropout": 0.2}
 PEERS = (
     _peer(
         "implicit item-knn",
@@ -63,8 +74,8 @@ PEERS = (
         {
             "model": "GRU4Rec",
             "model_settings": {
-                "embedding_size": 64,
-                "hidden_size": 64,
+                "embedding_size": WIDTH,
+                "hidden_size": WIDTH,
                 "loss_type": "CE",
                 "learning_rate": 1e-3,
                 "train_batch_size": 256,
@@ -77,7 +88,7 @@ PEERS = (
         {
             "model": "SASRec",
             "model_settings": {
-                "hidden_size": 64,
+                "hidden_size": WIDTH,
                 "loss_type": "CE",
                 "learning_rate": 1e-3,
                 "train_batch_size": 256,

@@ -1,26 +1,26 @@
 """Training a peer as our students are trained: validation chooses, then its events are learnt too.
 
-First the validation targets are held out, and the library stops by NDCG@10 on them; the best epoch
-is how long it trains again, from scratch, on all that precedes the test targets. Where so few
-events are new that our own students are not refitted (`seqrec.schedule.refit_epochs`), the peer
-trains that long on the events of the first training. A limit on the minutes of the first training
+First the validation targets are held out, and the library stops by NDCG@10 on them, the weights of
+the best epoch kept; that epoch is how long it trains again, from scratch, on all that precedes the
+test targets. Where so few events are new that our own students are not refitted
+(`seqrec.schedule.refit_epochs`), there is no second training. A limit on the minutes of the first
 ends it early; its row says so.
 
     <output>/peers/<name>/choice/   exchange/, trained.json, what the library wrote
-    <output>/peers/<name>/final/    the same; this is served
+    <output>/peers/<name>/final/    the same of the second training; served if it is there
 """
 
 import logging
 import os
 import subprocess
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
-from seqrec.schedule import refit_epochs
+from seqrec.schedule import refit_epochs, student_width
 
 import numpy as np
 
@@ -83,17 +83,20 @@ def ensure_trained(
         max_minutes: of CPU time; once they are over, the epoch that is running is the last one to
             choose from; 0: no limit.
 
+    Returns:
+        The folder of what is served.
+
     Raises:
         ModelError: the library could not be trained.
     """
     folder = output_dir / "peers" / peer.name.replace(" ", "-")
-    train = _Training(peer, python, seed, num_threads, max_minutes)
+    settings = peer.settings_at(student_width(dataset))
+    train = _Training(peer, python, settings, seed, num_threads, max_minutes)
     choice = train.ensure(folder / "choice", dataset, num_epochs=0)
     num_epochs = int(read_json(choice / "trained.json")["num_epochs"])
-    whole = dataset.before_test()
     if not refit_epochs(dataset, 1.0, num_epochs):
-        whole = _unvalidated(dataset)
-    return train.ensure(folder / "final", whole, num_epochs=num_epochs)
+        return choice
+    return train.ensure(folder / "final", dataset.before_test(), num_epochs=num_epochs)
 
 
 def _run(peer: Peer, python: Path, log: Path, num_threads: int, *arguments: str) -> None:
@@ -115,7 +118,14 @@ def _run(peer: Peer, python: Path, log: Path, num_threads: int, *arguments: str)
 
 
 def make_untrained(
-    peer: Peer, python: Path, num_items: int, folder: Path, *, seed: int, num_threads: int
+    peer: Peer,
+    python: Path,
+    num_items: int,
+    folder: Path,
+    *,
+    width: int,
+    seed: int,
+    num_threads: int,
 ) -> Path:
     """Write a peer's model of random weights into a new folder, and return it.
 
@@ -124,45 +134,47 @@ def make_untrained(
     """
     folder = folder.absolute()
     (folder / "exchange").mkdir(parents=True)
-    write_untrained_exchange(folder / "exchange", num_items, seed=seed, settings=peer.settings)
+    settings = peer.settings_at(width)
+    write_untrained_exchange(folder / "exchange", num_items, seed=seed, settings=settings)
     log = folder / "untrained.log"
     _run(peer, python, log, num_threads, "untrained", str(folder / "exchange"), str(folder))
     return folder
 
 
 def training_report(folder: Path) -> dict[str, Any]:
-    """Return how the peer of a folder was trained.
+    """Return how the peer that is served from a folder was trained.
 
     Returns:
-        num_epochs, or num_neighbours if that is what was chosen; minutes of CPU time, both
+        num_epochs, or num_neighbours if that is what was chosen; minutes of CPU time, all
         trainings together; cut_short, whether the limit on the minutes ended the choice.
     """
-    choice, final = (read_json(folder.parent / n / "trained.json") for n in ("choice", "final"))
-    chosen = {"num_epochs": final["num_epochs"]}
+    folders = {folder.parent / "choice", folder}
+    trained = {part.name: read_json(part / "trained.json") for part in folders}
+    num_epochs = trained["choice"]["num_epochs"]
+    chosen = {"num_epochs": num_epochs}
     if choices := read_json(folder / "recipe.json")["settings"].get("neighbours"):
-        chosen = {"num_neighbours": choices[final["num_epochs"] - 1]}
+        chosen = {"num_neighbours": choices[num_epochs - 1]}
     return {
         **chosen,
-        "minutes": choice["minutes"] + final["minutes"],
-        "cut_short": choice["cut_short"],
+        "minutes": sum(part["minutes"] for part in trained.values()),
+        "cut_short": trained["choice"]["cut_short"],
     }
-
-
-def _unvalidated(dataset: SequenceDataset) -> SequenceDataset:
-    """Return the set with the same training events and no validation targets."""
-    split = dataset.split.copy()
-    split[:, 1] = -1
-    return replace(dataset, split=split)
 
 
 class _Training:
     """One peer's trainings, in its own environment."""
 
     def __init__(
-        self, peer: Peer, python: Path, seed: int, num_threads: int, max_minutes: float
+        self,
+        peer: Peer,
+        python: Path,
+        settings: Mapping[str, Any],
+        seed: int,
+        num_threads: int,
+        max_minutes: float,
     ) -> None:
-        self._peer, self._python, self._seed, self._threads = peer, python, seed, num_threads
-        self._max_minutes = max_minutes
+        self._peer, self._python, self._settings = peer, python, settings
+        self._seed, self._threads, self._max_minutes = seed, num_threads, max_minutes
 
     def _recipe(self, dataset: SequenceDataset, num_epochs: int) -> dict[str, Any]:
         """Return what decides the result."""
@@ -171,7 +183,7 @@ class _Training:
             "num_train_events": int(np.sum(dataset.train_lengths)),
             "requirements_sha256": sha256_file(self._peer.requirements),
             "seed": self._seed,
-            "settings": dict(self._peer.settings),
+            "settings": dict(self._settings),
             "num_epochs": num_epochs,
         }
 
@@ -187,7 +199,7 @@ class _Training:
         with atomic_directory(folder) as unfinished:
             (unfinished / "exchange").mkdir()
             write_exchange(
-                unfinished / "exchange", dataset, seed=self._seed, settings=self._peer.settings
+                unfinished / "exchange", dataset, seed=self._seed, settings=self._settings
             )
             minutes = 0 if num_epochs else self._max_minutes
             arguments = (
