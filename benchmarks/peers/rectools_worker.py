@@ -85,8 +85,9 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
         model.fit(dataset)
         model.fit_trainer.save_checkpoint(output / CHECKPOINT)
         return values
-    model = make_model(exchange, 1)
-    for epoch in range(exchange.settings["max_epochs"]):
+    most = exchange.settings["max_epochs"]
+    model = make_model(exchange, most)  # it loads no checkpoint of a later epoch
+    for epoch in range(most):
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
         value = validate(model, exchange, dataset)
         serving.note(values, value, lambda: model.fit_trainer.save_checkpoint(output / CHECKPOINT))
