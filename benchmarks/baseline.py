@@ -8,8 +8,9 @@ Each system that both runs have is compared in three ways, each with its toleran
                 --max-slowdown times the earlier value (default 1.5)
 
 Machines differ, and so does one machine from hour to hour; the limit is timed in turns with the
-systems, so a multiple of it moves less than milliseconds do. Systems that only one run has are
-named, and count for nothing.
+systems, so a multiple of it moves less than milliseconds do. A system that the earlier run alone
+has is missing, which fails as well: give the flags of that run. Other libraries may be missing, and
+what is new counts for nothing; both are named.
 """
 
 from pathlib import Path
@@ -21,14 +22,15 @@ from seqrec.files import read_json
 from tabulate import tabulate
 
 MAX_GROWTH = 0.02
-SCHEMA = "seqrec-benchmark/1"
+SCHEMA = "seqrec-benchmark/2"
 
 
-def read_baseline(file: Path, fingerprint: str) -> dict[str, Any]:
+def read_baseline(file: Path, fingerprint: str, num_threads: int) -> dict[str, Any]:
     """Read an earlier run's `benchmark.json`.
 
     Raises:
-        DataError: there is none, it is another kind of file, or it was measured on other data.
+        DataError: there is none, it is another kind of file, or it was measured on other data or
+            with another number of threads.
     """
     try:
         baseline = read_json(file)
@@ -46,7 +48,20 @@ def read_baseline(file: Path, fingerprint: str) -> dict[str, Any]:
             f"--baseline {file} was measured on data set {found[:12]}, this run is on "
             f"{fingerprint[:12]}. Compare runs on the same data"
         )
+    threads = baseline["environment"]["num_threads"]
+    if threads != num_threads:
+        raise DataError(
+            f"--baseline {file} was measured with {threads} thread(s), this run has {num_threads}. "
+            f"Compare like with like: --num-threads {threads}"
+        )
     return baseline
+
+
+def missing(earlier: dict[str, Any], later: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the systems of ours that the earlier run alone has, by system and precision."""
+    there = {(row["system"], row["precision"]) for row in later["rows"]}
+    keys = [(row["system"], row["precision"]) for row in earlier["rows"] if "peer" not in row]
+    return [key for key in keys if key not in there]
 
 
 def compare_runs(
@@ -113,9 +128,11 @@ def format_comparison(
         for system, precision in (key for key in own if key not in other):
             lines.append(f"{system} {precision}: in the {where} only, not compared")
     worse = [row for row in compared if row["worse"]]
-    lines.append(
-        f"Worse than the baseline: {len(worse)} of {len(compared)} systems"
-        if worse
-        else f"No worse than the baseline: {len(compared)} systems compared"
-    )
+    lost = missing(earlier, later)
+    if worse:
+        lines.append(f"Worse than the baseline: {len(worse)} of {len(compared)} systems")
+    if lost:
+        lines.append(f"Missing, with the flags of this run: {len(lost)} systems of the baseline")
+    if not worse and not lost:
+        lines.append(f"No worse than the baseline: {len(compared)} systems compared")
     return "\n".join(lines) + "\n"

@@ -1,9 +1,10 @@
 """Latency over catalogue sizes: `python -m benchmarks.latency --catalogue-sizes 1700 10000 50000`.
 
 Speed does not depend on what the weights are, so students of random weights are exported and timed;
-the rows say so. Beside each time stands its limit on this machine: to read the item table once, to
-look at each score once, and to call ONNX Runtime at all, all three measured in alternation with the
-students. A profile says where the rest goes. Writes `catalogue.json`; schema "seqrec-catalogue/1":
+the rows say so. Beside each time stands its limit on this machine: to read the item table once and
+to look at each score once, measured in alternation with the students, as is a call of ONNX Runtime
+that does nothing. A profile says where the rest goes. Writes `catalogue.json` and `catalogue.png`,
+the chart of growth; schema "seqrec-catalogue/2":
 
     schema, config, environment    as in `benchmark.json`, see `benchmarks.latency`
     rows            a list, one object per size, student and precision:
@@ -13,13 +14,13 @@ students. A profile says where the rest goes. Writes `catalogue.json`; schema "s
                     of their own (implicit and RecTools make no model without events)
       precision     as in `benchmark.json`
       weights       "random"
-      latency_ms    p50, p95, p99 of one user's request: a history of `history_length` items, all
-                    of them left out of the top 10
+      latency_ms    as in `benchmark.json`, without cpu: a history of `history_length` items, all of
+                    them left out of the top 10
       num_timed_calls
       size_mib      of the file
-      limit_ms      read (the table), top_k (one pass over the scores), call (of a graph that
-                    does nothing); p50 each
+      limit_ms      read (the table), top_k (one pass over the scores); p50 each
       over_limit    latency_ms.p50 over the sum of these
+      idle_call_ms  of a graph that does nothing, ONNX files only
       profile       the operators that take most, as [operator, share of all operators' time]; ONNX
                     files only
     failed          with --peers: num_items, system, precision, reason
@@ -42,11 +43,11 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.limit import Timed, idle, one_look, reader, whole_call
-from benchmarks.measure import TIMED_K, measure_latency, percentiles_ms
+from benchmarks.measure import TIMED_K, measure_latency
 from benchmarks.peers.opening import open_untrained_peers
 from benchmarks.peers.runner import PeerRunner
 from benchmarks.peers.systems import Peer
-from benchmarks.report import describe_machine
+from benchmarks.report import describe_machine, latency_cells
 from benchmarks.runners import Request
 from export.graph import write_graph
 from export.quantize import quantize
@@ -55,13 +56,13 @@ from student.model import Arch, Student, StudentConfig
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "seqrec-catalogue/1"
+SCHEMA = "seqrec-catalogue/2"
 WIDTH = StudentConfig.hidden_dim
 HISTORY_LENGTH = 50
 NUM_REQUESTS = 64
 NUM_PROFILED = 50
 NUM_OPERATORS = 4  # that a profile names
-BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-optimum": 1}
+BYTES = {"fp32": 4, "bf16": 2, "f16": 2, "int8": 1, "int8-optimum": 1}
 
 
 def measure_catalogues(
@@ -118,15 +119,16 @@ def _measure(
     measured = measure_latency(
         everything, [requests] * len(everything), num_calls=num_calls, budget_s=budget_s
     )
-    found = [percentiles_ms(timing.durations_ns) for timing in measured]
+    found = [timing.summary() for timing in measured]
     limit = {runner.system: value["p50"] for runner, value in zip(everything, found, strict=True)}
     rows = []
     for place, runner in enumerate(timed):
         own = {
             "read": limit[f"read {num_items * WIDTH * BYTES[runner.precision]}"],
             "top_k": limit["top_k"],
-            "call": 0.0 if isinstance(runner, PeerRunner) else limit["call"],
         }
+        latency_ms = {key: value for key, value in found[place].items() if key != "cpu"}
+        is_ours = not isinstance(runner, PeerRunner)
         rows.append(
             {
                 "num_items": num_items,
@@ -134,11 +136,12 @@ def _measure(
                 "precision": runner.precision,
                 "weights": "random",
                 "history_length": 1 if "event" in runner.system else HISTORY_LENGTH,
-                "latency_ms": found[place],
+                "latency_ms": latency_ms,
                 "num_timed_calls": len(measured[place].durations_ns),
                 "size_mib": runner.size_mib,
                 "limit_ms": own,
-                "over_limit": found[place]["p50"] / sum(own.values()),
+                "over_limit": latency_ms["p50"] / sum(own.values()),
+                **({"idle_call_ms": limit["call"]} if is_ours else {}),
                 "profile": (
                     profile(files[place], requests, num_threads, folder)
                     if place < len(files)
@@ -222,7 +225,7 @@ def profile(
 
 
 HEADERS = ["items", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "MiB"]
-HEADERS += ["limit ms: read + top-k + call", "over limit", "where the time goes"]
+HEADERS += ["limit ms: read + top-k", "over limit", "where the time goes"]
 
 
 def table_cells(results: dict[str, Any]) -> list[list[str]]:
@@ -232,9 +235,9 @@ def table_cells(results: dict[str, Any]) -> list[list[str]]:
             f"{row['num_items']:,}",
             row["system"],
             row["precision"],
-            *(f"{row['latency_ms'][p]:.3f}" for p in ("p50", "p95", "p99")),
+            *latency_cells(row),
             f"{row['size_mib']:.2f}",
-            " + ".join(f"{row['limit_ms'][part]:.3f}" for part in ("read", "top_k", "call")),
+            " + ".join(f"{row['limit_ms'][part]:.3f}" for part in ("read", "top_k")),
             f"{row['over_limit']:.1f}",
             ", ".join(f"{operator} {share:.0%}" for operator, share in row["profile"]),
         ]
@@ -247,10 +250,12 @@ def describe(results: dict[str, Any]) -> str:
     machine = results["environment"]
     load = machine["load_at_start"]
     busy = "" if load is None else f", {load:.1f} processes running when it began"
+    idle = max(row.get("idle_call_ms", 0.0) for row in results["rows"])
     return (
         f"Random weights; one user per call, a history of {HISTORY_LENGTH}, all of it left out of "
         f"the top {TIMED_K}; {machine['num_threads']} thread(s), {machine['cpu']}, "
-        f"{machine['num_cores']} cores{busy}."
+        f"{machine['num_cores']} cores{busy}. A call of ONNX Runtime that does nothing takes "
+        f"{idle:.3f} ms here."
     )
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from seqrec.config import flag, parse_flags
 from seqrec.errors import ModelError, run_main
@@ -31,15 +32,16 @@ class FreshConfig:
 
     folder: Path = flag(Path("export"), "an exported student, or a fine-tuned teacher")
     num_threads: int = flag(1, "threads of each call")
+    device: Literal["cpu", "cuda"] = flag("cpu", "where a teacher runs")
 
 
-def measure_here(config: FreshConfig) -> dict[str, float]:
+def measure_here(config: FreshConfig) -> dict[str, float | None]:
     """Load what is in the folder, ask it once, and return what that cost this process."""
     started = int(os.environ.get(STARTED, time.monotonic_ns()))
     if (config.folder / "teacher.json").is_file():
         from benchmarks.runners import TeacherRunner
 
-        teacher = TeacherRunner(config.folder, config.num_threads)
+        teacher = TeacherRunner(config.folder, config.num_threads, config.device)
         ready = time.monotonic_ns()
         nothing = np.zeros((1, 0), dtype=np.int64)
         teacher.recommend(np.array([[1]]), nothing, np.array([10]))
@@ -57,17 +59,17 @@ def measure_here(config: FreshConfig) -> dict[str, float]:
     }
 
 
-def peak_mib() -> float:
-    """Return the most memory that this process has held so far, in MiB; NaN if it is not known."""
-    status = Path("/proc/self/status")  # getrusage's figure starts with the parent's
+def peak_mib(process: int | str = "self") -> float | None:
+    """Return the most memory that a process has held so far, in MiB; None if it is not known."""
+    status = Path(f"/proc/{process}/status")  # getrusage's figure starts with the parent's
     if status.is_file():
         for line in status.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    return float("nan")
+    return None
 
 
-def measure_fresh(folder: Path, num_threads: int) -> dict[str, float]:
+def measure_fresh(folder: Path, num_threads: int, device: str = "cpu") -> dict[str, float | None]:
     """Return what `measure_here` says in a process of its own.
 
     Raises:
@@ -80,7 +82,7 @@ def measure_fresh(folder: Path, num_threads: int) -> dict[str, float]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
-        [*words, f"--num-threads={num_threads}"],
+        [*words, f"--num-threads={num_threads}", f"--device={device}"],
         env=environment,
         capture_output=True,
         text=True,
@@ -89,7 +91,7 @@ def measure_fresh(folder: Path, num_threads: int) -> dict[str, float]:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ModelError(f"{folder} could not be opened in a process of its own: {reason}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 

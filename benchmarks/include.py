@@ -29,7 +29,8 @@ from seqrec.errors import DataError
 from tabulate import tabulate
 
 SCHEMA = "seqrec-browser-latency/1"
-HEADING = "Measured elsewhere, in a browser, on histories made by chance:"
+HEADING = "Measured elsewhere, in a browser, on histories made by chance"
+HEADERS = ["device", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "requests", "runtime"]
 MAX_TEXT = 400
 MAX_BYTES = 100_000
 
@@ -151,6 +152,14 @@ def format_included(included: Sequence[dict[str, Any]], dataset_fingerprint: str
     """Return the results as a text table that ends in a newline; empty where there are none."""
     if not included:
         return ""
+    rows = included_cells(included, dataset_fingerprint)
+    align = ["left"] * 3 + ["right"] * 3 + ["left"] * 2
+    table = tabulate(rows, headers=HEADERS, disable_numparse=True, colalign=align)
+    return f"\n{HEADING}:\n\n{table}\n"
+
+
+def included_cells(included: Sequence[dict[str, Any]], dataset_fingerprint: str) -> list[list[str]]:
+    """Return the results' cells, row by row; `HEADERS` are their headers."""
     rows = []
     for result in included:
         model, runtime, calls = result["model"], result["runtime"], result["calls_per_sample"]
@@ -165,7 +174,4 @@ def format_included(included: Sequence[dict[str, Any]], dataset_fingerprint: str
                 f"{runtime['name']} {runtime['version']}, {runtime['num_threads']} thread(s)",
             ]
         )
-    headers = ["device", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "requests", "runtime"]
-    align = ["left"] * 3 + ["right"] * 3 + ["left"] * 2
-    table = tabulate(rows, headers=headers, disable_numparse=True, colalign=align)
-    return f"\n{HEADING}\n\n{table}\n"
+    return rows

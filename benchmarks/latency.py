@@ -2,19 +2,21 @@
 
 Every student is judged and timed from the same exported file, in plain ONNX Runtime: the timed
 call is `session.run` on prepared arrays, history in, top 10 out, exclusions and top-k inside.
-Runners get the same test users in the same order and take turns, after a warm-up. The teacher is
-timed with few calls; its metrics are those that fine-tuning wrote. Exports that are missing or
+Runners get the same test users in the same order and take turns, after a warm-up. The teacher's
+metrics are those that fine-tuning wrote. Exports that are missing or
 stale are made first. With `--peers` the systems of other libraries are measured in the same run:
 each answers in a process and an environment of its own, which are made first, and times itself
 there (`benchmarks.peers`).
 
 Writes `benchmark.json`, `benchmark.png` and `report.html` into the output directory, and a table to
-stdout. Schema "seqrec-benchmark/1":
+stdout. Schema "seqrec-benchmark/2":
 
-    schema          "seqrec-benchmark/1"
+    schema          "seqrec-benchmark/2"
     config          the flags of the run
     environment     cpu, cpu_flags, cpu_mhz, num_cores, num_threads, load_at_start (processes that
-                    were running), os, python, versions; null where the system does not say
+                    were running), os, python, versions; gpu with --device cuda; other_work: how
+                    many cores other processes kept busy on average while systems were timed; null
+                    where the system does not say
     dataset         name, fingerprint, num_users (judged), num_items, split,
                     protocol: "seen_excluded" or "seen_kept", what `metrics` and latency refer to
     rows            a list, one object per system and precision:
@@ -26,14 +28,18 @@ stdout. Schema "seqrec-benchmark/1":
       metrics         test targets, headline protocol: `ndcg@10` and so on for ndcg, hr, mrr at
                       5, 10, 20, each with `_low` and `_high`, a 95 % bootstrap interval over users
       metrics_other_protocol    the same under the other protocol
-      latency_ms      p50, p95, p99 of one user's request; cpu, the mean CPU time of one, unless
-                      the system times itself
+      latency_ms      p50, p95, p99 of one user's request (p99 null for fewer than 200 calls: it
+                      would be the longest one); p50_least and p50_most of the 20 turns; cpu, the
+                      mean CPU time of one, unless the system times itself
       num_timed_calls how many calls they come from
-      limit_ms        read (`size_mib`, once), top_k (one look at each score), call (of a graph that
-                      does nothing, for ONNX files): p50 each, timed in alternation with the systems
+      limit_ms        read (`size_mib`, once, by one core), top_k (one look at each score): p50
+                      each, timed in alternation with the systems; missing where an answer does not
+                      take all weights
       over_limit      latency_ms.p50 over the sum of these
-      fresh           load_ms, first_ms, peak_mib of a fresh process: see `benchmarks.fresh`; null
-                      where there is nothing to load
+      idle_call_ms    ONNX files: p50 of a call of a graph that does nothing, timed likewise
+      fresh           load_ms, first_ms, peak_mib of a fresh process, the median of three: see
+                      `benchmarks.fresh`; null where that is not measured (popularity, PyTorch,
+                      systems of your own)
       throughput_per_s          users per second in batches of `throughput_batch_size`
       throughput_by_batch       with --sweeps, ONNX files: users per second by batch size
       p50_ms_by_history         with --sweeps, ONNX files: one user's request by history length
@@ -42,6 +48,7 @@ stdout. Schema "seqrec-benchmark/1":
       gain_over_control         distilled rows: NDCG@10 minus the fp32 control's, user by user:
                                 mean, low, high
       gain_over_peers           int8 distilled rows: the same over each peer, by its name
+      gain_over_fp32            int8 rows: the same over the fp32 file
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
       peer                      rows of other libraries: their versions
       training                  the same rows: num_epochs or num_neighbours; minutes of CPU time;
@@ -60,13 +67,15 @@ from typing import Any, Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
 from seqrec.data import SequenceDataset, load_dataset
-from seqrec.errors import ModelError, run_main
+from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import read_json, write_json
 from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
 
 import numpy as np
+import torch
 
-from benchmarks.baseline import SCHEMA, compare_runs, format_comparison, read_baseline
+from benchmarks.baseline import SCHEMA, compare_runs, format_comparison, missing, read_baseline
+from benchmarks.busy import watch_others
 from benchmarks.catalogue import format_catalogues, measure_catalogues
 from benchmarks.fresh import measure_fresh
 from benchmarks.include import format_included, read_included
@@ -85,6 +94,7 @@ from benchmarks.peers.opening import Failure, open_peers
 from benchmarks.peers.runner import PeerError, PeerRunner
 from benchmarks.peers.systems import PEERS, Peer
 from benchmarks.plot import write_figure
+from benchmarks.plot_catalogue import write_figure as write_growth
 from benchmarks.report import describe_machine, format_table
 from benchmarks.report_html import write_report
 from benchmarks.runners import (
@@ -92,10 +102,10 @@ from benchmarks.runners import (
     PopularityRunner,
     Request,
     Runner,
-    SelfTimed,
     StepRunner,
     TeacherRunner,
     TorchRunner,
+    checked_answer,
     load_runner,
 )
 from export.to_onnx import Precision, ensure_exported, student_folders
@@ -103,6 +113,8 @@ from export.to_onnx import Precision, ensure_exported, student_folders
 logger = logging.getLogger(__name__)
 
 MAX_BATCHES = 20
+NUM_STARTS = 3  # fresh processes of each system
+THROUGHPUT_S = 0.5  # of each system, for each batch size
 SWEPT_BATCHES = (1, 8, 32, 128, 512)
 SWEPT_LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 MEASURED: dict[str, tuple[Precision, ...]] = {"control": ("fp32",), "distilled": ("fp32", "int8")}
@@ -116,7 +128,9 @@ class BenchmarkConfig:
 
     data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
     output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
-    device: Literal["cpu", "cuda"] = flag("cpu", "what to run on")
+    device: Literal["cpu", "cuda"] = flag(
+        "cpu", "where the teacher and --torch run; exported files run on the CPU"
+    )
     teacher: bool = flag(True, "measure the teacher as well; loads its language model")
     peers: bool = flag(
         False,
@@ -133,7 +147,7 @@ class BenchmarkConfig:
     catalogue_sizes: tuple[int, ...] = flag(
         (), "measure students of random weights over these catalogue sizes instead"
     )
-    budget_s: float = flag(5.0, "seconds after which a slow system is asked no more")
+    budget_s: float = flag(20.0, "seconds after which a slow system is asked no more")
     sweeps: bool = flag(
         False, "measure throughput over batch sizes and latency over history lengths, too"
     )
@@ -162,6 +176,25 @@ class BenchmarkConfig:
             )
         if self.peer_minutes < 0:
             raise ValueError(f"--peer-minutes {self.peer_minutes:g} is below 0")
+        if not 0 <= self.max_ndcg_loss < 1 or self.max_slowdown < 1:
+            raise ValueError(
+                f"--max-ndcg-loss {self.max_ndcg_loss:g} is a share from 0 to 1 (0.02: 2 %), "
+                f"--max-slowdown {self.max_slowdown:g} a factor of at least 1"
+            )
+        if self.catalogue_sizes:
+            whole = {
+                "--baseline": self.baseline is not None,
+                "--device cuda": self.device == "cuda",
+                "--include": bool(self.include),
+                "--runners": bool(self.runners),
+                "--sweeps": self.sweeps,
+                "--torch": self.torch,
+            }
+            if given := [name for name, is_given in whole.items() if is_given]:
+                raise ValueError(
+                    f"--catalogue-sizes measures models of random weights alone: {given[0]} "
+                    "belongs to a run without it"
+                )
         if (
             min(self.num_threads, self.num_calls, self.throughput_batch_size) < 1
             or self.budget_s <= 0
@@ -188,11 +221,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         SeqRecError: an earlier stage is missing or was run on other data, or a system of ours does
             not answer as it should.
     """
-    if config.device != "cpu":
-        raise ModelError(
-            "--device cuda: exported students run on the CPU, which is what they are made for; "
-            "there is no GPU runner. Use --device cpu"
-        )
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device cuda: PyTorch finds no GPU here. Use --device cpu")
+    torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
@@ -200,9 +231,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     own = [load_runner(spec, dataset) for spec in config.runners]
     if config.torch:
         own += [
-            TorchRunner(folder, config.num_threads, is_compiled=is_compiled)
+            TorchRunner(folder, config.num_threads, is_compiled=is_compiled, device=config.device)
             for folder in student_folders(output_dir)
-            if folder.name == "distilled"
+            if folder.name in MEASURED
             for is_compiled in (False, True)
         ]
     with ExitStack() as stack:
@@ -217,11 +248,16 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         )
         # Once peers are trained: the load is that of the measurement.
         environment = describe_machine(config.num_threads)
-        systems = judge([PopularityRunner(dataset), *students, *own, *peers], dataset, failed)
+        if config.device == "cuda":
+            environment["gpu"] = torch.cuda.get_device_name()
+        runners: list[Runner] = [PopularityRunner(dataset), *students, *own, *peers]
+        systems = judge(runners, dataset, failed, batch_size=config.throughput_batch_size)
         if of_teacher is not None:
-            teacher = TeacherRunner(output_dir / "teacher", config.num_threads)
+            teacher = TeacherRunner(output_dir / "teacher", config.num_threads, config.device)
             systems.insert(1, System(teacher, of_teacher))
-        systems = time_systems(systems, dataset, config, failed)
+        with watch_others(peer.pid for peer in peers) as other_work:
+            systems = time_systems(systems, dataset, config, failed)
+        environment["other_work"] = other_work[0] if other_work else None
     headline, other = protocols(dataset)
     results = {
         "schema": SCHEMA,
@@ -248,12 +284,24 @@ def chosen_peers(config: BenchmarkConfig) -> list[Peer]:
 
 
 def judge(
-    runners: Sequence[Runner], dataset: SequenceDataset, failed: list[Failure]
+    runners: Sequence[Runner], dataset: SequenceDataset, failed: list[Failure], *, batch_size: int
 ) -> list[System]:
-    """Rank the test targets in what runners answer; a peer that lies goes to `failed`."""
+    """Rank the test targets in what runners answer; a peer that lies goes to `failed`.
+
+    A batch of the size that throughput is measured with is checked, too.
+    """
     judged, evaluations, lists = [], [], []
+    some = histories_before_test(dataset)[:batch_size]
     for runner in runners:
         try:
+            (batch,) = make_requests(
+                some,
+                max_len=runner.max_len,
+                k=min(TIMED_K, dataset.num_items),
+                exclude_seen=dataset.exclude_seen,
+                batch_size=batch_size,
+            )
+            checked_answer(runner, batch.items, batch.excluded, batch.k, dataset.num_items)
             excluding = top_lists(runner, dataset, exclude_seen=True)
             keeping = top_lists(runner, dataset, exclude_seen=False)
         except ModelError as error:
@@ -297,8 +345,8 @@ def describe(system: System, headline: str, other: str) -> dict[str, Any]:
         "metrics": system.report[headline],
         "metrics_other_protocol": system.report[other],
         **system.timing,
-        "size_mib": runner.size_mib,
-        "num_parameters": runner.num_parameters,
+        "size_mib": float(runner.size_mib),
+        "num_parameters": int(runner.num_parameters),
         **system.comparison,
         **(
             {"peer": runner.versions, "training": runner.training}
@@ -383,8 +431,9 @@ def compare(
             comparison["gain_over_control"] = gain(own, control)
             if peers and runner.precision == "int8":
                 comparison["gain_over_peers"] = {name: gain(own, i) for name, i in peers.items()}
-        if runner.precision.startswith("int8"):
-            fp32 = place[runner.system, "fp32"]
+        fp32 = place.get((runner.system, "fp32"))
+        if fp32 is not None and runner.precision.startswith("int8"):
+            comparison["gain_over_fp32"] = gain(own, fp32)
             comparison["top10_overlap_with_fp32"] = overlap(lists[own], lists[fp32])
         comparisons.append(comparison)
     return comparisons
@@ -421,58 +470,96 @@ def time_runners(
     # Whole batches only; a data set with fewer users than one batch is gone through again.
     size = config.throughput_batch_size
     users = np.resize(order, max(len(order) // size, 1) * size)[: MAX_BATCHES * size]
+    throughput = measure_throughput(
+        runners, [requests(runner, users, size) for runner in runners], budget_s=THROUGHPUT_S
+    )
     rows = []
-    for runner, timing, found in zip(runners, timings, summaries, strict=False):
-        limit = {
-            "read": p50[f"read {sizes[runner.system + runner.precision]}"],
-            "top_k": p50["top_k"],
-            "call": p50["call"] if isinstance(runner, OnnxRunner) else 0.0,
+    for runner, timing, found, fresh, rate in zip(
+        runners, timings, summaries, start_afresh(runners, config), throughput, strict=False
+    ):
+        row = {
+            "latency_ms": found,
+            "num_timed_calls": len(timing.durations_ns),
+            "fresh": fresh,
+            "throughput_per_s": rate,
         }
-        folder = getattr(runner, "folder", None)
-        rows.append(
-            {
-                "latency_ms": found,
-                "num_timed_calls": len(timing.durations_ns),
-                "limit_ms": limit,
-                "over_limit": found["p50"] / sum(limit.values()),
-                "fresh": folder and measure_fresh(folder, config.num_threads),
-                "throughput_per_s": measure_throughput(
-                    runner, requests(runner, users, size), budget_s=config.budget_s / 10
-                ),
-            }
-        )
-        if config.sweeps and isinstance(runner, OnnxRunner) and not isinstance(runner, SelfTimed):
-            rows[-1] |= sweep(runner, [histories[user] for user in order], dataset, config)
+        if getattr(runner, "reads_all_weights", True):
+            read = p50[f"read {sizes[runner.system + runner.precision]}"]
+            row["limit_ms"] = {"read": read, "top_k": p50["top_k"]}
+            row["over_limit"] = found["p50"] / (read + p50["top_k"])
+        if isinstance(runner, OnnxRunner):
+            row["idle_call_ms"] = p50["call"]
+        rows.append(row)
+    if config.sweeps:
+        swept = [place for place, runner in enumerate(runners) if type(runner) is OnnxRunner]
+        shuffled = [histories[user] for user in order]
+        curves = sweep([runners[place] for place in swept], shuffled, dataset, config)
+        for place, own in zip(swept, curves, strict=True):
+            rows[place] |= own
     return rows
 
 
+def start_afresh(
+    runners: Sequence[Runner], config: BenchmarkConfig
+) -> list[dict[str, float | None] | None]:
+    """Return what each system costs a fresh process, the median of turns; None: not measured."""
+    starts: list[list[dict[str, float | None]]] = [[] for _ in runners]
+    for _ in range(NUM_STARTS):
+        for runner, own in zip(runners, starts, strict=True):
+            if isinstance(runner, PeerRunner):
+                own.append(runner.start_afresh())
+            elif (folder := getattr(runner, "folder", None)) is not None:
+                own.append(measure_fresh(folder, config.num_threads, config.device))
+    return [
+        {key: _median([start[key] for start in own]) for key in own[0]} if own else None
+        for own in starts
+    ]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
 def sweep(
-    runner: OnnxRunner,
+    runners: Sequence[Runner],
     histories: Sequence[np.ndarray],
     dataset: SequenceDataset,
     config: BenchmarkConfig,
-) -> dict[str, dict[int, float]]:
+) -> list[dict[str, dict[int, float]]]:
     """Return throughput by batch size and latency by history length, as the schema says."""
     shared: dict[str, Any] = {
         "k": min(TIMED_K, dataset.num_items),
         "exclude_seen": dataset.exclude_seen,
     }
-    budget_s = config.budget_s / 10
-    by_batch, by_history = {}, {}
+    curves: list[dict[str, dict[int, float]]] = [
+        {"throughput_by_batch": {}, "p50_ms_by_history": {}} for _ in runners
+    ]
     for size in SWEPT_BATCHES:
         asked = [histories[i % len(histories)] for i in range(size * MAX_BATCHES)]
-        made = make_requests(asked, max_len=runner.max_len, batch_size=size, **shared)
-        by_batch[size] = measure_throughput(runner, made, budget_s=budget_s)
-    for length in (*(n for n in SWEPT_LENGTHS if n < runner.max_len), runner.max_len):
+        made = [
+            make_requests(asked, max_len=runner.max_len, batch_size=size, **shared)
+            for runner in runners
+        ]
+        rates = measure_throughput(runners, made, budget_s=THROUGHPUT_S)
+        for own, rate in zip(curves, rates, strict=True):
+            own["throughput_by_batch"][size] = rate
+    longest = max(runner.max_len for runner in runners)
+    for length in (*(n for n in SWEPT_LENGTHS if n < longest), longest):
         asked = [history[-length:] for history in histories if len(history) >= length]
+        able = [place for place, runner in enumerate(runners) if runner.max_len >= length]
         if not asked:
             break
-        made = make_requests(asked, max_len=length, batch_size=1, **shared)
-        (timing,) = measure_latency(
-            [runner], [made], num_calls=config.num_calls // 4, budget_s=budget_s
+        requests = make_requests(asked, max_len=length, batch_size=1, **shared)
+        timings = measure_latency(
+            [runners[place] for place in able],
+            [requests] * len(able),
+            num_calls=config.num_calls // 4,
+            budget_s=THROUGHPUT_S,
         )
-        by_history[length] = timing.summary()["p50"]
-    return {"throughput_by_batch": by_batch, "p50_ms_by_history": by_history}
+        for place, timing in zip(able, timings, strict=True):
+            curves[place]["p50_ms_by_history"][length] = timing.summary()["p50"]
+    return curves
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -490,12 +577,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             peers=chosen_peers(config),
         )
         write_json(output_dir / "catalogue.json", {**catalogues, "config": to_json(config)})
+        write_growth(catalogues, output_dir / "catalogue.png")
         sys.stdout.write(format_catalogues(catalogues))
-        logger.info("wrote %s", output_dir / "catalogue.json")
+        logger.info("wrote %s; catalogue.png beside it", output_dir / "catalogue.json")
         return
     earlier = None
     if config.baseline is not None:
-        earlier = read_baseline(config.baseline, load_dataset(config.data_dir).fingerprint)
+        if config.baseline.resolve() == (output_dir / "benchmark.json").resolve():
+            raise DataError(
+                f"--baseline {config.baseline} is where this run writes its own results. Copy it "
+                "to another name and give that"
+            )
+        earlier = read_baseline(
+            config.baseline, load_dataset(config.data_dir).fingerprint, config.num_threads
+        )
     results = benchmark(config)
     if included:
         results["included"] = included
@@ -513,7 +608,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_slowdown=config.max_slowdown,
         )
         sys.stdout.write(format_comparison(compared, earlier, results))
-        if any(row["worse"] for row in compared):
+        if missing(earlier, results) or any(row["worse"] for row in compared):
             raise SystemExit(1)
 
 

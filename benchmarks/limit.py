@@ -1,4 +1,4 @@
-"""What no system on this machine can beat: its weights read once, its scores looked at once.
+"""What no system on one core of this machine can beat: weights read once, scores looked at once.
 
 The limits are calls like those of the systems, timed in alternation with them, so that a slow
 moment of the machine slows both.

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 PACKAGES = ("onnxruntime", "torch", "numpy")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
-BUSY = 0.5  # running processes per core
+BUSY = 0.2  # cores at work for others
 
 
 def describe_machine(num_threads: int) -> dict[str, Any]:
@@ -59,13 +59,13 @@ def cpu_info(key: str) -> str | None:
 
 
 def busy_note(environment: dict[str, Any]) -> str:
-    """Return a warning, with a line's end, if other work ran when measuring began; else nothing."""
-    load = environment["load_at_start"]
-    if load is None or load < BUSY * environment["num_cores"]:
+    """Return a warning, with a line's end, if others worked while it was measured; else nothing."""
+    others = environment.get("other_work")
+    if others is None or others < BUSY:
         return ""
     return (
-        f"The machine was busy: {load:.1f} processes were running on {environment['num_cores']} "
-        "cores when measuring began. Compare rows, not machines.\n"
+        f"The machine was busy: other processes kept {others:.1f} of {environment['num_cores']} "
+        "cores at work meanwhile. Compare rows, not machines.\n"
     )
 
 
@@ -77,7 +77,7 @@ def format_table(results: dict[str, Any]) -> str:
             row["precision"],
             interval(row["metrics"], "ndcg@10"),
             f"{row['metrics']['hr@10']:.4f}",
-            *(f"{row['latency_ms'][p]:.3f}" for p in ("p50", "p95", "p99")),
+            *latency_cells(row),
             f"{row['over_limit']:.1f}" if "over_limit" in row else "-",
             *_fresh_cells(row.get("fresh")),
             f"{row['throughput_per_s']:,.0f}",
@@ -157,7 +157,12 @@ def _pick(lines: list[list[str]], places: list[int]) -> list[list[str]]:
     return [[line[place] for place in places] for line in lines]
 
 
-def _fresh_cells(fresh: dict[str, float] | None) -> list[str]:
-    if fresh is None:
-        return ["-", "-"]
-    return [f"{fresh['load_ms']:,.0f}", f"{fresh['peak_mib']:,.0f}"]
+def latency_cells(row: dict[str, Any]) -> list[str]:
+    """Return a row's p50, p95 and p99; few calls have no p99."""
+    values = (row["latency_ms"][name] for name in ("p50", "p95", "p99"))
+    return ["-" if value is None else f"{value:.3f}" for value in values]
+
+
+def _fresh_cells(fresh: dict[str, float | None] | None) -> list[str]:
+    values = [(fresh or {}).get(name) for name in ("load_ms", "peak_mib")]
+    return ["-" if value is None else f"{value:,.0f}" for value in values]

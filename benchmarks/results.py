@@ -331,17 +331,19 @@ def read_catalogues(folder: Path) -> Results | None:
     return _read_kept(file, CATALOGUE_SCHEMA, how) if file.is_file() else None
 
 
-def of_catalogues(results: Results) -> list[str]:
+def of_catalogues(results: Results, files: Path = HERE / "results") -> list[str]:
     """Return the section on latency over catalogue sizes."""
+    picture = "![p50 over the number of items](results/catalogue.png)"
     flags = " ".join(str(size) for size in results["config"]["catalogue_sizes"])
     flags += " --peers" if results["config"].get("peers") else ""
     return [
         "## Latency over catalogue sizes",
         "",
+        *([picture, ""] if (files / "catalogue.png").is_file() else []),
         describe(dict(results)),
-        "The limit is what this machine needed, in turns with the students, to read the table, "
-        "to look at each score once and to call a graph that does nothing; `over limit` is the p50 "
-        "over the sum. The last column is the profiler's: shares of the time within nodes.",
+        "The limit is what this machine needed, in turns with the students, to read the table "
+        "and to look at each score once; `over limit` is the p50 over the sum. The last column is "
+        "the profiler's: shares of the time within nodes.",
         "",
         *markdown_table(HEADERS, table_cells(dict(results))),
         "The numbers: [catalogue.json](results/catalogue.json). To measure again:",
@@ -384,7 +386,7 @@ def format_page(
         *mean_gains(every),
     ]
     if catalogues is not None:
-        lines += of_catalogues(catalogues)
+        lines += of_catalogues(catalogues, files)
     lines += of_runs(files)
     for folder, results in every.items():
         lines += of_data_set(folder, results, files)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, runtime_checkable
 
 from seqrec.data import PAD, IntArray, SequenceDataset
 from seqrec.errors import ModelError
@@ -20,6 +20,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.recommender import NEW_STATE, OUTPUT_NAMES, STATE, open_session
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = NDArray[np.float32]
 Answer = tuple[IntArray, FloatArray]
@@ -47,6 +50,8 @@ class Runner(Protocol):
     @property
     def max_len(self) -> int:
         """How many of the newest items it is shown."""
+
+    # `reads_all_weights`, if it is there and False: no limit is told, an answer takes but a part.
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch.
@@ -81,6 +86,7 @@ class SelfTimed(Protocol):
 class PopularityRunner:
     """The items most frequent in training, the same for everyone."""
 
+    reads_all_weights = False
     system, precision = "popularity", "fp32"
     max_len = 1  # it does not look at them
 
@@ -94,12 +100,14 @@ class PopularityRunner:
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
         num_answers = int(k[0])
-        enough = num_answers + excluded.shape[1]
+        candidates = self._order[: num_answers + excluded.shape[1]]
+        is_left_out = np.zeros(len(self._order) + 1, dtype=np.bool_)
         top_items = np.full((len(items), num_answers), PAD, dtype=np.int64)
         top_scores = np.full((len(items), num_answers), -np.inf, dtype=np.float32)
         for row, left_out in enumerate(excluded):
-            (places,) = np.nonzero(~np.isin(self._order[:enough], left_out))
-            places = places[:num_answers]
+            is_left_out[left_out] = True
+            places = np.flatnonzero(~is_left_out[candidates])[:num_answers]
+            is_left_out[left_out] = False
             top_items[row, : len(places)] = self._order[places]
             top_scores[row, : len(places)] = self._scores[places]
         return top_items, top_scores
@@ -114,8 +122,22 @@ def top_k(scores: FloatArray, excluded: IntArray, k: int) -> Answer:
     """
     np.put_along_axis(scores, excluded, -np.inf, axis=1)
     scores[:, PAD] = -np.inf
-    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    least = np.partition(scores, -k, axis=1)[:, -k]
+    top = np.empty((len(scores), k), dtype=np.int64)
+    for row, own in enumerate(scores):
+        able = np.flatnonzero(own >= least[row])  # more than k where scores are equal
+        top[row] = able[np.argsort(-own[able], kind="stable")[:k]]
     return top, np.take_along_axis(scores, top, axis=1)
+
+
+def torch_top_k(scores: "torch.Tensor", excluded: IntArray, k: int) -> Answer:
+    """Return the same of a tensor, as PyTorch would do it; equal scores come in any order."""
+    import torch
+
+    scores.scatter_(1, torch.from_numpy(excluded).to(scores.device), -math.inf)
+    scores[:, PAD] = -math.inf
+    best, top = scores.topk(k, dim=1)
+    return top.cpu().numpy(), best.cpu().numpy()  # which waits for the device
 
 
 @dataclass(frozen=True)
@@ -199,7 +221,7 @@ class TeacherRunner:
 
     system = "teacher"
 
-    def __init__(self, folder: Path, num_threads: int) -> None:
+    def __init__(self, folder: Path, num_threads: int, device: str = "cpu") -> None:
         """Load a teacher; `ModelError` or `SourceError` if that cannot be done."""
         import torch
 
@@ -208,8 +230,8 @@ class TeacherRunner:
         about, measured = (read_json(folder / name) for name in ("teacher.json", "metrics.json"))
         torch.set_num_threads(num_threads)
         self.folder = folder
-        self._torch = torch
-        self._teacher = Teacher.from_pretrained(folder)
+        self._torch, self._device = torch, torch.device(device)
+        self._teacher = Teacher.from_pretrained(folder, device=self._device)
         self.precision = {4: "nf4", 16: "bf16", 32: "fp32"}[about["bits"]]
         self.size_mib = measured["size_bytes"] / 2**20
         self.num_parameters = int(measured["num_parameters"])
@@ -218,14 +240,16 @@ class TeacherRunner:
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
         with self._torch.inference_mode():
-            scores = self._teacher(self._torch.from_numpy(items)).float().numpy()
-        return top_k(scores, excluded, int(k[0]))
+            scores = self._teacher(self._torch.from_numpy(items).to(self._device)).float()
+            return torch_top_k(scores, excluded, int(k[0]))
 
 
 class TorchRunner:
     """A student in PyTorch, as it is or compiled: what an exported file saves."""
 
-    def __init__(self, folder: Path, num_threads: int, *, is_compiled: bool) -> None:
+    def __init__(
+        self, folder: Path, num_threads: int, *, is_compiled: bool, device: str = "cpu"
+    ) -> None:
         """Load a student; `ModelError` if there is none, or if it cannot be compiled."""
         import torch
 
@@ -238,11 +262,12 @@ class TorchRunner:
         self.size_mib = (folder / "model.safetensors").stat().st_size / 2**20
         self.num_parameters = student.num_parameters
         self.max_len = student.config.max_len
-        self._torch = torch
+        self._torch, self._device = torch, torch.device(device)
+        student.to(self._device)
         self._score = torch.compile(student, dynamic=True) if is_compiled else student
         try:
             with torch.inference_mode():
-                self._score(torch.ones(1, 2, dtype=torch.int64))
+                self._score(torch.ones(1, 2, dtype=torch.int64, device=self._device))
         except Exception as error:  # the compiler's, of a dozen kinds
             reason = str(error).strip().splitlines()[0]
             raise ModelError(
@@ -253,8 +278,8 @@ class TorchRunner:
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
         with self._torch.inference_mode():
-            scores = self._score(self._torch.from_numpy(items)).numpy()
-        return top_k(scores, excluded, int(k[0]))
+            scores = self._score(self._torch.from_numpy(items).to(self._device))
+            return torch_top_k(scores, excluded, int(k[0]))
 
 
 def load_runner(spec: str, dataset: SequenceDataset) -> Runner:
@@ -274,6 +299,10 @@ def load_runner(spec: str, dataset: SequenceDataset) -> Runner:
     needed = ("system", "precision", "size_mib", "num_parameters", "max_len", "recommend")
     if lacking := [attribute for attribute in needed if not hasattr(runner, attribute)]:
         raise ModelError(f"--runners {spec} made something that lacks {', '.join(lacking)}")
+    for attribute in ("size_mib", "num_parameters", "max_len"):
+        value = getattr(runner, attribute)
+        if not isinstance(value, SupportsFloat) or not float(value) >= (attribute == "max_len"):
+            raise ModelError(f"--runners {spec}: {attribute} is {value!r}, expected a number")
     return runner
 
 
@@ -286,14 +315,19 @@ def checked_answer(
         ModelError: the answer has another shape or type than promised, a score is NaN or rises
             along a list, or an item is out of range, excluded, or in one list twice.
     """
-    top_items, top_scores = runner.recommend(items, excluded, k)
-    name = f"{runner.system} ({runner.precision})"
+    answer, name = runner.recommend(items, excluded, k), f"{runner.system} ({runner.precision})"
+    try:
+        top_items, top_scores = map(np.asarray, answer)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name} returned no two arrays, items and scores ({error})") from error
     shape = (len(items), int(k[0]))
     for what, array in (("items", top_items), ("scores", top_scores)):
         if array.shape != shape:
             raise ModelError(f"{name} returned {what} of shape {array.shape}, expected {shape}")
     if not np.issubdtype(top_items.dtype, np.integer):
         raise ModelError(f"{name} returned items of type {top_items.dtype}, expected integers")
+    if not np.issubdtype(top_scores.dtype, np.number):
+        raise ModelError(f"{name} returned scores of type {top_scores.dtype}, expected numbers")
     if np.isnan(top_scores).any():
         raise ModelError(f"{name} returned a score that is NaN")
     if (top_scores[:, 1:] > top_scores[:, :-1]).any():

@@ -4,12 +4,14 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from seqrec.data import SequenceDataset
 from seqrec.errors import DataError
 from seqrec.files import write_json
 
 import pytest
 
-from benchmarks.baseline import compare_runs, format_comparison, read_baseline
+from benchmarks.baseline import compare_runs, format_comparison, missing, read_baseline
+from benchmarks.latency import BenchmarkConfig, main
 
 FINGERPRINT = "a" * 64
 
@@ -20,8 +22,8 @@ def run(**systems: tuple[float, float | None, float]) -> dict[str, Any]:
     for name, (ndcg, over_limit, size) in systems.items():
         row = {"system": name, "precision": "int8", "metrics": {"ndcg@10": ndcg}, "size_mib": size}
         rows.append(row if over_limit is None else {**row, "over_limit": over_limit})
-    dataset = {"fingerprint": FINGERPRINT}
-    return {"schema": "seqrec-benchmark/1", "dataset": dataset, "rows": rows}
+    about = {"dataset": {"fingerprint": FINGERPRINT}, "environment": {"num_threads": 1}}
+    return {"schema": "seqrec-benchmark/2", **about, "rows": rows}
 
 
 EARLIER = run(gru=(0.100, 4.0, 1.0))
@@ -55,15 +57,50 @@ def test_ratios_are_later_over_earlier() -> None:
     assert found["size_mib"] == pytest.approx(0.5)
 
 
-def test_systems_of_one_run_only_are_named_and_count_for_nothing() -> None:
+def test_what_is_new_and_other_libraries_count_for_nothing_but_are_named() -> None:
     earlier = run(gru=(0.1, 4.0, 1.0), knn=(0.1, 1.0, 1.0))
+    earlier["rows"][1]["peer"] = {"implicit": "0.7.2"}
     later = run(gru=(0.1, 4.0, 1.0), sasrec=(0.0, 99.0, 99.0))
     compared = compare_runs(earlier, later, max_ndcg_loss=0.02, max_slowdown=1.5)
     assert [row["system"] for row in compared] == ["gru"]
+    assert missing(earlier, later) == []
     text = format_comparison(compared, earlier, later)
     assert "knn int8: in the baseline only" in text
     assert "sasrec int8: in the new run only" in text
     assert "No worse than the baseline: 1 systems compared" in text
+
+
+def test_a_system_of_ours_that_is_missing_fails() -> None:
+    earlier = run(gru=(0.1, 4.0, 1.0), transformer=(0.1, 1.0, 1.0))
+    later = run(gru=(0.1, 4.0, 1.0))
+    assert missing(earlier, later) == [("transformer", "int8")]
+    compared = compare_runs(earlier, later, max_ndcg_loss=0.02, max_slowdown=1.5)
+    text = format_comparison(compared, earlier, later)
+    assert "Missing, with the flags of this run: 1 systems of the baseline" in text
+    assert "No worse" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"max_ndcg_loss": 2.0}, "--max-ndcg-loss 2 is a share from 0 to 1"),
+        ({"max_slowdown": 0.5}, "--max-slowdown 0.5 a factor of at least 1"),
+        ({"baseline": Path("b.json"), "catalogue_sizes": (9,)}, "--baseline belongs to a run"),
+        ({"device": "cuda", "catalogue_sizes": (9,)}, "--device cuda belongs to a run"),
+        ({"torch": True, "catalogue_sizes": (9,)}, "--torch belongs to a run"),
+    ],
+)
+def test_a_gate_that_would_let_all_pass_is_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BenchmarkConfig(**flags)
+
+
+def test_a_run_does_not_write_over_its_baseline(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    words = ["--data-dir", str(tiny_dataset.path), "--output-dir", str(tmp_path)]
+    with pytest.raises(DataError, match="is where this run writes its own results. Copy it"):
+        main([*words, "--baseline", str(tmp_path / "benchmark.json")])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +108,7 @@ def test_systems_of_one_run_only_are_named_and_count_for_nothing() -> None:
     [
         ({"schema": "seqrec-accuracy/1"}, "schema 'seqrec-accuracy/1', expected"),
         ({"dataset": {"fingerprint": "b" * 64}}, "data set bbbbbbbbbbbb, this run is on aaaaaaaa"),
+        ({"environment": {"num_threads": 2}}, "2 thread.s., this run has 1. .* --num-threads 2"),
     ],
 )
 def test_a_baseline_that_cannot_be_compared_is_refused(
@@ -78,7 +116,7 @@ def test_a_baseline_that_cannot_be_compared_is_refused(
 ) -> None:
     write_json(tmp_path / "b.json", {**copy.deepcopy(EARLIER), **change})
     with pytest.raises(DataError, match=message):
-        read_baseline(tmp_path / "b.json", FINGERPRINT)
+        read_baseline(tmp_path / "b.json", FINGERPRINT, 1)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
@@ -87,4 +125,4 @@ def test_a_baseline_that_cannot_be_read_is_refused(content: str | None, tmp_path
     if content is not None:
         file.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"--baseline .* cannot be read"):
-        read_baseline(file, FINGERPRINT)
+        read_baseline(file, FINGERPRINT, 1)

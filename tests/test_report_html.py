@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report_html import accuracy_chart, page, write_report
+from benchmarks.report_html import accuracy_chart, cells, columns, page, write_report
 
 HOSTILE = "</script><script>document.title='hacked'</script>"
 
@@ -17,7 +17,8 @@ def row(system: str, precision: str, ndcg: float, p50: float, **more: Any) -> di
         "system": system,
         "precision": precision,
         "metrics": metrics,
-        "latency_ms": {"p50": p50, "p95": 1.5 * p50, "p99": 2 * p50, "cpu": p50},
+        "latency_ms": {"p50": p50, "p95": 1.5 * p50, "p99": None, "cpu": p50},
+        "num_timed_calls": 173,
         "throughput_per_s": 1000 / p50,
         "size_mib": 1.5,
         "num_parameters": 1234,
@@ -36,7 +37,7 @@ def results() -> dict[str, Any]:
             "cpu": "Abacus 9",
             "num_cores": 2,
             "num_threads": 1,
-            "load_at_start": 1.8,
+            "other_work": 1.8,
             "os": "Linux",
             "python": "3.11",
             "versions": {"onnxruntime": "1.0"},
@@ -65,6 +66,10 @@ def results() -> dict[str, Any]:
             ),
         ],
     }
+
+
+def named_cells(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, cell) for (name, _), cell in zip(columns(128), cells(row), strict=True)]
 
 
 def systems(opened: Any) -> list[str]:
@@ -103,14 +108,38 @@ def test_the_page_says_what_was_gained_and_that_the_machine_was_busy(
 ) -> None:
     text = page(results)
     assert "gru distilled int8 over control: NDCG@10 +0.0200 [+0.0100, +0.0300]" in text
-    assert "The machine was busy: 1.8 processes were running on 2 cores" in text
-    results["environment"]["load_at_start"] = 0.9
+    assert "The machine was busy: other processes kept 1.8 of 2 cores at work" in text
+    results["environment"]["other_work"] = 0.1
     assert "The machine was busy" not in page(results)
 
 
 def test_a_system_that_failed_is_named_with_its_reason(results: dict[str, Any]) -> None:
     results["failed"] = [{"system": "knn", "precision": "-", "reason": "no <b> on the machine"}]
     assert "<p>knn failed: no &lt;b&gt; on the machine</p>" in page(results)
+
+
+def test_what_was_measured_elsewhere_is_on_the_page(results: dict[str, Any]) -> None:
+    assert "Measured elsewhere" not in page(results)
+    model = {"arch": "gru", "role": "distilled", "precision": "int8"}
+    result = {
+        "device": {"name": "<my> phone"},
+        "runtime": {"name": "onnxruntime-web", "version": "1.2", "num_threads": 1},
+        "model": {**model, "dataset_fingerprint": "0" * 64},
+        "latency_ms": {"p50": 0.4567, "p95": 0.6, "p99": 0.7},
+        "num_requests": 300,
+        "calls_per_sample": 1,
+    }
+    text = page({**results, "included": [result]})
+    assert "<h2>Measured elsewhere" in text
+    for shown in ("&lt;my&gt; phone", "gru distilled (other data)", "0.457"):
+        assert shown in text
+    assert "<my>" not in text
+
+
+def test_few_calls_have_no_p99_and_their_number_is_told(results: dict[str, Any]) -> None:
+    (p99,) = [cell for name, cell in named_cells(results["rows"][0]) if name == "p99 ms"]
+    (calls,) = [cell for name, cell in named_cells(results["rows"][0]) if name == "calls"]
+    assert (p99, calls) == (None, 173)
 
 
 def test_what_was_not_swept_has_no_chart(results: dict[str, Any]) -> None:

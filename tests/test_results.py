@@ -278,7 +278,7 @@ def test_missing_results_name_the_command_to_type(tmp_path: Path) -> None:
 def test_catalogues_of_another_version_are_refused_and_none_is_no_mistake(tmp_path: Path) -> None:
     assert read_catalogues(tmp_path) is None
     (tmp_path / "catalogue.json").write_text('{"schema": "seqrec-catalogue/9"}')
-    with pytest.raises(DataError, match=r"expected seqrec-catalogue/1\. .*--catalogue-sizes"):
+    with pytest.raises(DataError, match=r"expected seqrec-catalogue/2\. .*--catalogue-sizes"):
         read_catalogues(tmp_path)
     (tmp_path / "catalogue.json").write_text("{")
     with pytest.raises(DataError, match="is damaged"):

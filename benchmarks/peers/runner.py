@@ -7,6 +7,7 @@ pipe between the two costs a peer nothing. See `serving.py` for the lines that g
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from seqrec.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.fresh import peak_mib
 from benchmarks.peers.systems import Peer
 from benchmarks.peers.training import (
     last_line,
@@ -41,7 +43,14 @@ class PeerRunner:
     """A trained peer, served by its worker; see `Runner` and `SelfTimed`."""
 
     def __init__(
-        self, peer: Peer, mode: str, python: Path, folder: Path, *, num_threads: int
+        self,
+        peer: Peer,
+        mode: str,
+        python: Path,
+        folder: Path,
+        *,
+        num_threads: int,
+        log_name: str = "serve",
     ) -> None:
         """Start the worker.
 
@@ -51,13 +60,16 @@ class PeerRunner:
             python: the interpreter of its environment.
             folder: what `ensure_trained` or `make_untrained` returned.
             num_threads: of each call.
+            log_name: beginning of the name of the file that it prints to.
 
         Raises:
             PeerError: the worker does not start, or says something else than it should.
         """
         self.system, self.precision = peer.modes[mode], "-"
+        self.reads_all_weights = not peer.is_sparse
+        self._made_of, self._num_threads = (peer, mode, python, folder), num_threads
         self._folder = folder
-        self._log = folder.parent / f"serve-{mode}.log"
+        self._log = folder.parent / f"{log_name}-{mode}.log"
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 worker_command(peer, python, "serve", str(folder.resolve()), mode),
@@ -79,6 +91,26 @@ class PeerRunner:
         self.size_mib = int(about["size_bytes"]) / 2**20
         self.max_len = int(about["max_len"])
         self.versions = {str(name): str(version) for name, version in about["versions"].items()}
+
+    @property
+    def pid(self) -> int:
+        """The number of the worker's process."""
+        return self._process.pid
+
+    def start_afresh(self) -> dict[str, float | None]:
+        """Start another worker, ask it once, and return what that cost; see `benchmarks.fresh`."""
+        started = time.monotonic_ns()
+        twin = PeerRunner(*self._made_of, num_threads=self._num_threads, log_name="fresh")
+        ready = time.monotonic_ns()
+        try:
+            twin.recommend(np.array([[1]]), np.zeros((1, 0), dtype=np.int64), np.array([10]))
+            return {
+                "load_ms": (ready - started) / 1e6,
+                "first_ms": (time.monotonic_ns() - ready) / 1e6,
+                "peak_mib": peak_mib(twin.pid),
+            }
+        finally:
+            twin.close()
 
     @property
     def training(self) -> dict[str, Any]:

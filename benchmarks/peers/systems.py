@@ -26,6 +26,7 @@ class Peer:
     settings: Mapping[str, Any]
     modes: Mapping[str, str]  # the name in tables, by the worker's mode
     can_be_untrained: bool  # its worker can make a model without any events
+    is_sparse: bool = False  # an answer takes a part of its weights alone
 
     def settings_at(self, width: int) -> dict[str, Any]:
         """Return the settings of a model of this width."""
@@ -48,6 +49,7 @@ def _peer(
         settings={"max_len": 50, "max_epochs": 200, "patience": 10, **settings},
         modes=modes or {"torch": name},
         can_be_untrained=library in ("recbole", "replay"),
+        is_sparse=library == "implicit",
     )
 
 
