@@ -1,6 +1,8 @@
-"""Latency that was measured elsewhere: the files of the web page's measure button.
+"""Latency that was measured elsewhere: the web page's measure button, another machine's run.
 
-Schema "seqrec-browser-latency/1", written by `export/web/measure.js`:
+The `benchmark.json` of another machine counts as a result for each of its rows; what is kept of one
+are the fields below that it has. The button's schema is "seqrec-browser-latency/1", written by
+`export/web/measure.js`:
 
     schema          "seqrec-browser-latency/1"
     measured_at     ISO 8601, UTC
@@ -28,11 +30,14 @@ from seqrec.errors import DataError
 
 from tabulate import tabulate
 
+from benchmarks.baseline import SCHEMA as BENCHMARK_SCHEMA
+from benchmarks.report import latency_cells
+
 SCHEMA = "seqrec-browser-latency/1"
-HEADING = "Measured elsewhere, in a browser, on histories made by chance"
+HEADING = "Measured elsewhere, in a browser (histories made by chance) or by this benchmark"
 HEADERS = ["device", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "requests", "runtime"]
 MAX_TEXT = 400
-MAX_BYTES = 100_000
+MAX_BYTES = 1_000_000
 
 
 def _is_text(value: Any) -> bool:
@@ -95,18 +100,26 @@ FIELDS: dict[str, Check] = {
     "latency_ms.p95": DURATION,
     "latency_ms.p99": DURATION,
 }
+KEPT_OF_BENCHMARK = (
+    *("device.name", "runtime.name", "runtime.version", "runtime.num_threads"),
+    *("model.arch", "model.role", "model.precision", "model.dataset", "model.num_items"),
+    *("model.dataset_fingerprint", "num_requests", "calls_per_sample"),
+    *("latency_ms.p50", "latency_ms.p95", "latency_ms.p99"),
+)
+OF_BENCHMARK = {name: FIELDS[name] for name in KEPT_OF_BENCHMARK}
+OF_BENCHMARK["latency_ms.p99"] = NUMBER_OR_NULL  # of few calls
 
 
 def read_included(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Read results of the page's measure button, in order.
+    """Read results of the page's measure button, and of the benchmark elsewhere, in order.
 
     Raises:
         DataError: a file is not there, is none of these, or holds a value that cannot be.
     """
-    return [_read(file) for file in files]
+    return [result for file in files for result in _read(file)]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> list[dict[str, Any]]:
     try:
         with file.open("rb") as opened:
             text = opened.read(MAX_BYTES + 1)
@@ -120,10 +133,51 @@ def _read(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _refusal(file, f"it is no JSON of that kind ({error})") from error
     found = value.get("schema") if isinstance(value, dict) else None
+    if found == BENCHMARK_SCHEMA:
+        try:
+            rows = [_of_benchmark(value, row) for row in value["rows"]]
+        except (KeyError, TypeError, IndexError) as error:
+            raise _refusal(file, f"something is missing ({error!r})") from error
+        return [_checked(file, row, OF_BENCHMARK) for row in rows]
     if found != SCHEMA:
         raise _refusal(file, f"its schema is {found!r:.60}, expected {SCHEMA!r}")
-    kept: dict[str, Any] = {"schema": SCHEMA}
-    for name, (is_valid, expected) in FIELDS.items():
+    return [_checked(file, value, FIELDS)]
+
+
+def _of_benchmark(results: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Bring a row of another machine's run into the form of the button's results."""
+    machine, data = results["environment"], results["dataset"]
+    runtime, version = "PyTorch or numpy", "-"
+    if "idle_call_ms" in row:
+        runtime, version = "onnxruntime", machine["versions"]["onnxruntime"]
+    elif "peer" in row:
+        runtime, version = next(iter(row["peer"].items()))
+    return {
+        "schema": BENCHMARK_SCHEMA,
+        "device": {"name": machine["cpu"]},
+        "runtime": {
+            "name": runtime,
+            "version": version,
+            "num_threads": machine["num_threads"],
+        },
+        "model": {
+            "arch": row["system"],
+            "role": None,
+            "precision": row["precision"],
+            "dataset": data["name"],
+            "dataset_fingerprint": data["fingerprint"],
+            "num_items": data["num_items"],
+        },
+        "num_requests": row["num_timed_calls"],
+        "calls_per_sample": 1,
+        "latency_ms": {name: row["latency_ms"][name] for name in ("p50", "p95", "p99")},
+    }
+
+
+def _checked(file: Path, value: dict[str, Any], fields: dict[str, Check]) -> dict[str, Any]:
+    """Return the fields of a result, each of which can be; others are dropped."""
+    kept: dict[str, Any] = {"schema": value["schema"]}
+    for name, (is_valid, expected) in fields.items():
         group, _, key = name.rpartition(".")
         source = value.get(group) if group else value
         if not isinstance(source, dict) or key not in source:
@@ -132,7 +186,8 @@ def _read(file: Path) -> dict[str, Any]:
             raise _refusal(file, f"{name} is {source[key]!r:.60}, expected {expected}")
         (kept.setdefault(group, {}) if group else kept)[key] = source[key]
     latency = kept["latency_ms"]
-    if not latency["p50"] <= latency["p95"] <= latency["p99"]:
+    known = [latency[name] for name in ("p50", "p95", "p99") if latency[name] is not None]
+    if known != sorted(known):
         raise _refusal(file, f"latency_ms is {latency}, expected p50 <= p95 <= p99")
     return kept
 
@@ -144,7 +199,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _refusal(file: Path, reason: str) -> DataError:
     return DataError(
         f"{file} cannot be included: {reason}. Expected the file that the web page's measure "
-        "button offers (python -m export.to_web)"
+        "button offers (python -m export.to_web), or another machine's benchmark.json"
     )
 
 
@@ -169,7 +224,7 @@ def included_cells(included: Sequence[dict[str, Any]], dataset_fingerprint: str)
                 result["device"]["name"],
                 " ".join(filter(None, (model["arch"], model["role"]))) + other,
                 model["precision"],
-                *(f"{result['latency_ms'][p]:.3f}" for p in ("p50", "p95", "p99")),
+                *latency_cells(result),
                 f"{result['num_requests']:,}" + (f", {calls} at a time" if calls > 1 else ""),
                 f"{runtime['name']} {runtime['version']}, {runtime['num_threads']} thread(s)",
             ]

@@ -165,7 +165,9 @@ class BenchmarkConfig:
     max_slowdown: float = flag(
         1.5, "with --baseline: how many times as far from the limit a system may be"
     )
-    include: tuple[Path, ...] = flag((), "results of the web page's measure button to show as well")
+    include: tuple[Path, ...] = flag(
+        (), "measured elsewhere: files of the web page's measure button, benchmark.json"
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -12,7 +12,8 @@ from seqrec.errors import DataError
 import pytest
 import torch
 
-from benchmarks.include import FIELDS, format_included, read_included
+from benchmarks.baseline import SCHEMA as BENCHMARK_SCHEMA
+from benchmarks.include import FIELDS, format_included, included_cells, read_included
 from benchmarks.latency import main
 from student.model import Student, StudentConfig
 
@@ -135,6 +136,37 @@ def test_no_value_may_be_missing(write: Callable[[object], Path], name: str) -> 
     del (result[group] if group else result)[key]
     with pytest.raises(DataError, match=f"{name} is missing"):
         read_included([write(result)])
+
+
+def test_another_machines_run_is_a_result_for_each_row(write: Callable[[object], Path]) -> None:
+    row = {"system": "gru distilled", "precision": "int8", "num_timed_calls": 150}
+    other = {"system": "replay sasrec", "precision": "fp32", "num_timed_calls": 2000}
+    run = {
+        "schema": BENCHMARK_SCHEMA,
+        "environment": {"cpu": "Abacus 9", "num_threads": 2, "versions": {"onnxruntime": "1.3"}},
+        "dataset": {"name": "tiny", "fingerprint": "abc", "num_items": 30},
+        "rows": [
+            {**row, "idle_call_ms": 0.01, "latency_ms": {"p50": 0.25, "p95": 0.5, "p99": None}},
+            {
+                **other,
+                "peer": {"replay-rec": "0.2"},
+                "latency_ms": {"p50": 1.5, "p95": 2.0, "p99": 2.5},
+            },
+        ],
+    }
+    included = read_included([write(run)])
+    assert included_cells(included, "abc") == [
+        ["Abacus 9", "gru distilled", "int8", "0.250", "0.500", "-", "150"]
+        + ["onnxruntime 1.3, 2 thread(s)"],
+        ["Abacus 9", "replay sasrec", "fp32", "1.500", "2.000", "2.500", "2,000"]
+        + ["replay-rec 0.2, 2 thread(s)"],
+    ]
+    run["environment"]["cpu"] = "\x1b[2J"  # type: ignore[index]
+    with pytest.raises(DataError, match="device.name is .*expected printable text"):
+        read_included([write(run)])
+    del run["rows"][0]["latency_ms"]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="cannot be included: something is missing"):
+        read_included([write(run)])
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
