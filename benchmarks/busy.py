@@ -8,22 +8,23 @@ from pathlib import Path
 
 
 @contextmanager
-def watch_others(workers: Iterable[int] = ()) -> Iterator[list[float]]:
+def watch_others(workers: Iterable[int] = ()) -> Iterator[dict[str, float | None]]:
     """Measure the CPU time of all processes but this one and its children.
 
     Args:
         workers: process numbers of children that live on; those that ended inside are counted.
 
     Yields:
-        A list that holds, once the block is left, how many cores others kept busy on average, time
-        stolen by a hypervisor included. It stays empty where there is no /proc.
+        What an `environment` takes up once the block is left: other_work, how many cores others
+        kept busy on average, time stolen by a hypervisor included; None where there is no /proc.
     """
-    pids, found = list(workers), list[float]()
+    pids = list(workers)
+    found: dict[str, float | None] = {"other_work": None}
     wall, before = time.perf_counter(), others_s(pids)
     yield found
     after = others_s(pids)
     if before is not None and after is not None:
-        found.append(max(after - before, 0.0) / (time.perf_counter() - wall))
+        found["other_work"] = max(after - before, 0.0) / (time.perf_counter() - wall)
 
 
 def others_s(workers: Iterable[int], proc: Path = Path("/proc")) -> float | None:

@@ -47,7 +47,7 @@ from benchmarks.measure import TIMED_K, measure_latency
 from benchmarks.peers.opening import open_untrained_peers
 from benchmarks.peers.runner import PeerRunner
 from benchmarks.peers.systems import Peer
-from benchmarks.report import describe_machine, latency_cells
+from benchmarks.report import busy_note, describe_machine, latency_cells
 from benchmarks.runners import Request
 from export.graph import write_graph
 from export.quantize import quantize
@@ -248,14 +248,12 @@ def table_cells(results: dict[str, Any]) -> list[list[str]]:
 def describe(results: dict[str, Any]) -> str:
     """Return in a sentence what the table shows."""
     machine = results["environment"]
-    load = machine["load_at_start"]
-    busy = "" if load is None else f", {load:.1f} processes running when it began"
     idle = max(row.get("idle_call_ms", 0.0) for row in results["rows"])
     return (
         f"Random weights; one user per call, a history of {HISTORY_LENGTH}, all of it left out of "
         f"the top {TIMED_K}; {machine['num_threads']} thread(s), {machine['cpu']}, "
-        f"{machine['num_cores']} cores{busy}. A call of ONNX Runtime that does nothing takes "
-        f"{idle:.3f} ms here."
+        f"{machine['num_cores']} cores. A call of ONNX Runtime that does nothing takes "
+        f"{idle:.3f} ms here. {busy_note(machine)}".rstrip()
     )
 
 

@@ -257,9 +257,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         if of_teacher is not None:
             teacher = TeacherRunner(output_dir / "teacher", config.num_threads, config.device)
             systems.insert(1, System(teacher, of_teacher))
-        with watch_others(peer.pid for peer in peers) as other_work:
+        with watch_others(peer.pid for peer in peers) as others:
             systems = time_systems(systems, dataset, config, failed)
-        environment["other_work"] = other_work[0] if other_work else None
+        environment |= others
     headline, other = protocols(dataset)
     results = {
         "schema": SCHEMA,
@@ -570,14 +570,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     included = read_included(config.include)
     if config.catalogue_sizes:
-        catalogues = measure_catalogues(
-            config.catalogue_sizes,
-            num_threads=config.num_threads,
-            num_calls=config.num_calls,
-            budget_s=config.budget_s,
-            seed=config.seed,
-            peers=chosen_peers(config),
-        )
+        with watch_others() as others:
+            catalogues = measure_catalogues(
+                config.catalogue_sizes,
+                num_threads=config.num_threads,
+                num_calls=config.num_calls,
+                budget_s=config.budget_s,
+                seed=config.seed,
+                peers=chosen_peers(config),
+            )
+        catalogues["environment"] |= others
         write_json(output_dir / "catalogue.json", {**catalogues, "config": to_json(config)})
         write_growth(catalogues, output_dir / "catalogue.png")
         sys.stdout.write(format_catalogues(catalogues))

@@ -51,6 +51,7 @@ from accelerate import Accelerator
 from tabulate import tabulate
 from torch import nn
 
+from benchmarks.busy import watch_others
 from benchmarks.fresh import peak_mib
 from benchmarks.make_log import LogConfig, make_log
 from benchmarks.report import busy_note, describe_machine
@@ -290,6 +291,10 @@ def _few_validated(dataset: SequenceDataset, num_users: int) -> SequenceDataset:
     return dataclasses.replace(dataset, split=split)
 
 
+def _gib(mib: float | None) -> str:
+    return "-" if mib is None else f"{mib / 1024:.2f}"
+
+
 def format_scaling(results: dict[str, Any]) -> str:
     """Return the results as a text table that ends in a newline, with its conditions below."""
     rows = [
@@ -305,7 +310,7 @@ def format_scaling(results: dict[str, Any]) -> str:
                 for name in ("targets_per_s", "targets_per_cpu_s")
             ),
             f"{row['validated_users'] / row['validation_s']:.0f}" if "validation_s" in row else "",
-            f"{row['peak_mib'] / 1024:.2f}",
+            _gib(row["peak_mib"]),
         ]
         for row in results["rows"]
     ]
@@ -315,7 +320,7 @@ def format_scaling(results: dict[str, Any]) -> str:
     planned = [
         f"{row['system']}, {row['num_items']:,} items: --dry-run says "
         f"{row['planned_mib'] / 1024:.2f} GiB and {row['planned_steps_per_s']:.2f} steps/s; it "
-        f"took {row['peak_mib'] / 1024:.2f} GiB and made {row['steps_per_s']:.2f} steps/s.\n"
+        f"took {_gib(row['peak_mib'])} GiB and made {row['steps_per_s']:.2f} steps/s.\n"
         for row in results["rows"]
         if "planned_mib" in row
     ]
@@ -330,7 +335,9 @@ def format_scaling(results: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure as the command line asks."""
     config = parse_flags(ScalingConfig, (__doc__ or "").partition("\n")[0], argv)
-    results = {**measure_scaling(config), "config": to_json(config)}
+    with watch_others() as others:
+        results = {**measure_scaling(config), "config": to_json(config)}
+    results["environment"] |= others
     write_json(config.output_dir / "scaling.json", results)
     sys.stdout.write(format_scaling(results))
 

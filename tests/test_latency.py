@@ -431,8 +431,8 @@ def test_others_work_is_told_in_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(busy, "others_s", lambda workers: next(seconds))
     with busy.watch_others() as found:
-        assert found == []
-    assert found == [1.5]  # 15 s of work in 10 s
+        assert found == {"other_work": None}
+    assert found == {"other_work": 1.5}  # 15 s of work in 10 s
 
 
 def test_the_teachers_row_holds_its_own_metrics_and_times(
