@@ -425,6 +425,21 @@ def test_a_peer_that_stops_while_it_is_timed_does_not_take_the_others_along(
     assert [failure.system for failure in failed] == ["fake"]
 
 
+def test_a_fresh_worker_costs_time_and_memory(serve: Callable[[str], PeerRunner]) -> None:
+    found = serve("honest").start_afresh()
+    assert 0 < found["first_ms"] < found["load_ms"]  # Python and numpy have to start
+    assert 5 < found["peak_mib"] < 1000  # MiB, not bytes and not KiB
+
+
+def test_a_peer_whose_fresh_worker_fails_is_named_itself(
+    serve: Callable[[str], PeerRunner],
+) -> None:
+    runner = serve("stop")
+    with pytest.raises(PeerError, match="out of ideas") as raised:
+        runner.start_afresh()
+    assert raised.value.runner is runner
+
+
 @pytest.mark.parametrize("requirements", sorted({peer.requirements for peer in PEERS}))
 def test_every_requirement_of_a_peer_is_pinned(requirements: Path) -> None:
     lines = [line for line in requirements.read_text().splitlines() if line[:1] not in ("", "#")]

@@ -98,19 +98,24 @@ class PeerRunner:
         return self._process.pid
 
     def start_afresh(self) -> dict[str, float | None]:
-        """Start another worker, ask it once, and return what that cost; see `benchmarks.fresh`."""
+        """Start another worker, ask it once, and return what that cost; see `benchmarks.fresh`.
+
+        Raises:
+            PeerError: it does not start, or does not answer.
+        """
         started = time.monotonic_ns()
-        twin = PeerRunner(*self._made_of, num_threads=self._num_threads, log_name="fresh")
-        ready = time.monotonic_ns()
         try:
-            twin.recommend(np.array([[1]]), np.zeros((1, 0), dtype=np.int64), np.array([10]))
-            return {
-                "load_ms": (ready - started) / 1e6,
-                "first_ms": (time.monotonic_ns() - ready) / 1e6,
-                "peak_mib": peak_mib(twin.pid),
-            }
-        finally:
-            twin.close()
+            twin = PeerRunner(*self._made_of, num_threads=self._num_threads, log_name="fresh")
+            ready = time.monotonic_ns()
+            with contextlib.closing(twin):
+                twin.recommend(np.array([[1]]), np.zeros((1, 0), dtype=np.int64), np.array([1]))
+                return {
+                    "load_ms": (ready - started) / 1e6,
+                    "first_ms": (time.monotonic_ns() - ready) / 1e6,
+                    "peak_mib": peak_mib(twin.pid),
+                }
+        except PeerError as error:  # of the twin, whom nobody knows
+            raise PeerError(str(error), self) from error
 
     @property
     def training(self) -> dict[str, Any]:
