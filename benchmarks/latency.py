@@ -52,7 +52,8 @@ stdout. Schema "seqrec-benchmark/2":
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
       peer                      rows of other libraries: their versions
       training                  the same rows: num_epochs or num_neighbours; minutes of CPU time;
-                                cut_short, whether --peer-minutes ended the choice of that number
+                                cut_short, whether --peer-minutes ended the choice of that number;
+                                device, "cpu" or the name of the GPU; versions it was trained with
     failed          with --peers: those without figures: system, precision, reason
     included        with --include: what was measured elsewhere, see `benchmarks.include`
 """
@@ -141,6 +142,9 @@ class BenchmarkConfig:
     peer_minutes: float = flag(
         0, "with --peers: CPU minutes in which each chooses its number of epochs; 0: no limit"
     )
+    peer_device: Literal["cpu", "cuda"] = flag(
+        "cpu", "with --peers: where they are trained; they are timed on the CPU"
+    )
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
     throughput_batch_size: int = flag(128, "users at once when throughput is measured")
@@ -187,6 +191,7 @@ class BenchmarkConfig:
             whole = {
                 "--baseline": self.baseline is not None,
                 "--device cuda": self.device == "cuda",
+                "--peer-device cuda": self.peer_device == "cuda",
                 "--include": bool(self.include),
                 "--runners": bool(self.runners),
                 "--sweeps": self.sweeps,
@@ -223,8 +228,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         SeqRecError: an earlier stage is missing or was run on other data, or a system of ours does
             not answer as it should.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("--device cuda: PyTorch finds no GPU here. Use --device cpu")
+    for name, device in (("--device", config.device), ("--peer-device", config.peer_device)):
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ModelError(f"{name} cuda: PyTorch finds no GPU here. Use {name} cpu")
     torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
@@ -246,6 +252,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             seed=config.seed,
             num_threads=config.num_threads,
             max_minutes=config.peer_minutes,
+            device=config.peer_device,
             stack=stack,
         )
         # Once peers are trained: the load is that of the measurement.

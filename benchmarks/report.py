@@ -136,10 +136,16 @@ def training_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Say how each of the other libraries was trained."""
     return [
         f"{row['system']}: {_chosen(row['training'])} in {row['training']['minutes']:.1f} CPU "
-        "minutes" + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
+        "minutes"
+        + _trained_on(row["training"].get("device", "cpu"))
+        + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
         for row in rows
         if "training" in row
     ]
+
+
+def _trained_on(device: str) -> str:
+    return "" if device == "cpu" else f" with a GPU, {device}"
 
 
 def _chosen(training: dict[str, Any]) -> str:

@@ -499,9 +499,14 @@ def test_without_data_the_command_to_type_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_is_refused_in_words(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="PyTorch finds no GPU here. Use --device cpu"):
-        benchmark(BenchmarkConfig(data_dir=tiny_dataset.path, output_dir=tmp_path, device="cuda"))
+@pytest.mark.parametrize("flag", ["device", "peer_device"])
+def test_a_gpu_is_refused_in_words(
+    flag: str, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    config = BenchmarkConfig(data_dir=tiny_dataset.path, output_dir=tmp_path, **{flag: "cuda"})
+    name = "--" + flag.replace("_", "-")
+    with pytest.raises(ModelError, match=f"{name} cuda: PyTorch finds no GPU here. Use {name} cpu"):
+        benchmark(config)
 
 
 # --- Catalogue sizes ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from benchmarks.peers import opening, training
 from benchmarks.peers.exchange import write_exchange
 from benchmarks.peers.runner import PeerError, PeerRunner
 from benchmarks.peers.systems import HERE, PEERS, Peer
-from benchmarks.peers.training import ensure_trained, training_report
+from benchmarks.peers.training import ensure_trained, training_report, worker_environment
+from benchmarks.report import training_lines
 from benchmarks.results import of_catalogues
 from benchmarks.runners import PopularityRunner, Request
 from student.model import Student, StudentConfig
@@ -238,14 +240,35 @@ def test_a_finished_training_is_reused_until_its_recipe_changes(
     assert train(1, replace(peer, settings={**peer.settings, "width": 3})) == ["0", "2"] * 3
 
 
+def test_what_a_gpu_has_trained_is_served_where_there_is_none(
+    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    folder = ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1)
+    assert training_report(folder)["device"] == "cpu"
+    trained = read_json(folder / "trained.json")
+    assert trained["versions"] == {"numpy": np.__version__}
+    write_json(folder / "trained.json", trained | {"device": "Some GPU"})  # as one would write it
+    assert folder == ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1)
+    assert training_report(folder)["device"] == "Some GPU"
+    (line,) = training_lines([{"system": "fake", "training": training_report(folder)}])
+    assert line.endswith("CPU minutes with a GPU, Some GPU")
+
+
+def test_a_worker_sees_a_gpu_only_where_it_is_to_train_there() -> None:
+    assert worker_environment(1)["CUDA_VISIBLE_DEVICES"] == ""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    assert worker_environment(1, "cuda").get("CUDA_VISIBLE_DEVICES") == shown
+
+
 def test_what_is_chosen_is_told_by_its_name(tmp_path: Path) -> None:
     for part, minutes in (("choice", 1.0), ("final", 0.5)):
         (tmp_path / part).mkdir()
-        trained = {"num_epochs": 2, "minutes": minutes, "cut_short": False}
+        known = {"device": "cpu", "versions": {"implicit": "0.7.3"}}
+        trained = {"num_epochs": 2, "minutes": minutes, "cut_short": False} | known
         write_json(tmp_path / part / "trained.json", trained)
         write_json(tmp_path / part / "recipe.json", {"settings": {"neighbours": [20, 50, 100]}})
     report = training_report(tmp_path / "final")
-    assert report == {"num_neighbours": 50, "minutes": 1.5, "cut_short": False}
+    assert report == {"num_neighbours": 50, "minutes": 1.5, "cut_short": False} | known
 
 
 def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given(

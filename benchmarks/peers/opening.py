@@ -41,6 +41,7 @@ def open_peers(
     seed: int,
     num_threads: int,
     max_minutes: float,
+    device: str,
     stack: ExitStack,
 ) -> tuple[list[PeerRunner], list[Failure]]:
     """Build environments, train and serve peers, each as far as it goes.
@@ -52,6 +53,7 @@ def open_peers(
         seed: of the trainings.
         num_threads: of trainings and calls.
         max_minutes: of each peer's choice of epoch; 0: no limit.
+        device: of the trainings, "cpu" or "cuda"; all are served on the CPU.
         stack: ends the workers when it is left.
 
     Returns:
@@ -67,6 +69,7 @@ def open_peers(
             seed=seed,
             num_threads=num_threads,
             max_minutes=max_minutes,
+            device=device,
         )
 
     return _open(peers, make, num_threads, stack)

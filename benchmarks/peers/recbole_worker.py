@@ -49,7 +49,7 @@ def make_config(exchange: Exchange, num_epochs: int) -> Config:
             "topk": [10],
             "valid_metric": "NDCG@10",
             "metric_decimal_place": 6,
-            "use_gpu": False,
+            "use_gpu": exchange.device == "cuda",
             "show_progress": False,
             "seed": exchange.seed,
             **settings["model_settings"],
@@ -93,7 +93,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     valid_batches = None
     if num_epochs == 0:
         valid_batches = FullSortEvalDataLoader(config, to_validate, sampler=None)
-    model = get_model(exchange.settings["model"])(config, to_train)
+    model = get_model(exchange.settings["model"])(config, to_train).to(config["device"])
     values: list[float] = []
 
     def save() -> None:
@@ -145,7 +145,7 @@ class TorchModel:
         self._numbers[self._items] = np.arange(len(self._items))
         config = make_config(exchange, 1)
         self._model = get_model(exchange.settings["model"])(config, Catalogue(len(self._items)))
-        self._model.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
+        self._model.load_state_dict(torch.load(folder / WEIGHTS, "cpu", weights_only=True))
         self._model.eval()
         self.max_len = exchange.settings["max_len"]
         self.num_parameters = sum(p.numel() for p in self._model.parameters())

@@ -53,7 +53,7 @@ def make_model(exchange: Exchange, num_epochs: int) -> SASRecModel:
         batch_size=settings["batch_size"],
         epochs=num_epochs,
         deterministic=True,
-        recommend_torch_device="cpu",
+        recommend_torch_device=exchange.device,
     )
 
 
@@ -105,6 +105,7 @@ class Recommender:
     def __init__(self, folder: Path, exchange: Exchange) -> None:
         # A Lightning checkpoint that we wrote ourselves: RecTools has no other way to load one.
         self._model = SASRecModel.load_from_checkpoint(folder / CHECKPOINT, map_location="cpu")
+        self._model.recommend_torch_device = "cpu"  # a training's may have been another
         self.max_len = exchange.settings["max_len"]
         parameters = list(self._model.torch_model.parameters())
         self.num_parameters = sum(p.numel() for p in parameters)

@@ -133,7 +133,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
         callbacks = [*callbacks, recorder]
     trainer = lightning.Trainer(
         max_epochs=num_epochs or settings["max_epochs"],
-        accelerator="cpu",
+        accelerator=exchange.device,
         devices=1,
         callbacks=callbacks,
         logger=False,
@@ -162,7 +162,7 @@ class TorchModel:
     def __init__(self, folder: Path, exchange: Exchange) -> None:
         weights = folder / WEIGHTS
         self._model = make_model(exchange)
-        self._model.load_state_dict(torch.load(weights, weights_only=True))
+        self._model.load_state_dict(torch.load(weights, "cpu", weights_only=True))
         self._model.eval()
         self._padding = exchange.num_items
         self.max_len = exchange.settings["max_len"]

@@ -1,14 +1,15 @@
 """What the workers have in common. It runs in a peer's environment and imports nothing of ours.
 
-    worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES
+    worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES DEVICE
     worker.py untrained EXCHANGE OUTPUT
     worker.py serve MODEL MODE
 
 0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
 is running is the last; the weights are those of the best one. Minutes are those of CPU time: a busy
 machine changes nothing. Training writes `trained.json` beside the weights: num_epochs, minutes,
-cut_short (the time was over before validation said to stop), and valid_ndcg@10 after each epoch
-where that was measured. An untrained model answers as fast as a trained one.
+cut_short (the time was over before validation said to stop), valid_ndcg@10 after each epoch where
+that was measured, device ("cpu" or the GPU's name), and versions. An untrained model answers as
+fast as a trained one.
 
 Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
 served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
@@ -48,9 +49,10 @@ class Exchange:
     seed: int
     settings: dict[str, Any]
     deadline: float = math.inf  # by time.process_time; for choosing the number of epochs
+    device: str = "cpu"  # or "cuda"; of the training
 
     @classmethod
-    def open(cls, folder: Path, minutes: float = 0) -> "Exchange":
+    def open(cls, folder: Path, minutes: float = 0, device: str = "cpu") -> "Exchange":
         """Read an exchange directory; the minutes are counted from now."""
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         events, offsets = (np.load(folder / f"{name}.npy") for name in ("events", "offsets"))
@@ -58,7 +60,7 @@ class Exchange:
         if (folder / "valid.npy").exists():
             valid = np.load(folder / "valid.npy")
         deadline = time.process_time() + 60 * minutes if minutes else math.inf
-        return cls(events, offsets, valid, **meta, deadline=deadline)
+        return cls(events, offsets, valid, **meta, deadline=deadline, device=device)
 
     def is_over(self) -> bool:
         """Tell whether the time for choosing is over."""
@@ -119,8 +121,9 @@ def main(peer: Any) -> None:
     answers = _own_stdout()
     command, *arguments = sys.argv[1:]
     if command == "train":
-        exchange, output, num_epochs, minutes = arguments
-        _train(peer, Exchange.open(Path(exchange), float(minutes)), Path(output), int(num_epochs))
+        folder, output, num_epochs, minutes, device = arguments
+        exchange = Exchange.open(Path(folder), float(minutes), device)
+        _train(peer, exchange, Path(output), int(num_epochs))
     elif command == "untrained":
         peer.untrained(Exchange.open(Path(arguments[0])), Path(arguments[1]))
     else:
@@ -144,6 +147,8 @@ def _train(peer: Any, exchange: Exchange, output: Path, num_epochs: int) -> None
         "minutes": (time.process_time() - start) / 60,
         "cut_short": exchange.is_over() and waited < exchange.settings["patience"],
         "valid_ndcg@10": values,
+        "device": _device_name(exchange.device),
+        "versions": versions(peer),
     }
     (output / "trained.json").write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
 
@@ -154,13 +159,27 @@ def _serve(peer: Any, folder: Path, mode: str, answers: Any) -> None:
         name: getattr(model, name)
         for name in ("precision", "num_parameters", "size_bytes", "max_len")
     }
-    about["versions"] = {library: version(library) for library in peer.LIBRARIES}
+    about["versions"] = versions(peer)
     gc.collect()
     gc.freeze()  # what libraries have loaded need not be gone through before each request
     print(json.dumps(about), file=answers, flush=True)  # noqa: T201
     for line in sys.stdin:
         answered = answer_all(model, json.loads(line)["requests"])
         print(json.dumps({"answers": answered}), file=answers, flush=True)  # noqa: T201
+
+
+def versions(peer: Any) -> dict[str, str]:
+    """Return the versions of a peer's libraries."""
+    return {library: version(library) for library in peer.LIBRARIES}
+
+
+def _device_name(device: str) -> str:
+    """Return what a training ran on: "cpu", or the name of the GPU."""
+    if device == "cpu":
+        return device
+    import torch  # not in every peer's environment
+
+    return torch.cuda.get_device_name()
 
 
 def answer_all(model: Model, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

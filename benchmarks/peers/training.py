@@ -43,14 +43,18 @@ def worker_command(peer: Peer, python: Path, *arguments: str) -> list[str]:
     return [str(python), "-E", "-s", "-u", str(peer.worker), *arguments]
 
 
-def worker_environment(num_threads: int) -> dict[str, str]:
-    """Return the environment variables of a worker: ours, with its threads limited."""
+def worker_environment(num_threads: int, device: str = "cpu") -> dict[str, str]:
+    """Return the environment variables of a worker: ours, its threads limited, GPUs hidden."""
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    # cuBLAS repeats itself only with a workspace of fixed size, and RecTools insists on it.
+    gpu = (
+        {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    )
     return {
         **os.environ,
         **dict.fromkeys(threads, str(num_threads)),
         "OMP_WAIT_POLICY": "PASSIVE",
-        "CUDA_VISIBLE_DEVICES": "",
+        **gpu,
     }
 
 
@@ -70,6 +74,7 @@ def ensure_trained(
     seed: int,
     num_threads: int,
     max_minutes: float = 0,
+    device: str = "cpu",
 ) -> Path:
     """Return the folder of a trained peer; a training whose recipe is the same is reused.
 
@@ -82,6 +87,7 @@ def ensure_trained(
         num_threads: of the training.
         max_minutes: of CPU time; once they are over, the epoch that is running is the last one to
             choose from; 0: no limit.
+        device: "cpu" or "cuda", where it is trained.
 
     Returns:
         The folder of what is served.
@@ -91,7 +97,7 @@ def ensure_trained(
     """
     folder = output_dir / "peers" / peer.name.replace(" ", "-")
     settings = peer.settings_at(student_width(dataset))
-    train = _Training(peer, python, settings, seed, num_threads, max_minutes)
+    train = _Training(peer, python, settings, seed, num_threads, max_minutes, device)
     choice = train.ensure(folder / "choice", dataset, num_epochs=0)
     num_epochs = int(read_json(choice / "trained.json")["num_epochs"])
     if not refit_epochs(dataset, 1.0, num_epochs):
@@ -99,12 +105,14 @@ def ensure_trained(
     return train.ensure(folder / "final", dataset.before_test(), num_epochs=num_epochs)
 
 
-def _run(peer: Peer, python: Path, log: Path, num_threads: int, *arguments: str) -> None:
+def _run(
+    peer: Peer, python: Path, log: Path, num_threads: int, *arguments: str, device: str = "cpu"
+) -> None:
     """Run a worker to its end; what it prints goes to a log."""
     with log.open("w", encoding="utf-8") as output:
         done = subprocess.run(
             worker_command(peer, python, *arguments),
-            env={**worker_environment(num_threads), **KEEP_MEMORY},
+            env={**worker_environment(num_threads, device), **KEEP_MEMORY},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -146,7 +154,8 @@ def training_report(folder: Path) -> dict[str, Any]:
 
     Returns:
         num_epochs, or num_neighbours if that is what was chosen; minutes of CPU time, all
-        trainings together; cut_short, whether the limit on the minutes ended the choice.
+        trainings together; cut_short, whether the limit on the minutes ended the choice; device,
+        "cpu" or the name of the GPU; versions of the libraries that trained it.
     """
     folders = {folder.parent / "choice", folder}
     trained = {part.name: read_json(part / "trained.json") for part in folders}
@@ -158,6 +167,8 @@ def training_report(folder: Path) -> dict[str, Any]:
         **chosen,
         "minutes": sum(part["minutes"] for part in trained.values()),
         "cut_short": trained["choice"]["cut_short"],
+        "device": trained[folder.name]["device"],
+        "versions": trained[folder.name]["versions"],
     }
 
 
@@ -172,12 +183,14 @@ class _Training:
         seed: int,
         num_threads: int,
         max_minutes: float,
+        device: str,
     ) -> None:
         self._peer, self._python, self._settings = peer, python, settings
         self._seed, self._threads, self._max_minutes = seed, num_threads, max_minutes
+        self._device = device
 
     def _recipe(self, dataset: SequenceDataset, num_epochs: int) -> dict[str, Any]:
-        """Return what decides the result."""
+        """Return what decides the result; what is trained on a GPU counts on any machine."""
         return {
             "dataset_fingerprint": dataset.fingerprint,
             "num_train_events": int(np.sum(dataset.train_lengths)),
@@ -207,7 +220,16 @@ class _Training:
                 str(unfinished),
                 f"{num_epochs}",
                 f"{minutes}",
+                self._device,
             )
-            _run(self._peer, self._python, log, self._threads, "train", *arguments)
+            _run(
+                self._peer,
+                self._python,
+                log,
+                self._threads,
+                "train",
+                *arguments,
+                device=self._device,
+            )
             write_json(unfinished / "recipe.json", recipe)
         return folder
