@@ -30,7 +30,7 @@ stdout. Schema "seqrec-benchmark/2":
       metrics_other_protocol    the same under the other protocol
       latency_ms      p50, p95, p99 of one user's request (p99 null for fewer than 200 calls: it
                       would be the longest one); p50_least and p50_most of the 20 turns; cpu, the
-                      mean CPU time of one, unless the system times itself
+                      mean CPU time of one, all threads of its process
       num_timed_calls how many calls they come from
       limit_ms        read (`size_mib`, once, by one core), top_k (one look at each score): p50
                       each, timed in alternation with the systems; missing where an answer does not

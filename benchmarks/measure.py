@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from seqrec.data import IntArray, SequenceDataset
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.runners import Request, Runner, SelfTimed, checked_answer
+from benchmarks.runners import Request, Runner, SelfTimed, checked_answer, time_call
 
 LIST_LENGTH = max(CUTOFFS)
 TIMED_K = 10
@@ -33,7 +34,7 @@ class Timing:
     """What one system's calls took."""
 
     durations_ns: NDArray[np.int64]  # wall time of each call, in order
-    cpu_ns: float | None  # CPU time of a call, all threads, the mean; None: of what times itself
+    cpu_ns: float  # CPU time of a call, all threads, the mean
 
     def summary(self) -> dict[str, Any]:
         """Return what `latency_ms` holds of it, see `benchmarks.latency`."""
@@ -42,8 +43,8 @@ class Timing:
             found["p99"] = None
         turns = [turn for turn in np.array_split(self.durations_ns, NUM_BLOCKS) if len(turn)]
         medians = [percentiles_ms(turn)["p50"] for turn in turns]
-        cpu = {} if self.cpu_ns is None else {"cpu": self.cpu_ns / 1e6}
-        return {**found, "p50_least": min(medians), "p50_most": max(medians), **cpu}
+        spread = {"p50_least": min(medians), "p50_most": max(medians)}
+        return {**found, **spread, "cpu": self.cpu_ns / 1e6}
 
 
 def make_requests(
@@ -154,8 +155,7 @@ def measure_latency(
                 break
         affordable = budget_s / ((time.perf_counter() - start) / done)
         counts.append(int(min(num_calls, max(MIN_CALLS, affordable))))
-    durations = [np.empty(count, dtype=np.int64) for count in counts]
-    cpu = np.zeros(len(runners))
+    durations = [np.empty((count, 2), dtype=np.int64) for count in counts]
     gc.collect()
     gc.disable()
     try:
@@ -163,15 +163,10 @@ def measure_latency(
             for place, (runner, own) in enumerate(zip(runners, requests, strict=True)):
                 measured = durations[place]
                 calls = np.array_split(np.arange(len(measured)), NUM_BLOCKS)[block]
-                start = time.process_time_ns()
                 measured[calls] = _time_calls(runner, [own[call % len(own)] for call in calls])
-                cpu[place] += time.process_time_ns() - start
     finally:
         gc.enable()
-    return [
-        Timing(own, None if isinstance(runner, SelfTimed) else total / len(own))
-        for runner, own, total in zip(runners, durations, cpu.tolist(), strict=True)
-    ]
+    return [Timing(own[:, 0], float(own[:, 1].mean())) for own in durations]
 
 
 def measure_throughput(
@@ -201,17 +196,16 @@ def measure_throughput(
 
 
 def _time_calls(runner: Runner, requests: Sequence[Request]) -> NDArray[np.int64]:
-    """Return how long each of these calls takes, in nanoseconds, one after another."""
+    """Return wall and CPU nanoseconds (N, 2) of these calls, one after another."""
     if isinstance(runner, SelfTimed):
         return runner.timed(requests)
-    durations = np.empty(len(requests), dtype=np.int64)
-    for call, request in enumerate(requests):
-        start = time.perf_counter_ns()
-        runner.recommend(request.items, request.excluded, request.k)
-        durations[call] = time.perf_counter_ns() - start
+    durations = np.empty((len(requests), 2), dtype=np.int64)
+    for place, request in enumerate(requests):
+        call = partial(runner.recommend, request.items, request.excluded, request.k)
+        durations[place] = time_call(call)
     return durations
 
 
 def _time_call(runner: Runner, request: Request) -> int:
     """Return how long one call takes, in nanoseconds."""
-    return int(_time_calls(runner, [request])[0])
+    return int(_time_calls(runner, [request])[0, 0])

@@ -128,8 +128,9 @@ class PeerRunner:
         return answer
 
     def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
-        """Answer requests one after another; return how long each took by the worker's clock."""
-        return np.array([nanoseconds for _, nanoseconds in self._ask(requests)], dtype=np.int64)
+        """Answer requests one after another; see `SelfTimed`. The clocks are the worker's."""
+        durations = [durations for _, durations in self._ask(requests)]
+        return np.array(durations, dtype=np.int64).reshape(-1, 2)
 
     def close(self) -> None:
         """End the worker."""
@@ -140,7 +141,7 @@ class PeerRunner:
         self._process.kill()
         self._process.wait()
 
-    def _ask(self, requests: Sequence[Request]) -> list[tuple[Answer, int]]:
+    def _ask(self, requests: Sequence[Request]) -> list[tuple[Answer, tuple[int, int]]]:
         lines = [
             {"items": r.items.tolist(), "excluded": r.excluded.tolist(), "k": int(r.k[0])}
             for r in requests
@@ -154,17 +155,17 @@ class PeerRunner:
             raise self._error(f"returned {len(answers)} answers to {len(requests)} requests")
         return [self._read(answer) for answer in answers]
 
-    def _read(self, answer: Any) -> tuple[Answer, int]:
+    def _read(self, answer: Any) -> tuple[Answer, tuple[int, int]]:
         """Read one answer; what it says is for `checked_answer` to judge."""
         try:
             items = np.array(answer["items"])
             scores = np.array(answer["scores"], dtype=np.float32)
-            nanoseconds = int(answer["nanoseconds"])
+            wall, cpu = int(answer["wall_ns"]), int(answer["cpu_ns"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._error(f"returned an answer that cannot be read ({error!r})") from error
-        if nanoseconds <= 0:
-            raise self._error(f"returned a duration of {nanoseconds} ns, expected more than 0")
-        return (items, scores), nanoseconds
+        if wall <= 0:
+            raise self._error(f"returned a duration of {wall} ns, expected more than 0")
+        return (items, scores), (wall, cpu)
 
     def _receive(self, expected: Sequence[str]) -> dict[str, Any]:
         """Read one line of JSON that has the expected keys."""
