@@ -39,8 +39,9 @@ LABEL: dict[str, Any] = {
     "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
 }
 LABEL_GAP = 0.045  # between neighbouring labels, as a share of the axis' height
-CHARACTER = 0.0155  # a letter's width in a label, as a share of the decades that points span
+CHARACTER = 0.0122  # a letter's width in a label, as a share of the decades that points span
 NEIGHBOUR_FACTOR = 3.0  # latencies closer than this share a column of labels
+SAME_FACTOR = 1.25  # files of one system that are closer than this, and equally good, share a label
 OTHER_COLOR = "#CC79A7"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -128,6 +129,30 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
     return groups
 
 
+def _labels(
+    rows: Sequence[dict[str, Any]], column: Sequence[int], gap: float
+) -> list[tuple[str, list[int]]]:
+    """Return a column's labels, each with its rows: one for files of a system that lie together."""
+    together: list[list[int]] = []
+    for index in column:
+        row = rows[index]
+        for others in together:
+            first = rows[others[0]]
+            if (
+                row["system"] == first["system"]
+                and row["latency_ms"]["p50"] < SAME_FACTOR * first["latency_ms"]["p50"]
+                and abs(row["metrics"]["ndcg@10"] - first["metrics"]["ndcg@10"]) < gap
+            ):
+                others.append(index)
+                break
+        else:
+            together.append([index])
+    return [
+        (", ".join([full_name(rows[some[0]]), *(rows[i]["precision"] for i in some[1:])]), some)
+        for some in together
+    ]
+
+
 def _draw_point(axes: Axes, row: dict[str, Any], color: str) -> None:
     """Draw a system's marker with its two bars."""
     x, y = row["latency_ms"]["p50"], row["metrics"]["ndcg@10"]
@@ -176,15 +201,17 @@ def draw(results: dict[str, Any]) -> Figure:
     placed: list[tuple[float, float, float]] = []  # labels: from x to x, at which height
     for group in _columns(rows):
         column = max(rows[i]["latency_ms"]["p95"] for i in group) * 10 ** (0.05 * decades)
-        names = [full_name(rows[i]) for i in group]
-        end = column * 10 ** (CHARACTER * decades * max(map(len, names)))
+        labels = _labels(rows, group, gap)
+        end = column * 10 ** (CHARACTER * decades * max(len(name) for name, _ in labels))
         others = [(x, x, y) for i, (x, y) in enumerate(points) if i not in group]
         obstacles = [y for first, last, y in placed + others if first < end and last > column]
-        heights = avoid(spread([points[i][1] for i in group], gap), obstacles, gap)
-        for index, name, label_y in zip(group, names, heights, strict=True):
-            (x, y), color = points[index], colors[index]
+        means = [sum(points[i][1] for i in some) / len(some) for _, some in labels]
+        heights = avoid(spread(means, gap), obstacles, gap)
+        for (name, some), label_y in zip(labels, heights, strict=True):
+            color = colors[some[0]]
             leader: dict[str, Any] = {"color": color, "alpha": 0.5, "linewidth": 0.7, "zorder": 3}
-            axes.plot([x, column], [y, label_y], **leader)
+            for x, y in (points[i] for i in some):
+                axes.plot([x, column], [y, label_y], **leader)
             axes.text(column, label_y, f" {name}", color=color, zorder=5, **LABEL)
             placed.append((column, column * 10 ** (CHARACTER * decades * len(name)), label_y))
     highest = max(high, *(y for _, _, y in placed))
