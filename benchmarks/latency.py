@@ -51,7 +51,8 @@ stdout. Schema "seqrec-benchmark/2":
       gain_over_fp32            int8 rows: the same over the fp32 file
       top10_overlap_with_fp32   int8 rows: share of the top 10 that the fp32 file returns too
       peer                      rows of other libraries: their versions
-      training                  the same rows: num_epochs or num_neighbours; minutes of CPU time;
+      training                  the same rows: num_epochs or num_neighbours; num_tried, of how many
+                                that was the best; minutes of CPU time;
                                 cut_short, whether --peer-minutes ended the choice of that number;
                                 device, "cpu" or the name of the GPU; versions it was trained with
     failed          with --peers: those without figures: system, precision, reason

@@ -271,11 +271,13 @@ def test_what_is_chosen_is_told_by_its_name(tmp_path: Path) -> None:
     for part, minutes in (("choice", 1.0), ("final", 0.5)):
         (tmp_path / part).mkdir()
         known = {"device": "cpu", "versions": {"implicit": "0.7.3"}}
-        trained = {"num_epochs": 2, "minutes": minutes, "cut_short": False} | known
+        trained = {"num_epochs": 2, "minutes": minutes, "cut_short": False, **known}
+        trained["valid_ndcg@10"] = [0.1, 0.3, 0.2] if part == "choice" else []
         write_json(tmp_path / part / "trained.json", trained)
         write_json(tmp_path / part / "recipe.json", {"settings": {"neighbours": [20, 50, 100]}})
     report = training_report(tmp_path / "final")
-    assert report == {"num_neighbours": 50, "minutes": 1.5, "cut_short": False} | known
+    expected = {"num_neighbours": 50, "num_tried": 3, "minutes": 1.5, "cut_short": False}
+    assert report == expected | known
 
 
 def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given(

@@ -151,7 +151,8 @@ def test_what_was_not_swept_has_no_chart(results: dict[str, Any]) -> None:
 def test_other_libraries_are_told_apart_and_how_they_were_trained_is_said(
     results: dict[str, Any],
 ) -> None:
-    training = {"num_epochs": 3, "minutes": 4.0, "cut_short": True}
+    training = {"num_epochs": 3, "num_tried": 5, "minutes": 4.0, "cut_short": True}
+    training["device"] = "cpu"
     results["rows"] += [
         row("one sasrec", "fp32", 0.05, 1.0, peer="one sasrec", training=training),
         row("two sasrec", "fp32", 0.06, 1.1, peer="two sasrec"),
@@ -163,4 +164,4 @@ def test_other_libraries_are_told_apart_and_how_they_were_trained_is_said(
     assert chart["gru control fp32"].marker.symbol.endswith("-open")
     assert not chart["gru distilled int8"].marker.symbol.endswith("-open")
     text = page(results)
-    assert "one sasrec: 3 epochs in 4.0 CPU minutes, cut short by --peer-minutes" in text
+    assert "one sasrec: 3 epochs of 5 tried in 4.0 CPU minutes, cut short by --peer-minutes" in text

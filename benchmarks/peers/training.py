@@ -153,7 +153,8 @@ def training_report(folder: Path) -> dict[str, Any]:
     """Return how the peer that is served from a folder was trained.
 
     Returns:
-        num_epochs, or num_neighbours if that is what was chosen; minutes of CPU time, all
+        num_epochs, or num_neighbours if that is what was chosen; num_tried, how many epochs or
+        numbers of neighbours validation chose from; minutes of CPU time, all
         trainings together; cut_short, whether the limit on the minutes ended the choice; device,
         "cpu" or the name of the GPU; versions of the libraries that trained it.
     """
@@ -165,6 +166,7 @@ def training_report(folder: Path) -> dict[str, Any]:
         chosen = {"num_neighbours": choices[num_epochs - 1]}
     return {
         **chosen,
+        "num_tried": len(trained["choice"]["valid_ndcg@10"]),
         "minutes": sum(part["minutes"] for part in trained.values()),
         "cut_short": trained["choice"]["cut_short"],
         "device": trained[folder.name]["device"],
