@@ -84,13 +84,13 @@ from benchmarks.include import format_included, read_included
 from benchmarks.limit import idle, one_look, reader
 from benchmarks.measure import (
     TIMED_K,
+    affordable_lists,
     evaluate_lists,
     histories_before_test,
     make_requests,
     measure_latency,
     measure_throughput,
     overlap,
-    top_lists,
 )
 from benchmarks.peers.opening import Failure, open_peers
 from benchmarks.peers.runner import PeerError, PeerRunner
@@ -298,7 +298,8 @@ def judge(
 ) -> list[System]:
     """Rank the test targets in what runners answer; a peer that lies goes to `failed`.
 
-    A batch of the size that throughput is measured with is checked, too.
+    A batch of the size that throughput is measured with is checked, too, and used where single
+    users would take too long.
     """
     judged, evaluations, lists = [], [], []
     some = histories_before_test(dataset)[:batch_size]
@@ -312,8 +313,10 @@ def judge(
                 batch_size=batch_size,
             )
             checked_answer(runner, batch.items, batch.excluded, batch.k, dataset.num_items)
-            excluding = top_lists(runner, dataset, exclude_seen=True)
-            keeping = top_lists(runner, dataset, exclude_seen=False)
+            excluding, keeping = (
+                affordable_lists(runner, dataset, exclude_seen=flag, batch_size=batch_size)
+                for flag in (True, False)
+            )
         except ModelError as error:
             if not isinstance(runner, PeerRunner):
                 raise

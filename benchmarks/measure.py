@@ -24,6 +24,8 @@ TIMED_K = 10
 NUM_WARM_UP_CALLS = 20
 NUM_BLOCKS = 20  # so often do runners take turns: a busy moment of the machine hits all of them
 NUM_ROUNDS = 3  # the same of throughput
+PATIENCE_S = 120.0  # for one system's lists of all test users
+SAME_IN_BATCHES = 0.99  # share of items: rounding may exchange neighbours
 MIN_CALLS = 10
 MIN_CALLS_OF_P99 = 200  # two of them take longer
 PERCENTILES = (50, 95, 99)
@@ -82,10 +84,55 @@ def top_lists(
     Raises:
         ModelError: the runner does not keep its promises; see `checked_answer`.
     """
+    histories = histories_before_test(dataset)
+    return _lists_after(histories, runner, dataset.num_items, exclude_seen, batch_size)
+
+
+def affordable_lists(
+    runner: Runner,
+    dataset: SequenceDataset,
+    *,
+    exclude_seen: bool,
+    batch_size: int,
+    patience_s: float = PATIENCE_S,
+) -> IntArray:
+    """Ask for every test user's list, in batches of a runner that would take too long otherwise.
+
+    The first users are asked one at a time. If all would need longer than `patience_s` like that,
+    and a batch of these users agrees in 99 of 100 items, all are asked in batches.
+
+    Returns:
+        As `top_lists`.
+
+    Raises:
+        ModelError: the runner does not keep its promises; see `checked_answer`.
+    """
+    histories, num_items = histories_before_test(dataset), dataset.num_items
+    first, rest = histories[:batch_size], histories[batch_size:]
+    start = time.perf_counter()
+    singly = _lists_after(first, runner, num_items, exclude_seen, 1)
+    if not rest:
+        return singly
+    size = 1
+    if (time.perf_counter() - start) / len(first) * len(histories) > patience_s:
+        together = _lists_after(first, runner, num_items, exclude_seen, batch_size)
+        if overlap(singly, together, k=LIST_LENGTH) >= SAME_IN_BATCHES:
+            size = batch_size
+    return np.concatenate([singly, _lists_after(rest, runner, num_items, exclude_seen, size)])
+
+
+def _lists_after(
+    histories: Sequence[NDArray[np.integer]],
+    runner: Runner,
+    num_items: int,
+    exclude_seen: bool,
+    batch_size: int,
+) -> IntArray:
+    """Ask for the lists (N, K) that follow these histories, in batches."""
     requests = make_requests(
-        histories_before_test(dataset),
+        histories,
         max_len=runner.max_len,
-        k=min(LIST_LENGTH, dataset.num_items),
+        k=min(LIST_LENGTH, num_items),
         exclude_seen=exclude_seen,
         batch_size=batch_size,
     )
@@ -93,7 +140,7 @@ def top_lists(
     label = f"{runner.system} {runner.precision}, {protocol}"
     return np.concatenate(
         [
-            checked_answer(runner, request.items, request.excluded, request.k, dataset.num_items)
+            checked_answer(runner, request.items, request.excluded, request.k, num_items)
             for request in tqdm(requests, desc=label, unit="call", leave=False, mininterval=0.5)
         ]
     )

@@ -23,6 +23,7 @@ from benchmarks.fresh import measure_fresh
 from benchmarks.latency import BenchmarkConfig, benchmark, main
 from benchmarks.measure import (
     Timing,
+    affordable_lists,
     histories_before_test,
     make_requests,
     measure_latency,
@@ -323,6 +324,38 @@ def test_one_event_on_a_kept_state_gives_the_lists_of_the_whole_history(
     )
     rows = {row["precision"]: row for row in results["rows"] if row["system"] == "gru distilled"}
     assert rows["int8 step"]["metrics"] == rows["int8"]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "is_alike", "sizes"),
+    [
+        (60.0, True, [1] * 40),  # quick
+        (0.0, True, [1] * 16 + [16, 16, 8]),  # the first 16 twice, to compare
+        (0.0, False, [1] * 16 + [16] + [1] * 24),
+    ],
+)
+def test_a_slow_runner_is_asked_in_batches_if_they_answer_alike(
+    tiny_dataset: SequenceDataset, patience_s: float, is_alike: bool, sizes: list[int]
+) -> None:
+    class Recorder(PopularityRunner):
+        def recommend(self, items: Any, excluded: Any, k: Any) -> Any:
+            asked.append(len(items))
+            top_items, top_scores = super().recommend(items, excluded, k)
+            if not is_alike and len(items) > 1:
+                top_items = 1 + tiny_dataset.num_items - top_items
+            return top_items, top_scores
+
+    asked: list[int] = []
+    found = affordable_lists(
+        Recorder(tiny_dataset),
+        tiny_dataset,
+        exclude_seen=False,
+        batch_size=16,
+        patience_s=patience_s,
+    )
+    assert asked == sizes
+    expected = top_lists(PopularityRunner(tiny_dataset), tiny_dataset, exclude_seen=False)
+    np.testing.assert_array_equal(found, expected)
 
 
 class Compiler(FixedRunner):
