@@ -137,7 +137,7 @@ def training_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"{row['system']}: {_chosen(row['training'])} in {row['training']['minutes']:.1f} CPU "
         "minutes"
-        + _trained_on(row["training"]["device"])
+        + _trained_on(row["training"].get("device", "cpu"))
         + (", cut short by --peer-minutes" if row["training"]["cut_short"] else "")
         for row in rows
         if "training" in row
@@ -152,7 +152,8 @@ def _chosen(training: dict[str, Any]) -> str:
     """Say what validation chose for a peer: for how long, or how many neighbours."""
     if "num_neighbours" in training:
         return f"{training['num_neighbours']} neighbours"
-    return f"{training['num_epochs']} epochs of {training['num_tried']} tried"
+    tried = training.get("num_tried")  # an earlier run's file lacks it
+    return f"{training['num_epochs']} epochs" + (f" of {tried} tried" if tried else "")
 
 
 def _gain(gain: dict[str, float]) -> str:
