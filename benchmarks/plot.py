@@ -100,17 +100,19 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 
 def avoid(positions: Sequence[float], obstacles: Sequence[float], gap: float) -> list[float]:
-    """Move positions up until none is nearer than `gap` to an obstacle, or to one of the others.
+    """Move positions to the nearest places that keep `gap` to obstacles and to one another.
 
-    >>> avoid([1.0, 5.0, 2.5], obstacles=[1.5, 9.0], gap=1.0)
-    [2.5, 5.0, 3.5]
+    >>> avoid([1.25, 5.0, 2.0], obstacles=[1.5, 9.0], gap=1.0)
+    [0.5, 5.0, 2.5]
     """
-    taken, moved = sorted(obstacles), list(positions)
+    taken, moved = list(obstacles), list(positions)
     for index in sorted(range(len(positions)), key=lambda i: positions[i]):
-        for other in taken:  # upwards: what has been passed does not come near again
-            if abs(other - moved[index]) < gap:
-                moved[index] = other + gap
-        taken = sorted([*taken, moved[index]])
+        places = [positions[index], *(other + side for other in taken for side in (-gap, gap))]
+        free = [
+            place for place in places if all(abs(place - other) > 0.999 * gap for other in taken)
+        ]
+        moved[index] = min(free, key=lambda place: abs(place - positions[index]))
+        taken.append(moved[index])
     return moved
 
 
@@ -214,8 +216,8 @@ def draw(results: dict[str, Any]) -> Figure:
                 axes.plot([x, column], [y, label_y], **leader)
             axes.text(column, label_y, f" {name}", color=color, zorder=5, **LABEL)
             placed.append((column, column * 10 ** (CHARACTER * decades * len(name)), label_y))
-    highest = max(high, *(y for _, _, y in placed))
-    axes.set_ylim(low - 0.06 * height, highest + 0.06 * height)
+    heights = [low, high, *(y for _, _, y in placed)]
+    axes.set_ylim(min(heights) - 0.06 * height, max(heights) + 0.06 * height)
     _describe(figure, axes, results)
     return figure
 
