@@ -261,6 +261,15 @@ def test_what_a_gpu_has_trained_is_served_where_there_is_none(
     assert line.endswith("CPU minutes with a GPU, Some GPU")
 
 
+def test_a_library_without_pytorch_is_trained_on_the_cpu_wherever_the_others_are(
+    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    folder = ensure_trained(
+        peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1, device="cuda"
+    )
+    assert training_report(folder)["device"] == "cpu"
+
+
 def test_a_worker_sees_a_gpu_only_where_it_is_to_train_there() -> None:
     assert worker_environment(1)["CUDA_VISIBLE_DEVICES"] == ""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")

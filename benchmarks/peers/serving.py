@@ -147,7 +147,7 @@ def _train(peer: Any, exchange: Exchange, output: Path, num_epochs: int) -> None
         "minutes": (time.process_time() - start) / 60,
         "cut_short": exchange.is_over() and waited < exchange.settings["patience"],
         "valid_ndcg@10": values,
-        "device": _device_name(exchange.device),
+        "device": _device_name(peer, exchange.device),
         "versions": versions(peer),
     }
     (output / "trained.json").write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
@@ -173,11 +173,11 @@ def versions(peer: Any) -> dict[str, str]:
     return {library: version(library) for library in peer.LIBRARIES}
 
 
-def _device_name(device: str) -> str:
+def _device_name(peer: Any, device: str) -> str:
     """Return what a training ran on: "cpu", or the name of the GPU."""
-    if device == "cpu":
-        return device
-    import torch  # not in every peer's environment
+    if device == "cpu" or "torch" not in peer.LIBRARIES:  # implicit's neighbours need no GPU
+        return "cpu"
+    import torch
 
     return torch.cuda.get_device_name()
 

@@ -169,8 +169,9 @@ def training_report(folder: Path) -> dict[str, Any]:
         "num_tried": len(trained["choice"]["valid_ndcg@10"]),
         "minutes": sum(part["minutes"] for part in trained.values()),
         "cut_short": trained["choice"]["cut_short"],
-        "device": trained[folder.name]["device"],
-        "versions": trained[folder.name]["versions"],
+        # A folder that an earlier checkout has trained lacks these.
+        "device": trained[folder.name].get("device", "cpu"),
+        "versions": trained[folder.name].get("versions", {}),
     }
 
 
