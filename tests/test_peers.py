@@ -46,6 +46,8 @@ LIBRARIES = ("numpy",)
 def train(exchange, output, num_epochs):
     with open(output.parent / "trainings.txt", "a") as file:
         file.write(f"{{num_epochs}}\\n")
+    with open(output.parent / "devices.txt", "a") as file:
+        file.write(f"{{exchange.device}} {{os.environ.get('CUDA_VISIBLE_DEVICES')}}\\n")
     if exchange.settings["does"] == "fail":
         raise RuntimeError("no gradient today")
     counts = np.bincount(exchange.events, minlength=exchange.num_items + 1)
@@ -268,6 +270,24 @@ def test_a_library_without_pytorch_is_trained_on_the_cpu_wherever_the_others_are
         peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1, device="cuda"
     )
     assert training_report(folder)["device"] == "cpu"
+
+
+def test_the_device_of_trainings_reaches_the_workers(
+    run_folder: Path,
+    peer: Peer,
+    tiny_dataset: SequenceDataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Choice and final training alike, and the GPU is not hidden from them."""
+    monkeypatch.setattr(opening, "ensure_environment", lambda _: PYTHON)
+    monkeypatch.setattr(latency, "PEERS", (peer,))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    where = ["--data-dir", str(tiny_dataset.path), "--output-dir", str(run_folder)]
+    quick = ["--num-calls", "20", "--budget-s", "0.1", "--no-teacher", "--peers"]
+    latency.main([*where, *quick, "--peer-device", "cuda"])
+    (devices,) = (run_folder / "peers").glob("*/devices.txt")
+    assert devices.read_text().splitlines() == ["cuda 7", "cuda 7"]
 
 
 def test_a_worker_sees_a_gpu_only_where_it_is_to_train_there() -> None:
