@@ -8,8 +8,8 @@ A finished cell is a folder `OUTPUT_DIR/<data>/cells/<arch>-<row>-seed<seed>-<di
     ranks.safetensors   int32 (N,) `excluding_seen` and `keeping_seen`: each test target's rank
     students/, export/  what was trained and exported, laid out as the stages lay it out
 
-Beside `cells/` lies what cells share: teacher, knowledge, assistants and soft targets. A finished
-cell is never computed again: another recipe has another digest, so it gets another folder.
+Beside `cells/` lies what cells share: teacher, knowledge, auxiliary teachers and soft targets. A
+finished cell is never computed again: another recipe has another digest, so it gets another folder.
 """
 
 import contextlib
@@ -61,14 +61,13 @@ from benchmarks.report import describe_machine
 from benchmarks.rows import ROWS, needs_teacher, select_rows
 from benchmarks.runners import OnnxRunner
 from export.to_onnx import ensure_exported
+from student.config import DistillConfig, scheduled
 from student.distill import (
-    ASSISTANTS,
-    DistillConfig,
-    assistant_folder,
-    scheduled,
-    soft_targets,
-    train_assistant,
-    train_student,
+    AUXILIARY_ARCHS,
+    auxiliary_folder,
+    distil,
+    make_soft_targets,
+    train_auxiliary,
 )
 from student.model import Arch, Student
 
@@ -102,7 +101,7 @@ class Workplace:
     """Where the cells of one data set are, and what they share."""
 
     dataset: SequenceDataset
-    root: Path  # teacher/, knowledge/, assistants/, targets/ as the stages write them, and cells/
+    root: Path  # teacher/, knowledge/, soft-targets/ ... as the stages write them, and cells/
     output_dir: Path  # the parent of `root`, as `--output-dir` gave it
     student_flags: str  # of `student.distill`, for all students alike
     device: Device
@@ -216,9 +215,9 @@ def share_soft_targets(cell: Cell, place: Workplace) -> dict[str, dict[str, floa
     """Make what a taught student learns from and shares with others, unless it is there.
 
     Returns:
-        What it cost, by stage ("gru assistant", "transformer assistant", "soft targets"): wall_s
-        and cpu_s, kept beside what they made. A stage is missing if the student does without it,
-        or if its cost is not known.
+        What it cost, by stage ("gru auxiliary teacher", "transformer auxiliary teacher", "soft
+        targets"): wall_s and cpu_s, kept beside what they made. A stage is missing if the student
+        does without it, or if its cost is not known.
     """
     if ROWS[cell.row].kind != "student" or not ROWS[cell.row].taught:
         return {}
@@ -228,22 +227,23 @@ def share_soft_targets(cell: Cell, place: Workplace) -> dict[str, dict[str, floa
     if place.knowledge is None:
         raise ModelError(f"{cell}: no teacher in {place.root}")
     watch, files = Stopwatch(), {}
-    for arch in ASSISTANTS if config.teacher_share != 1 else ():
-        stage, folder = f"{arch} assistant", assistant_folder(arch, config, place.dataset)
+    for arch in AUXILIARY_ARCHS if config.teacher_weight != 1 else ():
+        stage = f"{arch} auxiliary teacher"
+        folder = auxiliary_folder(arch, config, place.dataset, place.knowledge)
         files[stage] = folder.with_name(f"{folder.name}_times.json")
         trained = folder / "recipe.json"
         before = read_json(trained) if trained.is_file() else None
         # The times of a run that was killed are lost.
         interrupted = folder.with_name(f"{folder.name}-checkpoint").is_dir()
         with watch.stage(stage):
-            train_assistant(arch, config, place.dataset, accelerator)
+            train_auxiliary(arch, config, place.dataset, place.knowledge, accelerator)
         if read_json(trained) != before:
             files[stage].unlink(missing_ok=True)
             if not interrupted:
                 write_json(files[stage], watch.times[stage])
-    there = set((place.root / "targets").glob("*"))
+    there = set((place.root / "soft-targets").glob("*"))
     with watch.stage("soft targets"):
-        made = soft_targets(config, place.dataset, place.knowledge, accelerator)[0].path
+        made = make_soft_targets(config, place.dataset, place.knowledge, accelerator)[0].path
     files["soft targets"] = made.with_name(f"{made.name}_times.json")
     if made not in there:
         write_json(files["soft targets"], watch.times["soft targets"])
@@ -352,7 +352,8 @@ def _student(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
     assert cell.arch is not None
     shared = share_soft_targets(cell, place)
     with watch.stage("train"):
-        student = train_student(cell.arch, config, place.dataset, knowledge, folder, accelerator)
+        student = distil(cell.arch, config, place.dataset, knowledge, folder, accelerator)
+    about = read_json(folder / "config.json")
     student = student.to(accelerator.device).eval()
     max_len = student.config.max_len
     with watch.stage("evaluate"):
@@ -360,7 +361,8 @@ def _student(cell: Cell, place: Workplace, watch: Stopwatch) -> Computed:
             student, place.dataset, "test", max_len=max_len, device=accelerator.device
         )
     return result, {
-        "valid_ndcg@10": read_json(folder / "config.json")["valid_metrics"]["ndcg@10"],
+        "valid_ndcg@10": about["valid_metrics"]["ndcg@10"],
+        "teacher_weight": about.get("teacher_weight"),
         "num_parameters": student.num_parameters,
         "shared_times": shared,
         **_describe_file(folder / "model.safetensors", place),

@@ -53,7 +53,7 @@ from export.recommender import Recommender
 from export.text_encoder import TextEncoder
 from export.to_onnx import export_student
 from student.model import Student, StudentConfig
-from student.targets import Targets, prepare_targets
+from student.soft_targets import SoftTargets, prepare_soft_targets
 
 NUM_ITEMS, NUM_USERS = 30, 40
 MAX_SECONDS, MAX_MORE_BYTES = 20, 2 * 2**30
@@ -129,8 +129,8 @@ def write_samples(folder: Path) -> list[Format]:
         dataset,
         iter([(np.arange(num_prefixes), rng.normal(size=(num_prefixes, 6)))]),
         rng.normal(size=(NUM_ITEMS + 1, 6)),
-        text_vectors=rng.normal(size=(NUM_ITEMS + 1, 5)),
-        text_stats=np.stack([np.zeros(5), np.ones(5)]),
+        text_components=rng.normal(size=(NUM_ITEMS + 1, 5)),
+        text_map=rng.normal(size=(9, 5)),
         prefixes_per_user=100,
         teacher={"model": "none"},
     )
@@ -184,7 +184,7 @@ def write_samples(folder: Path) -> list[Format]:
         recommender.recommend([recommender.item_ids[0]], k=3)
 
     files = ("events.npy", "offsets.npy", "split.npy", "items.parquet", "user_ids.parquet")
-    arrays = ("states.npy", "item_vectors.npy", "text_vectors.npy", "text_stats.npy")
+    arrays = ("states.npy", "item_vectors.npy", "text_components.npy", "text_map.npy")
     return [
         Format("tables", tables, read_tables),
         Format("data", folder / "data", read_data, files),
@@ -204,10 +204,10 @@ def write_samples(folder: Path) -> list[Format]:
     ]
 
 
-def _targets(folder: Path, dataset: SequenceDataset, knowledge: Knowledge) -> Targets:
+def _targets(folder: Path, dataset: SequenceDataset, knowledge: Knowledge) -> SoftTargets:
     where = torch.device("cpu")
-    return prepare_targets(
-        folder, dataset, knowledge, [], share=None, top_k=4, recipe={}, device=where
+    return prepare_soft_targets(
+        folder, dataset, knowledge, [], teacher_weight=None, top_k=4, recipe={}, device=where
     )
 
 
@@ -235,7 +235,6 @@ def write_teacher(language_model: Path, folder: Path, dataset: SequenceDataset) 
         bits=16,
         num_layers=1,
         num_items=NUM_ITEMS,
-        text_dim=width,
         item_dim=4,
         max_len=9,
         lora_rank=2,
@@ -244,8 +243,8 @@ def write_teacher(language_model: Path, folder: Path, dataset: SequenceDataset) 
     )
     Teacher(
         load_base(language_model, bits=16, num_layers=1, device="cpu"),
-        torch.randn(NUM_ITEMS + 1, width),
-        torch.stack([torch.zeros(width), torch.ones(width)]),
+        torch.randn(NUM_ITEMS + 1, 5),
+        torch.randn(width + 1, 5),
         item_mask(np.zeros(0, dtype=np.int64), NUM_ITEMS),
         config,
     ).save_pretrained(folder)

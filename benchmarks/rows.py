@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from seqrec.errors import ModelError
 
-from student.distill import DistillConfig
+from student.config import DistillConfig
 
 Kind = Literal["popularity", "teacher", "student", "int8", "fusion"]
 
@@ -33,19 +33,25 @@ def ablation(about: str, **overrides: Any) -> Row:
     return Row(about, overrides=overrides, ablation=True)
 
 
-CONTROL, DISTILLED = "control", "distilled"
+CONTROL, DISTILLED, NO_LANGUAGE_MODEL = "control", "distilled", "no-language-model"
 
 ROWS: dict[str, Row] = {
     "popularity": Row("the items most frequent in training, the same for everyone", "popularity"),
     "teacher": Row("the fine-tuned language model itself", "teacher"),
-    CONTROL: Row("the student on the data alone, no teacher", taught=False),
-    "text": Row(
-        "starts from the untuned language model's vectors of the item texts; no soft targets",
-        overrides={"init": "text", "kd_weight": 0.0},
+    CONTROL: Row("the student on the data alone: plain item table, no soft targets", taught=False),
+    NO_LANGUAGE_MODEL: Row(
+        "the distilled student's recipe without a language model: plain item tables, soft targets "
+        "of the auxiliary teachers alone",
+        overrides={"item_table": "plain", "teacher_weight": 0.0},
     ),
-    "vectors": Row(
-        "starts from the tuned teacher's item vectors; no soft targets",
-        overrides={"init": "teacher", "kd_weight": 0.0},
+    "text": Row(
+        "fused item table, no soft targets: the language model's reading of the texts, untuned",
+        overrides={"kd_weight": 0.0},
+    ),
+    "text-and-auxiliaries": Row(
+        "fused item tables, soft targets of the auxiliary teachers alone: all but what the tuned "
+        "teacher answers",
+        overrides={"teacher_weight": 0.0},
     ),
     DISTILLED: Row("the student as `python -m student.distill` trains it"),
     "distilled-int8": Row(
@@ -53,28 +59,21 @@ ROWS: dict[str, Row] = {
         "int8",
         made_of=(DISTILLED,),
     ),
+    "teacher-alone": ablation(
+        "distilled from the teacher's answers alone, no auxiliary teachers", teacher_weight=1.0
+    ),
+    "plain-table": ablation("distilled, but a plain item table", item_table="plain"),
     "control+control": Row(
         "mean of the log-probabilities of two controls of different seeds",
         "fusion",
         made_of=(CONTROL, CONTROL),
+        ablation=True,
     ),
     "control+teacher": Row(
         "mean of the log-probabilities of the control and the teacher",
         "fusion",
         made_of=(CONTROL, "teacher"),
-    ),
-    "behaviour-only": ablation("distilled, but a random item table to start from", init="random"),
-    "teacher-alone": ablation(
-        "distilled from the teacher's behaviour alone, no assistants beside it", teacher_share=1.0
-    ),
-    "assistant-alone": ablation(
-        "distilled from the assistants' behaviour alone, no language model in it", teacher_share=0.0
-    ),
-    "no-language-model": ablation(
-        "distilled from the assistants' behaviour alone and a random item table to start from: "
-        "owes the language model nothing but the rows of new items",
-        teacher_share=0.0,
-        init="random",
+        ablation=True,
     ),
     "kd-weight-0.25": ablation(
         "distilled, a quarter of the loss the soft targets'", kd_weight=0.25

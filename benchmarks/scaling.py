@@ -1,8 +1,8 @@
 """Training over catalogue sizes: `python -m benchmarks.scaling --num-items 10000 100000 1000000`.
 
 For each size a log is invented (`benchmarks.make_log`), prepared, and trained on for some steps: by
-the students' control and, if `--teacher` names a language model, by a teacher on it, whose item
-texts are random vectors. All is run as a user runs it, each in a process of its own, so that its
+the students and, if `--teacher` names a language model, by a teacher on it; their items' text
+components are random. All is run as a user runs it, each in a process of its own, so that its
 memory can be told. Prints a table and writes `scaling.json`; schema "seqrec-scaling/1":
 
     schema, config, environment    as in `benchmark.json`, see `benchmarks.latency`
@@ -40,6 +40,7 @@ from seqrec.config import flag, parse_flags, to_json
 from seqrec.data import PAD, SequenceDataset, load_dataset
 from seqrec.errors import run_main
 from seqrec.files import write_json
+from seqrec.item_table import NUM_COMPONENTS
 from seqrec.metrics import validation_ndcg
 from seqrec.prepare import PrepareConfig, prepare
 from seqrec.schedule import teacher_schedule
@@ -55,8 +56,9 @@ from benchmarks.busy import watch_others
 from benchmarks.fresh import peak_mib
 from benchmarks.make_log import LogConfig, make_log
 from benchmarks.report import busy_note, describe_machine
-from student.distill import DistillConfig, make_loss, new_student, scheduled
-from student.model import Arch
+from student.config import DistillConfig, scheduled
+from student.model import Arch, Student
+from student.training import fold, make_loss, new_student
 
 if TYPE_CHECKING:
     from teacher.finetune import FinetuneConfig
@@ -177,7 +179,11 @@ def _train_student(system: Arch, folder: Path, config: ScalingConfig) -> dict[st
     set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(folder / "data")
     flags = scheduled(DistillConfig(seed=config.seed), dataset)
-    student = new_student(system, flags, dataset, None)
+    components = np.random.default_rng(config.seed).standard_normal(
+        (dataset.num_items + 1, NUM_COMPONENTS), dtype=np.float32
+    )
+    components[PAD] = 0
+    student = new_student(system, flags, dataset, components.astype(np.float16))
     loss = make_loss(flags, dataset, None)
     batches = TimedBatches(dataset, flags.max_len, flags.batch_size, flags.seed)
     return _train(student, loss, batches, folder, config)
@@ -228,8 +234,7 @@ def _train_teacher(system: str, folder: Path, config: ScalingConfig) -> dict[str
     torch.manual_seed(config.seed)
     untrained = item_mask(dataset.untrained_items, dataset.num_items)
     teacher = teacher_on(base, dataset.num_items, untrained, work_of(flags, num_processes=1))
-    teacher.text_vectors[1:].normal_()
-    teacher.text_stats[1] = 1
+    teacher.item_table.components[1:].normal_()
     batches = TimedBatches(
         dataset, flags.max_len, flags.batch_size, flags.seed, stride=flags.max_len
     )
@@ -251,8 +256,11 @@ def _train(
     def validate(trained: Any) -> float:
         nonlocal validation_s
         started = time.perf_counter()
+        model = (
+            fold(trained, known.untrained_items, 0.0) if isinstance(trained, Student) else trained
+        )
         value = validation_ndcg(
-            trained, known, max_len=batches.max_len, batch_size=batches.batch_size
+            model, known, max_len=batches.max_len, batch_size=batches.batch_size
         )
         validation_s = time.perf_counter() - started
         return value

@@ -1,8 +1,8 @@
 """From finished cells to `accuracy.json`: means over seeds, intervals over users, paired gains.
 
-Schema "seqrec-accuracy/1":
+Schema "seqrec-accuracy/2":
 
-    schema          "seqrec-accuracy/1"
+    schema          "seqrec-accuracy/2"
     command         what was typed last; each row has its own
     environment     as in `benchmark.json`, of the machine that wrote this file
     seeds           those asked for
@@ -17,9 +17,14 @@ Schema "seqrec-accuracy/1":
       metrics       by protocol, then hr@10, ndcg@10, mrr@10: mean over seeds; seed_min, seed_max;
                     low, high: 95 % bootstrap interval over users of the mean over seeds
       valid_ndcg@10 mean over seeds, headline protocol; null for int8
-      gain_over     by "control", "teacher", "distilled", where both are there: NDCG@10, headline
-                    protocol, in percent of the other's: mean, low, high; paired over users and
-                    over the seeds that both have; null where the other has too few hits
+      gain_over     by "control", "no-language-model", "text-and-auxiliaries", "teacher",
+                    "distilled", where both are there: NDCG@10, headline protocol, in percent of the
+                    other's: mean, low, high; paired over users and over the seeds that both have;
+                    null where the other has too few hits
+      by_frequency  by how many events before the test the target's item has ("0", "1-5", "6-20",
+                    "more"): num_targets, ndcg@10 (headline protocol, mean over seeds), and
+                    over_no_language_model, a gain as above
+      teacher_weight  of a distilled student's soft targets, one for each seed
       num_parameters, file_bytes    of the system; a fusion's are the sum of its parts
       times         by stage: wall_s and cpu_s, mean over the cells that ran in one piece, and
                     num_cells, how many those are
@@ -32,6 +37,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seqrec.data import SequenceDataset
 from seqrec.files import read_json
 from seqrec.metrics import METRICS, Evaluation, bootstrap_interval, relative_gain
 
@@ -41,15 +47,23 @@ from tabulate import tabulate
 
 from benchmarks.cells import Cell, Workplace, cell_folder, load_ranks, read_finished
 from benchmarks.report import describe_machine
-from benchmarks.rows import CONTROL, DISTILLED, ROWS, needs_teacher, unknown_settings
+from benchmarks.rows import (
+    CONTROL,
+    DISTILLED,
+    NO_LANGUAGE_MODEL,
+    ROWS,
+    needs_teacher,
+    unknown_settings,
+)
 from student.model import Arch
 
-SCHEMA = "seqrec-accuracy/1"
+SCHEMA = "seqrec-accuracy/2"
 ARCHS: tuple[Arch, ...] = ("gru", "transformer")
 PROTOCOLS = ("seen_excluded", "seen_kept")
-COMPARED = (CONTROL, "teacher", DISTILLED)
+COMPARED = (CONTROL, NO_LANGUAGE_MODEL, "text-and-auxiliaries", "teacher", DISTILLED)
 K = 10
-KEPT = ("seed", "partner_seed", "times", "interrupted", "file", "file_sha256")
+FREQUENCIES = {"0": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, None)}
+KEPT = ("seed", "partner_seed", "teacher_weight", "times", "interrupted", "file", "file_sha256")
 Ranks = dict[int | None, Evaluation]  # by seed; None: a row without seeds
 
 
@@ -137,6 +151,7 @@ def gain(
     *,
     exclude_seen: bool,
     seeds_of: Mapping[int | None, Sequence[int | None]] | None = None,
+    users: NDArray[np.bool_] | slice = slice(None),
 ) -> dict[str, float] | None:
     """Return NDCG@10 of one row over another's, in percent, paired; see `gain_over` above.
 
@@ -147,6 +162,7 @@ def gain(
         exclude_seen: the protocol.
         seeds_of: the seeds of `other` that each of `own` is compared with; itself if not given. A
             row fused of two seeds is compared with the mean of both: one of them may be lucky.
+        users: those that count, bool (N,); all if not given.
     """
     sides: list[list[int | None]] = [list(own), list(other)]
     if None not in own and None not in other:
@@ -156,11 +172,37 @@ def gain(
     if not sides[0]:
         return None
     values = [
-        per_user(ranks, "ndcg", exclude_seen=exclude_seen, seeds=seeds).mean(axis=0)
+        per_user(ranks, "ndcg", exclude_seen=exclude_seen, seeds=seeds).mean(axis=0)[users]
         for ranks, seeds in zip((own, other), sides, strict=True)
     ]
     found = relative_gain(*values)
     return None if found is None else dict(zip(("mean", "low", "high"), found, strict=True))
+
+
+def frequency_groups(dataset: SequenceDataset) -> dict[str, NDArray[np.bool_]]:
+    """Mark the test targets whose items have so many events before the test, bool (N,) each."""
+    counts = dataset.before_test().train_counts()[dataset.eval_targets("test").items]
+    return {
+        name: (counts >= least) & (counts <= (most if most is not None else counts))
+        for name, (least, most) in FREQUENCIES.items()
+    }
+
+
+def by_frequency(
+    ranks: Ranks, reference: Ranks | None, groups: Mapping[str, NDArray[np.bool_]], exclude: bool
+) -> dict[str, Any]:
+    """Return a row's `by_frequency`, as the module's docstring says; empty groups are left out."""
+    values = per_user(ranks, "ndcg", exclude_seen=exclude).mean(axis=0)
+    return {
+        name: {
+            "num_targets": int(members.sum()),
+            f"ndcg@{K}": float(values[members].mean()),
+            "over_no_language_model": reference
+            and gain(ranks, reference, exclude_seen=exclude, users=members),
+        }
+        for name, members in groups.items()
+        if members.any()
+    }
 
 
 def mean_times(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -181,6 +223,7 @@ def mean_times(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
 def summarize(place: Workplace, seeds: Sequence[int], command: str) -> dict[str, Any]:
     """Return the content of `accuracy.json`: all of the table that is finished for some seeds."""
     dataset, found = place.dataset, collect(place, ARCHS, seeds)
+    groups = frequency_groups(dataset)
     rows = []
     for (name, arch), finished in found.items():
         row, about = ROWS[name], [about for _, about in finished.cells]
@@ -213,6 +256,10 @@ def summarize(place: Workplace, seeds: Sequence[int], command: str) -> dict[str,
                     )
                     for other, ranks in others.items()
                 },
+                "by_frequency": by_frequency(
+                    finished.ranks, others.get(NO_LANGUAGE_MODEL), groups, dataset.exclude_seen
+                ),
+                "teacher_weight": [cell.get("teacher_weight") for cell in about],
                 "num_parameters": about[0]["num_parameters"],
                 "file_bytes": about[0].get("file_bytes"),
                 "times": mean_times(about),
@@ -279,6 +326,21 @@ def format_metric(values: Mapping[str, float]) -> str:
     return f"{values['mean']:.4f} [{values['low']:.4f}, {values['high']:.4f}]"
 
 
+def frequency_table(results: Mapping[str, Any]) -> str:
+    """Return NDCG@10 by how many events the target's item has before the test, as a text table."""
+    sizes = {
+        name: group["num_targets"]
+        for row in results["rows"]
+        for name, group in row["by_frequency"].items()
+    }
+    headers = [f"{name} events ({size:,} targets)" for name, size in sizes.items()]
+    rows = [
+        [row["arch"], row["row"], *(f"{row['by_frequency'][n][f'ndcg@{K}']:.4f}" for n in sizes)]
+        for row in results["rows"]
+    ]
+    return tabulate(rows, headers=["arch", "row", *headers], disable_numparse=True)
+
+
 def format_table(results: Mapping[str, Any]) -> str:
     """Return the results as a text table that ends in a newline."""
     data = results["dataset"]
@@ -290,12 +352,15 @@ def format_table(results: Mapping[str, Any]) -> str:
             format_metric(row["metrics"][data["protocol"]]["ndcg@10"]),
             f"{row['metrics'][data['protocol']]['hr@10']['mean']:.4f}",
             format_gain(row["gain_over"].get(CONTROL)),
+            format_gain(row["gain_over"].get(NO_LANGUAGE_MODEL)),
         ]
         for row in results["rows"]
     ]
-    headers = ["arch", "row", "seeds", "NDCG@10 [95 %]", "HR@10", "over control [95 %]"]
+    headers = ["arch", "row", "seeds", "NDCG@10 [95 %]", "HR@10"]
+    headers += ["over control [95 %]", "over no language model [95 %]"]
     table = tabulate(rows, headers=headers, disable_numparse=True)
     return (
-        f"{table}\n\n{data['name']}: {data['num_users']:,} test users, "
-        f"{data['num_items']:,} items, {data['split']}, {data['protocol'].replace('_', ' ')}\n"
+        f"{table}\n\n{frequency_table(results)}\n\n"
+        f"{data['name']}: {data['num_users']:,} test users, {data['num_items']:,} items, "
+        f"{data['split']}, {data['protocol'].replace('_', ' ')}\n"
     )

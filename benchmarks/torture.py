@@ -91,7 +91,7 @@ def all_stages(config: TortureConfig) -> list[Stage]:
             "distill",
             ("-m", "student.distill", *where, *one, "--device", "cpu")
             + ("--num-epochs", "6", "--evaluate-every", "1", "--hidden-dim", "32"),
-            ("run/students", "run/targets", "run/assistants"),
+            ("run/students", "run/soft-targets", "run/auxiliary-teachers"),
         ),
         Stage("export", ("-m", "export.to_onnx", *where), ("run/export",)),
         Stage(

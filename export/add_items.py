@@ -4,10 +4,10 @@
         --items new_items.parquet --output-dir gru-distilled-int8-more
 
 The language model that read the catalogue reads the new texts, in PyTorch, or without it as
-`--text-encoder` of `export.to_text_encoder`. The student's text map turns what it says
-into rows (see `student.cold`), and these are appended to the item table of the ONNX file. Nothing
-is trained, and the rows that were there stay as they are to the last bit: so do their scores. In an
-8-bit file each new row gets a scale of its own.
+`--text-encoder` of `export.to_text_encoder`. The projection that the student was trained with makes
+rows of what it says (see `seqrec.item_table`), and these are appended to the item table of the ONNX
+file. Nothing is trained, and the rows that were there stay as they are to the last bit: so do their
+scores. In an 8-bit file each new row gets a scale of its own.
 
 The new items follow the old ones, in the order of their file. Their table needs an id and a title;
 of its other columns those are read that the catalogue had too.
@@ -81,7 +81,7 @@ def add_items(config: AddItemsConfig) -> None:
         raise DataError(f"{config.output_dir} exists. Give another --output-dir, or move it away")
     items = _read_new_items(config, old)
     read = _read_texts(items, old.config["text_map"]["reader"], config.text_encoder)
-    rows = text_map.rows(text_map.standardise(read))
+    rows = text_map.rows(read)
     model = onnx.load(config.model_dir / "model.onnx")
     append_rows(model, rows)
     _check_old_answers(config.model_dir / "model.onnx", model, old, len(items))

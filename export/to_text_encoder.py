@@ -46,7 +46,7 @@ from export.text_encoder import FORMAT, MODEL, TOKENIZER, VERSION, TextEncoder
 logger = logging.getLogger(__name__)
 
 NUM_COMPARED = 256  # texts
-LEAST_COSINE = 0.98  # with the language model's own vectors, standardised
+LEAST_COSINE = 0.98  # with the rows that the language model's own vectors give
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
             read_texts(texts, source, **how),
             TextEncoder.from_pretrained(beside).encode(texts),
         )
-        cosines = cosine(*(text_map.standardise(raw).astype(np.float32) for raw in read))
+        cosines = cosine(*(text_map.rows(raw) for raw in read))
         if (least := float(cosines.min())) < LEAST_COSINE:
             raise ModelError(
                 f"the exported language model reads {texts[int(cosines.argmin())]!r} otherwise "

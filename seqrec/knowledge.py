@@ -1,14 +1,15 @@
 """What a teacher knows about a data set, on disk: all that passes from teacher to student.
 
-A directory, version 2:
+A directory, version 3:
 
-    meta.json         format, version, counts, fingerprints of data and teacher, checksums
-    states.npy        float16 (R, D), the teacher's state after each training prefix
-    item_vectors.npy  float16 (I + 1, D), the teacher's item representations; row PAD is zero
-    text_vectors.npy  float16 (I + 1, L), the item texts as the language model alone reads them,
-                      each dimension standardised over the catalogue; row PAD is zero
-    text_stats.npy    float32 (2, L), the mean and deviation that standardised them
-    selection/        a refitted teacher's: the same files from before it knew the validation events
+    meta.json            format, version, counts, fingerprints of data and teacher, checksums
+    states.npy           float16 (R, D), the teacher's state after each training prefix
+    item_vectors.npy     float16 (I + 1, D), the teacher's item representations; row PAD is zero
+    text_components.npy  float16 (I + 1, C), whitened principal components of what the language
+                         model reads in the items' texts (see `seqrec.item_table`); row PAD is zero
+    text_map.npy         float32 (L + 1, C), what makes them of a text vector
+    selection/           a refitted teacher's: the same files from before it knew the validation
+                         events
 
 The product of a state and the item vectors is the teacher's logits over the whole catalogue: its
 complete answer, in less space than its 64 best items with their logits would take.
@@ -18,7 +19,7 @@ A prefix is a training event with all that comes before it. Of each user's prefi
 alone, and R * D * 2 bytes is the size. D = 128 and 100,000 users with seven training events each
 make 0.17 GiB.
 Shape letters: R rows, P prefixes, I items, D width of the teacher's item vectors,
-L width of the language model.
+L width of the language model, C text components.
 """
 
 import contextlib
@@ -46,15 +47,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = "seqrec-knowledge"
-VERSION = 2
+VERSION = 3
 SHARD = "shard-{:05d}"
 ANSWERS_AT_ONCE = 65_536
 ROWS_AT_ONCE = 65_536
 ARRAYS = {
     "states": np.float16,
     "item_vectors": np.float16,
-    "text_vectors": np.float16,
-    "text_stats": np.float32,
+    "text_components": np.float16,
+    "text_map": np.float32,
 }
 
 
@@ -92,14 +93,20 @@ class Knowledge:
     meta: dict[str, Any]
     states: NDArray[np.float16]  # (R, D)
     item_vectors: NDArray[np.float16]  # (I + 1, D)
-    text_vectors: NDArray[np.float16]  # (I + 1, L)
-    text_stats: NDArray[np.float32]  # (2, L)
+    text_components: NDArray[np.float16]  # (I + 1, C)
+    text_map: NDArray[np.float32]  # (L + 1, C)
     rows: IntArray  # (P,), prefix -> row or -1
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the checksums of the files: what a student records as its teacher."""
         return hashlib.sha256(json.dumps(self.meta["sha256"], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def text_fingerprint(self) -> str:
+        """The same of the texts alone: teachers of other behaviour may have read them alike."""
+        sums = [self.meta["sha256"][name] for name in ("text_components", "text_map")]
+        return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
     def before_test(self, dataset: SequenceDataset) -> "Knowledge":
         """Return what the teacher knows for students whose training has the validation events.
@@ -123,8 +130,8 @@ def save_knowledge(
     answers: Iterator[tuple[IntArray, NDArray[np.floating]]],
     item_vectors: NDArray[np.floating],
     *,
-    text_vectors: NDArray[np.floating],
-    text_stats: NDArray[np.floating],
+    text_components: NDArray[np.floating],
+    text_map: NDArray[np.floating],
     prefixes_per_user: int,
     teacher: dict[str, Any],
 ) -> None:
@@ -135,8 +142,8 @@ def save_knowledge(
         dataset: what the teacher was trained on.
         answers: yields (prefix numbers (N,), states (N, D)) until every prefix has been answered.
         item_vectors: (I + 1, D).
-        text_vectors: (I + 1, L), standardised.
-        text_stats: (2, L), the mean and deviation that standardised them.
+        text_components: (I + 1, C).
+        text_map: (L + 1, C), what made them of the text vectors.
         prefixes_per_user: how many of a user's newest prefixes are kept.
         teacher: who answered and how it read the texts, kept in `meta.json`.
 
@@ -157,8 +164,8 @@ def save_knowledge(
         if unanswered.any():
             raise AssertionError("the teacher left training prefixes unanswered")
         np.save(folder / "item_vectors.npy", item_vectors.astype(np.float16))
-        np.save(folder / "text_vectors.npy", text_vectors.astype(np.float16))
-        np.save(folder / "text_stats.npy", text_stats.astype(np.float32))
+        np.save(folder / "text_components.npy", text_components.astype(np.float16))
+        np.save(folder / "text_map.npy", text_map.astype(np.float32))
         for name in ARRAYS:
             written = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             if not _is_finite(written):
@@ -288,12 +295,12 @@ def _open(path: Path, dataset: SequenceDataset) -> Knowledge:
         )
     arrays = {name: _load_array(path / f"{name}.npy", meta, rebuild) for name in ARRAYS}
     rows = row_numbers(dataset, per_user)
-    dim, width = arrays["item_vectors"].shape[1], arrays["text_vectors"].shape[1]
+    dim, num_components = arrays["item_vectors"].shape[1], arrays["text_components"].shape[1]
     expected = {
         "states": (int((rows >= 0).sum()), dim),
         "item_vectors": (dataset.num_items + 1, dim),
-        "text_vectors": (dataset.num_items + 1, width),
-        "text_stats": (2, width),
+        "text_components": (dataset.num_items + 1, num_components),
+        "text_map": (len(arrays["text_map"]), num_components),
     }
     for name, shape in expected.items():
         if arrays[name].shape != shape:

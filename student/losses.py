@@ -62,7 +62,7 @@ def soft_cross_entropy(
     weights: Tensor,
     negatives: Tensor | None = None,
     *,
-    sparse: bool = False,
+    num_candidates: int | None = None,
 ) -> Tensor:
     """Cross-entropy of the student's softmax with an answer spread over several items.
 
@@ -78,13 +78,14 @@ def soft_cross_entropy(
 
     Args:
         states: float (P, H), the student's.
-        table: float (I + 1, H), the item table; row PAD is no item.
+        table: float (I + 1, H), rows of the items that take part; row PAD is no item.
         items: int64 (P, K), 1..I, or PAD for the rest; an item stands in a row once.
         weights: float (P, K), not below 0.
         negatives: int64 (M,), different items, uniformly sampled; None: the sum is exact.
-        sparse: with `negatives`, give the table a sparse gradient: only rows that are looked at.
+        num_candidates: with `negatives`, how many items they were drawn from, those of the answers
+            among them; by default I.
     """
-    named_rows = F.embedding(items, table, sparse=sparse)
+    named_rows = F.embedding(items, table)
     chosen = torch.bmm(named_rows, states[:, :, None]).squeeze(2)  # (P, K)
     is_rest = items == 0
     log_named = chosen.masked_fill(is_rest, LOWEST).logsumexp(dim=1)
@@ -93,16 +94,18 @@ def soft_cross_entropy(
         named_share = (log_named - log_sum).clamp(max=-ALMOST_NOTHING)
         log_rest = log_sum + (-torch.expm1(named_share)).log()
     else:
-        num_items, num_sampled = len(table) - 1, len(negatives)
+        num_sampled = len(negatives)
+        if num_candidates is None:
+            num_candidates = len(table) - 1
         # A sampled item that belongs to the answer is there already: its column is blanked. The
         # last column is nobody's, blanked where there is nothing to blank.
         ascending, columns = negatives.sort()
         place = torch.searchsorted(ascending, items).clamp(max=num_sampled - 1)
         column = torch.where(ascending[place] == items, columns[place], num_sampled)
         blanked = F.pad(column, (0, 1), value=num_sampled)  # (P, K + 1)
-        sampled_rows = F.embedding(F.pad(negatives, (0, 1)), table, sparse=sparse)
+        sampled_rows = F.embedding(F.pad(negatives, (0, 1)), table)
         sampled = _LogSumExp.apply(states, sampled_rows, blanked)
-        others = (num_items - (~is_rest).sum(dim=1)).clamp(min=1)
+        others = (num_candidates - (~is_rest).sum(dim=1)).clamp(min=1)
         standing = (blanked == num_sampled).sum(dim=1) - 1 + num_sampled - items.shape[1]
         log_rest = sampled + (others / standing.clamp(min=1)).log()
         log_sum = torch.logaddexp(log_named, log_rest)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from seqrec.data import PAD
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
+from seqrec.item_table import FusedItemTable
 
 import torch
 from safetensors import SafetensorError
@@ -194,35 +195,39 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.item_embedding = nn.Embedding(config.num_items + 1, config.hidden_dim, padding_idx=PAD)
-        nn.init.normal_(self.item_embedding.weight, std=0.05)
+        table = nn.Embedding(config.num_items + 1, config.hidden_dim, padding_idx=PAD)
+        nn.init.normal_(table.weight, std=0.05)
         with torch.no_grad():
-            self.item_embedding.weight[PAD].zero_()
+            table.weight[PAD].zero_()
+        self.item_embedding: nn.Embedding | FusedItemTable = table
         self.dropout = Dropout(config.dropout)
         self.encoder = ENCODERS[config.arch](config)
 
-    def encode(self, items: Tensor, *, last_only: bool = False) -> Tensor:
+    def encode(
+        self, items: Tensor, rows: Tensor | None = None, *, last_only: bool = False
+    ) -> Tensor:
         """Map left-padded items, int64 (B, T), to user states after each item, (B, T, H).
 
-        With `last_only` the states before the last are not computed: (B, 1, H).
+        Args:
+            items: the histories.
+            rows: the rows that `items` are numbers of, if they are at hand already: (N, H).
+            last_only: leave out the states before the last: (B, 1, H).
         """
-        embedded = self.dropout(self.item_embedding(items))
-        return self.encoder(embedded, items != PAD, last_only=last_only)
+        embedded = self.item_embedding(items) if rows is None else F.embedding(items, rows)
+        return self.encoder(self.dropout(embedded), items != PAD, last_only=last_only)
 
     def scores(self, states: Tensor) -> Tensor:
         """Score all items for user states (..., H): (..., I + 1); column PAD is no item."""
         return states @ self.item_embedding.weight.T
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Score all items for user states (P, H): (P, I), column j is item j + 1.
-
-        For training: to cut column PAD out of the scores instead would copy all of them twice.
-        """
-        return states @ self.item_embedding.weight[1:].T
-
     def forward(self, items: Tensor) -> Tensor:
         """Score the next item for left-padded histories, int64 (B, T), T <= max_len: (B, I + 1)."""
         return self.scores(self.encode(items, last_only=True)[:, -1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return next(self.parameters()).device
 
     @property
     def num_parameters(self) -> int:

@@ -1,8 +1,9 @@
-"""From an item's text vector to its row of a student's table; `student.cold` says how it is fitted.
+"""From an item's text vector to its row of a student's table, for items that come later.
 
-Needs no PyTorch: new items are added where there is none.
+It is the projection that the student was trained with (see `seqrec.item_table`), after the map to
+text components. Needs no PyTorch: new items are added where there is none.
 
-Shape letters: N items, L width of the language model, H width of the student.
+Shape letters: N items, L width of the language model, C text components, H width of the student.
 """
 
 from dataclasses import dataclass
@@ -20,18 +21,23 @@ FILE = "text_map.safetensors"
 
 @dataclass(frozen=True)
 class TextMap:
-    """Maps an item's standardised text vector x to a row of the item table: x @ weight + bias."""
+    """Maps a text vector x to a row of the item table: x @ weight + bias."""
 
     weight: NDArray[np.float32]  # (L, H)
     bias: NDArray[np.float32]  # (H,)
-    text_stats: NDArray[np.float32]  # (2, L), the mean and deviation that standardise a raw vector
 
-    def standardise(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Bring raw text vectors (N, L) to the scale of the catalogue's, in its precision."""
-        return ((raw - self.text_stats[0]) / self.text_stats[1]).astype(np.float16)
+    @classmethod
+    def compose(
+        cls, to_components: NDArray[np.floating], projection: NDArray[np.floating]
+    ) -> "TextMap":
+        """Return the map to components, (L + 1, C), followed by the projection, (H, C)."""
+        affine = (to_components.astype(np.float64) @ projection.T.astype(np.float64)).astype(
+            np.float32
+        )
+        return cls(weight=affine[:-1], bias=affine[-1])
 
     def rows(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the rows, float32 (N, H), for standardised text vectors (N, L)."""
+        """Return the rows, float32 (N, H), for text vectors (N, L)."""
         rows: NDArray[np.float32] = vectors.astype(np.float32) @ self.weight + self.bias
         return rows
 

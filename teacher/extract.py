@@ -152,8 +152,8 @@ def _save(
         dataset,
         source,
         item_vectors,
-        text_vectors=teacher.text_vectors.float().cpu().numpy(),
-        text_stats=teacher.text_stats.float().cpu().numpy(),
+        text_components=teacher.item_table.components.float().cpu().numpy(),
+        text_map=teacher.text_map.float().cpu().numpy(),
         prefixes_per_user=prefixes_per_user,
         teacher={  # all that it takes to read another text in the same way
             "model": teacher.config.model,

@@ -56,7 +56,7 @@ from teacher.base import (
 from teacher.extract import extract_knowledge
 from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
 from teacher.plan import Work, make_plan
-from teacher.text import text_vectors
+from teacher.text import text_components
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def build_teacher(
     """Load the language model, read the item texts with it, and put the trainable parts on."""
     folder = resolve_model(config.model)
     layers = config.num_layers or None
-    vectors, stats = text_vectors(
+    components, text_map = text_components(
         dataset, folder, bits=config.bits, num_layers=layers, device=device
     )
     base = load_base(folder, bits=config.bits, num_layers=layers, device=device)
@@ -129,7 +129,6 @@ def build_teacher(
         bits=config.bits,
         num_layers=base.config.num_hidden_layers,
         num_items=dataset.num_items,
-        text_dim=vectors.shape[1],
         item_dim=config.item_dim,
         max_len=config.max_len,
         lora_rank=config.lora_rank,
@@ -139,8 +138,8 @@ def build_teacher(
     torch.manual_seed(config.seed)
     teacher = Teacher(
         base,
-        torch.from_numpy(vectors),
-        torch.from_numpy(stats),
+        torch.from_numpy(components),
+        torch.from_numpy(text_map),
         item_mask(dataset.untrained_items, dataset.num_items),
         shape,
     ).to(device)

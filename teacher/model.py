@@ -1,11 +1,12 @@
 """The teacher: a language model that reads items as tokens and scores the whole catalogue.
 
-Each item of the history enters the language model as one vector, made from the item's text as the
-same language model reads it and from a learned vector of the item's own; the model's last state is
-compared with all items. One item costs one position, not all tokens of its title: a history of
-fifty items is a sequence of fifty (compare E4SRec, arXiv:2312.02443; SLMRec, arXiv:2405.17890).
+Each item of the history enters the language model as one vector, a row of a fused item table
+(`seqrec.item_table`): what the same language model reads in the item's text, projected, and a
+residual of the item's own. The model's last state is compared with all rows. One item costs one
+position, not all tokens of its title: a history of fifty items is a sequence of fifty (compare
+E4SRec, arXiv:2312.02443; SLMRec, arXiv:2405.17890).
 
-An item without any training event is its text alone: its own vector is zero and stays so, since the
+An item without any training event is its text alone: its residual is zero and stays so, since the
 item is no input, no target, and left out of the softmax in training. Pushed down there as a wrong
 answer to every question, it would be learned to be one.
 Shape letters: B users, T history, I items, V width of item vectors, D width of the language model.
@@ -19,6 +20,7 @@ from seqrec.batching import Batch
 from seqrec.data import PAD, IntArray
 from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json, write_json
+from seqrec.item_table import FusedItemTable
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, is_large
 from seqrec.training import draw_different
 
@@ -54,7 +56,6 @@ class TeacherConfig:
     bits: Bits
     num_layers: int
     num_items: int
-    text_dim: int
     item_dim: int
     max_len: int
     lora_rank: int
@@ -72,15 +73,14 @@ def item_mask(items: IntArray, num_items: int) -> Tensor:
 class Teacher(nn.Module):
     """A LoRA-adapted language model between an item input and an item output."""
 
-    text_vectors: Tensor
-    text_stats: Tensor
+    text_map: Tensor
     untrained: Tensor
 
     def __init__(
         self,
         base: PreTrainedModel | PeftModel,
-        text_vectors: Tensor,
-        text_stats: Tensor,
+        components: Tensor,
+        text_map: Tensor,
         untrained: Tensor,
         config: TeacherConfig,
     ) -> None:
@@ -96,23 +96,13 @@ class Teacher(nn.Module):
             )
             self.base = get_peft_model(base, lora)
         width = self.base.config.hidden_size
-        self.register_buffer("text_vectors", text_vectors)  # (I + 1, text_dim), row PAD zero
-        self.register_buffer("text_stats", text_stats)  # (2, text_dim), what standardised them
+        self.register_buffer("text_map", text_map)  # (L + 1, C), a text vector to its components
         self.register_buffer("untrained", untrained)  # bool (I + 1,), no training event
-        self.text_projection = nn.Linear(config.text_dim, config.item_dim, bias=False)
-        self.item_embedding = nn.Embedding(
-            config.num_items + 1, config.item_dim, padding_idx=PAD, sparse=self.is_large
-        )
+        self.item_table = FusedItemTable(components, config.item_dim, sparse=self.is_large)
         self.input_projection = nn.Linear(config.item_dim, width)
         self.output_projection = nn.Linear(width, config.item_dim)
         self.dropout = nn.Dropout(config.dropout)
         self._known_vectors: Tensor | None = None  # while nothing trains
-        scale = config.item_dim**-0.5
-        nn.init.normal_(self.text_projection.weight, std=scale * config.text_dim**-0.5)
-        nn.init.normal_(self.item_embedding.weight, std=scale * 0.5)
-        with torch.no_grad():
-            self.item_embedding.weight[PAD].zero_()
-            self.item_embedding.weight[untrained] = 0
 
     @property
     def is_large(self) -> bool:
@@ -121,13 +111,14 @@ class Teacher(nn.Module):
 
     def item_vectors(self) -> Tensor:
         """Return what stands for each item at input and output, (I + 1, V); row PAD is zero."""
-        return self.text_projection(self.text_vectors) + self.item_embedding.weight
+        return self.item_table.weight
 
     def vectors_of(self, items: Tensor) -> Tensor:
         """Return the same for some items, int64 (...): (..., V)."""
         if not self.is_large:
             return self.item_vectors()[items]
-        return self.text_projection(self.text_vectors[items]) + self.item_embedding(items)
+        rows: Tensor = self.item_table(items)
+        return rows
 
     def train(self, mode: bool = True) -> "Teacher":
         """Switch to training or to inference, which works out all items' vectors once."""
@@ -188,7 +179,7 @@ class Teacher(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the teacher is."""
-        return self.item_embedding.weight.device
+        return self.untrained.device
 
     @property
     def num_parameters(self) -> int:
@@ -245,19 +236,19 @@ class Teacher(nn.Module):
             )
         _check_adapter(folder / "adapter")
         head = load_file(folder / "head.safetensors")
-        parts = ("text_vectors", "text_stats", "untrained", "item_embedding.weight")
+        parts = ("item_table.components", "text_map", "untrained", "item_table.residual.weight")
         if lacking := sorted(set(parts) - set(head)):
             raise ValueError(f"head.safetensors lacks {', '.join(lacking)}")
         expected = (config.num_items + 1, config.item_dim)
-        if (found := tuple(head["item_embedding.weight"].shape)) != expected:
+        if (found := tuple(head["item_table.residual.weight"].shape)) != expected:
             raise ValueError(f"the item table is of shape {found}, teacher.json says {expected}")
         base = load_base(
             model_folder, bits=config.bits, num_layers=config.num_layers, device=device
         )
         teacher = cls(
             PeftModel.from_pretrained(base, str(folder / "adapter")),
-            head["text_vectors"],
-            head["text_stats"],
+            head["item_table.components"],
+            head["text_map"],
             head["untrained"],
             config,
         )

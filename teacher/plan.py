@@ -33,6 +33,7 @@ from seqrec.batching import (
     cut_windows,
 )
 from seqrec.data import SequenceDataset
+from seqrec.item_table import NUM_COMPONENTS
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs
 from seqrec.sources import MODEL_BUNDLES, fetch_model
 from seqrec.texts import item_texts
@@ -146,8 +147,7 @@ def shapes_alone() -> Iterator[None]:
 
 
 def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: Work) -> Teacher:
-    """Put a teacher's trainable parts on a language model; item texts' vectors are zero."""
-    width = base.config.hidden_size
+    """Put a teacher's trainable parts on a language model; the items' text components are zero."""
     shape = TeacherConfig(
         model=work.model,
         model_fingerprint="",
@@ -155,14 +155,15 @@ def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: W
         bits=work.bits,
         num_layers=base.config.num_hidden_layers,
         num_items=num_items,
-        text_dim=width,
         item_dim=work.item_dim,
         max_len=work.max_len,
         lora_rank=work.lora_rank,
         lora_alpha=work.lora_alpha,
         dropout=work.dropout,
     )
-    return Teacher(base, torch.zeros(num_items + 1, width), torch.zeros(2, width), untrained, shape)
+    components = torch.zeros(num_items + 1, NUM_COMPONENTS, dtype=torch.float16)
+    text_map = torch.zeros(base.config.hidden_size + 1, NUM_COMPONENTS)
+    return Teacher(base, components, text_map, untrained, shape)
 
 
 def random_base(
@@ -344,7 +345,7 @@ def make_plan(
     with shapes_alone():
         teacher = shape_of_teacher(config, num_layers, dataset.num_items, work)
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
-    table, large = teacher.item_embedding.weight.numel(), teacher.is_large
+    table, large = teacher.item_table.residual.weight.numel(), teacher.is_large
     kept = activation_bytes(config, num_layers, dataset.num_items, work)
     frozen = {name: p for name, p in teacher.base.named_parameters() if not p.requires_grad}
     linear = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
+from seqrec.item_table import apply_map, fit_whitening
 from seqrec.sources import cache_dir
 from seqrec.texts import MAX_TOKENS, item_texts, texts_as_read
 
@@ -115,15 +116,15 @@ def _cached_vectors(file: Path) -> dict[str, NDArray[np.float32]]:
         return {}
 
 
-def text_vectors(
+def text_components(
     dataset: SequenceDataset,
     folder: Path,
     *,
     bits: Bits,
     num_layers: int | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the vectors of all items' texts, standardised per dimension, and what does that.
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Return the whitened principal components of all items' text vectors, and their map.
 
     Args:
         dataset: its items' texts are read, those of cold items as well.
@@ -133,21 +134,22 @@ def text_vectors(
         device: where the model runs.
 
     Returns:
-        Vectors, float32 (I + 1, D), row PAD zero; mean and deviation, float32 (2, D). A later text
-        `raw` is brought to the same scale by `(raw - mean) / deviation`.
+        Components, float16 (I + 1, C), row PAD zero; the map that makes them of a text vector,
+        float32 (L + 1, C), see `seqrec.item_table.fit_whitening`.
     """
-    raw = read_texts(
+    vectors = read_texts(
         item_texts(dataset.items), folder, bits=bits, num_layers=num_layers, device=device
     )
-    stats = np.stack([raw.mean(axis=0), raw.std(axis=0) + 1e-6]).astype(np.float32)
-    standardised = (raw - stats[0]) / stats[1]
-    return np.concatenate([np.zeros((1, raw.shape[1]), np.float32), standardised]), stats
+    text_map = fit_whitening(vectors)
+    components = np.zeros((len(vectors) + 1, text_map.shape[1]), np.float16)
+    components[1:] = apply_map(vectors, text_map)
+    return components, text_map
 
 
 def read_new_texts(
     items: pl.DataFrame, reader: Mapping[str, Any], *, device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
-    """Read items that came later, exactly as a teacher read its catalogue; not standardised.
+    """Read items that came later, exactly as a teacher read its catalogue.
 
     Args:
         items: `item_id`, `title` and further columns. Of those the catalogue had, missing ones are

@@ -145,6 +145,7 @@ def make_knowledge(tmp_path: Path) -> Callable[..., Knowledge]:
         *,
         prefixes_per_user: int = 1000,
         seed: int = 0,
+        text_seed: int = 0,
         name: str = "knowledge",
     ) -> Knowledge:
         rng = np.random.default_rng(seed)
@@ -154,13 +155,15 @@ def make_knowledge(tmp_path: Path) -> Callable[..., Knowledge]:
         if item_vectors is None:
             item_vectors = rng.normal(size=(dataset.num_items + 1, states.shape[1]))
             item_vectors[0] = 0
+        texts = np.random.default_rng(text_seed).normal(size=(dataset.num_items + 1, 5))
+        texts[0] = 0
         save_knowledge(
             tmp_path / name,
             dataset,
             iter([(np.arange(num_prefixes), states)]),
             item_vectors,
-            text_vectors=rng.normal(size=(dataset.num_items + 1, 5)),
-            text_stats=np.stack([np.zeros(5), np.ones(5)]),
+            text_components=texts,
+            text_map=np.random.default_rng(text_seed).normal(size=(8, 5)),
             prefixes_per_user=prefixes_per_user,
             teacher={"model": "made by tests/conftest.py"},
         )

@@ -19,20 +19,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from student import distill
-from student.distill import (
-    DistillConfig,
-    choose_new_item_share,
-    init_item_table,
-    learn_new_items,
-    make_loss,
-    scheduled,
-    soft_targets,
-    train_student,
-)
+from student import training
+from student.config import DistillConfig, scheduled
+from student.distill import distil, make_soft_targets
 from student.model import Arch, Student, StudentConfig
+from student.text_map import FILE as TEXT_MAP_FILE
+from student.text_map import TextMap
+from student.training import choose_cold_item_scale, fold, make_loss, new_student
 
-ASSISTING = ["transformer assistant", "gru assistant"]  # in the order of their training
+AUXILIARY = ["transformer auxiliary teacher", "gru auxiliary teacher"]  # as they are trained
 
 MakeKnowledge = Callable[..., Knowledge]
 WriteSequences = Callable[[list[list[int]], int], SequenceDataset]
@@ -57,13 +52,13 @@ def config(tiny_dataset: SequenceDataset, tmp_path: Path) -> DistillConfig:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that gets the label of every training."""
     labels: list[str] = []
-    fit = distill.fit
+    fit = training.fit
 
     def counting(*arguments: Any, **named: Any) -> Any:
         labels.append(named["label"])
         return fit(*arguments, **named)
 
-    monkeypatch.setattr(distill, "fit", counting)
+    monkeypatch.setattr(training, "fit", counting)
     return labels
 
 
@@ -73,7 +68,7 @@ def train(
     assert config.output_dir is not None
     role = "control" if knowledge is None else "distilled"
     folder = config.output_dir / "students" / arch / role
-    return train_student(arch, config, dataset, knowledge, folder, Accelerator(cpu=True))
+    return distil(arch, config, dataset, knowledge, folder, Accelerator(cpu=True))
 
 
 def same_weights(first: Student, second: Student) -> bool:
@@ -85,7 +80,7 @@ def same_weights(first: Student, second: Student) -> bool:
 # What is trained, and what is reused.
 
 
-def test_who_is_not_taught_behaviour_has_no_assistants_and_no_soft_targets(
+def test_who_is_not_taught_behaviour_has_no_auxiliary_teachers_and_no_soft_targets(
     config: DistillConfig,
     tiny_dataset: SequenceDataset,
     make_knowledge: MakeKnowledge,
@@ -99,7 +94,7 @@ def test_who_is_not_taught_behaviour_has_no_assistants_and_no_soft_targets(
     assert {path.name for path in config.output_dir.iterdir()} == {"students"}
 
 
-def test_both_students_learn_from_the_same_assistants(
+def test_both_students_learn_from_the_same_auxiliary_teachers(
     config: DistillConfig,
     tiny_dataset: SequenceDataset,
     make_knowledge: MakeKnowledge,
@@ -109,33 +104,33 @@ def test_both_students_learn_from_the_same_assistants(
     for _ in range(2):
         for arch in ("gru", "transformer"):
             train(arch, config, tiny_dataset, knowledge)  # type: ignore[arg-type]
-    assert trained == [*ASSISTING, "gru distilled", "transformer distilled"]
+    assert trained == [*AUXILIARY, "gru distilled", "transformer distilled"]
     assert config.output_dir is not None
-    assert len(list((config.output_dir / "targets").iterdir())) == 1
+    assert len(list((config.output_dir / "soft-targets").iterdir())) == 1
 
 
-def test_a_teacher_who_is_all_that_is_listened_to_has_no_assistants(
+def test_a_teacher_who_is_all_that_is_listened_to_has_no_auxiliary_teachers(
     config: DistillConfig,
     tiny_dataset: SequenceDataset,
     make_knowledge: MakeKnowledge,
     trained: list[str],
 ) -> None:
-    alone = dataclasses.replace(config, teacher_share=1.0)
+    alone = dataclasses.replace(config, teacher_weight=1.0)
     train("gru", alone, tiny_dataset, make_knowledge(tiny_dataset))
     assert trained == ["gru distilled"]
 
 
-def test_assistants_do_not_know_the_teacher(
+def test_auxiliary_teachers_do_not_know_what_the_teacher_answers(
     config: DistillConfig, tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge
 ) -> None:
     tables = []
     for seed in (1, 2):
         own = dataclasses.replace(config, output_dir=config.output_dir / str(seed))  # type: ignore[operator]
         knowledge = make_knowledge(tiny_dataset, seed=seed, name=f"knowledge{seed}")
-        soft_targets(own, tiny_dataset, knowledge, Accelerator(cpu=True))
+        make_soft_targets(own, tiny_dataset, knowledge, Accelerator(cpu=True))
         assert own.output_dir is not None
         for arch in ("gru", "transformer"):
-            (folder,) = (own.output_dir / "assistants").glob(f"{arch}-*")
+            (folder,) = (own.output_dir / "auxiliary-teachers").glob(f"{arch}-*")
             tables.append(Student.from_pretrained(folder).state_dict())
     for first, second in zip(tables[:2], tables[2:], strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
@@ -146,13 +141,13 @@ def test_assistants_do_not_know_the_teacher(
     [
         ({"kd_weight": 0.25}, ["gru distilled"]),
         ({"temperature": 2.0}, ["gru distilled"]),
-        ({"init": "random"}, ["gru distilled"]),
-        ({"teacher_share": 0.25}, ["gru distilled"]),
+        ({"item_table": "plain"}, [*AUXILIARY, "gru distilled"]),
+        ({"teacher_weight": 0.25}, ["gru distilled"]),
         ({"top_k": 3}, ["gru distilled"]),
         ({"seed": 1}, ["gru distilled"]),
-        ({"new_item_share": 1.0}, ["gru distilled"]),
-        ({"dropout": 0.1}, [*ASSISTING, "gru distilled"]),
-        ({"num_epochs": 2}, [*ASSISTING, "gru distilled"]),
+        ({"cold_item_scale": 1.0}, ["gru distilled"]),
+        ({"dropout": 0.1}, [*AUXILIARY, "gru distilled"]),
+        ({"num_epochs": 2}, [*AUXILIARY, "gru distilled"]),
         ({"num_threads": 1}, []),
     ],
 )
@@ -171,7 +166,7 @@ def test_a_changed_flag_trains_again_those_whom_it_concerns(
     assert trained == again
 
 
-def test_assistants_of_other_flags_stay_for_who_comes_back_to_them(
+def test_auxiliary_teachers_of_other_flags_stay_for_who_comes_back_to_them(
     config: DistillConfig,
     tiny_dataset: SequenceDataset,
     make_knowledge: MakeKnowledge,
@@ -185,7 +180,7 @@ def test_assistants_of_other_flags_stay_for_who_comes_back_to_them(
     assert trained == ["gru distilled"]
 
 
-def test_another_teacher_trains_the_student_again_but_not_the_assistants(
+def test_another_teacher_trains_the_student_again_but_not_the_auxiliary_ones(
     config: DistillConfig,
     tiny_dataset: SequenceDataset,
     make_knowledge: MakeKnowledge,
@@ -196,7 +191,7 @@ def test_another_teacher_trains_the_student_again_but_not_the_assistants(
     train("gru", config, tiny_dataset, make_knowledge(tiny_dataset, seed=1, name="other"))
     assert trained == ["gru distilled"]
     assert config.output_dir is not None
-    assert len(list((config.output_dir / "targets").iterdir())) == 2
+    assert len(list((config.output_dir / "soft-targets").iterdir())) == 2
 
 
 # The flags.
@@ -224,9 +219,9 @@ def test_what_is_left_to_the_rules_is_put_into_the_recipe(
     ("flags", "message"),
     [
         ({"kd_weight": 1.5}, "--kd-weight 1.5"),
-        ({"teacher_share": -0.1}, "--teacher-share -0.1"),
+        ({"teacher_weight": -0.1}, "--teacher-weight -0.1"),
         ({"temperature": 0.0}, "--temperature 0.0"),
-        ({"new_item_share": 1.5}, "--new-item-share 1.5"),
+        ({"cold_item_scale": 1.5}, "--cold-item-scale 1.5"),
     ],
 )
 def test_flags_that_cannot_work_are_refused(flags: dict[str, Any], message: str) -> None:
@@ -255,9 +250,9 @@ def test_the_loss_is_what_adding_up_position_by_position_gives(
     keep_rest: bool,
 ) -> None:
     flags = {"kd_weight": kd_weight, "temperature": temperature, "top_k": 4, "num_negatives": 0}
-    config = dataclasses.replace(config, teacher_share=1.0, keep_rest=keep_rest, **flags)
+    config = dataclasses.replace(config, teacher_weight=1.0, keep_rest=keep_rest, **flags)
     knowledge = make_knowledge(tiny_dataset, prefixes_per_user=5)  # older ones have no answer
-    (targets,) = soft_targets(config, tiny_dataset, knowledge, Accelerator(cpu=True))
+    (targets,) = make_soft_targets(config, tiny_dataset, knowledge, Accelerator(cpu=True))
     student = make_student(tiny_dataset.num_items)
     batches = TrainingBatches(tiny_dataset, 8, batch_size=16, seed=0, whole=True)
     batch = list(batches.epoch(0)[1])[-1]
@@ -327,10 +322,11 @@ def test_in_a_large_catalogue_training_leaves_rows_alone_that_it_never_meets(
     monkeypatch.setattr(schedule, "LARGE_CATALOGUE", 10)
     dataset = write_sequences([[1, 2, 3, 4, 9, 10], [5, 6, 7, 8, 10, 9]], 12)
     config = dataclasses.replace(config, num_negatives=6, num_epochs=3)
-    start = distill.new_student(arch, config, dataset, None).item_embedding.weight.detach().clone()
+    start = new_student(arch, config, dataset).item_embedding.weight.detach().clone()
     table = train(arch, config, dataset, None).item_embedding.weight.detach()
-    changed = (table != start).any(dim=1).nonzero().flatten().tolist()
+    changed = (table[:9] != start[:9]).any(dim=1).nonzero().flatten().tolist()
     assert changed == list(range(1, 9))
+    assert (table[9:] == 0).all()  # items without a training event, of whom nothing is known
 
 
 # The refit.
@@ -345,9 +341,9 @@ def test_a_refit_trains_the_chosen_weights_further_and_keeps_them_beside(
     refitted = dataclasses.replace(config, num_epochs=4, refit_share=0.5)
     knowledge = make_knowledge(tiny_dataset)
     student = train("gru", refitted, tiny_dataset, knowledge)
-    assistants = [f"{name}{part}" for name in ASSISTING for part in ("", " refit")]
-    # The first pass learns from assistants who do not know the validation events either.
-    assert trained == [*assistants, "gru distilled", "gru distilled refit"]
+    auxiliaries = [f"{name}{part}" for name in AUXILIARY for part in ("", " refit")]
+    # The first pass learns from auxiliary teachers who do not know the validation events either.
+    assert trained == [*auxiliaries, "gru distilled", "gru distilled refit"]
     assert config.output_dir is not None
     folder = config.output_dir / "students" / "gru" / "distilled"
     without = dataclasses.replace(refitted, refit_share=0.0, output_dir=config.output_dir / "w")
@@ -390,70 +386,111 @@ def test_a_student_killed_in_its_refit_goes_on_there(
         assert torch.equal(weight, other), name
 
 
-# New items.
+# The fused item table.
 
 
-@pytest.mark.parametrize(
-    ("values", "share"),
-    [
-        ([0.5, 0.498], 0.5),  # 0.4 % less
-        ([0.5, 0.49, 0.497, 0.498], 0.1),  # 2 %, 0.6 %, 0.4 % less
-        ([0.5, 0.51], 0.5),
-        ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4], 0.0),  # whatever it costs: they must have some row
-        ([0.0, 0.0], 0.5),  # nothing to lose
-    ],
-)
-def test_new_items_are_recommended_as_often_as_known_ones_can_bear(
-    write_sequences: WriteSequences,
-    make_knowledge: MakeKnowledge,
-    values: list[float],
-    share: float,
+def test_a_fused_student_is_folded_and_its_text_map_gives_its_cold_rows(
+    config: DistillConfig, write_sequences: WriteSequences, make_knowledge: MakeKnowledge
 ) -> None:
     rng = np.random.default_rng(0)
     sequences = [(rng.permutation(24)[:8] + 1).tolist() for _ in range(60)]
-    dataset = write_sequences(sequences, 36)  # twelve that nobody was trained on
-    knowledge, left = make_knowledge(dataset), list(values)
-    free, given = make_student(36), make_student(36)
-    assert choose_new_item_share(free, dataset, knowledge, lambda student: left.pop(0)) == share
-    assert left == []  # no more is tried than it takes
-    learn_new_items(given, dataset, knowledge, share)
-    assert torch.equal(free.item_embedding.weight, given.item_embedding.weight)
+    dataset = write_sequences(sequences, 30)  # six that nobody was trained on
+    knowledge = make_knowledge(dataset)
+    config = dataclasses.replace(config, num_epochs=3, cold_item_scale=0.5)
+    table = train("gru", config, dataset, knowledge).item_embedding.weight.detach().numpy()
+    assert config.output_dir is not None
+    folder = config.output_dir / "students" / "gru" / "distilled"
+    # A text vector whose components are those of an item: the map is (L + 1, C), 7 to 5.
+    inverse = np.linalg.pinv(knowledge.text_map[:-1])
+    components = knowledge.text_components[25:].astype(np.float32)
+    vectors = (components - knowledge.text_map[-1]) @ inverse
+    rows = TextMap.load(folder / TEXT_MAP_FILE).rows(vectors)
+    np.testing.assert_allclose(table[25:], rows, atol=1e-5)
+    # Trained items have more than their texts say.
+    known = (knowledge.text_components[1:25] - knowledge.text_map[-1]) @ inverse
+    assert np.abs(table[1:25] - 2 * TextMap.load(folder / TEXT_MAP_FILE).rows(known)).max() > 1e-3
 
 
-# What the item table starts from.
+def test_items_of_the_same_text_share_what_one_of_them_learns(
+    config: DistillConfig, write_sequences: WriteSequences, make_knowledge: MakeKnowledge
+) -> None:
+    # Items 1 to 4 are taken in this order; items 5 to 8 have their texts, and no event.
+    sequences = [[1, 2, 3, 4, 1, 2, 3, 4][start : start + 5] for start in range(4)] * 10
+    dataset = write_sequences(sequences, 8)
+    knowledge = make_knowledge(dataset)
+    texts = np.array(knowledge.text_components)
+    texts[5:] = texts[1:5]
+    knowledge = dataclasses.replace(knowledge, text_components=texts)
+    config = dataclasses.replace(config, kd_weight=0.0, num_epochs=60, patience=0)
+    config = dataclasses.replace(config, cold_item_scale=1.0, learning_rate=0.01)
+    student = train("gru", config, dataset, knowledge)
+    scores = student(torch.tensor([[1, 2, 3]]))[0, 5:]
+    assert int(scores.argmax()) + 5 == 8  # its twin, item 4, comes after item 3
 
 
-@pytest.mark.parametrize("dim", [8, 20])
-def test_an_item_table_starts_with_the_distances_of_the_vectors_it_is_made_from(dim: int) -> None:
-    # Eight dimensions or more hold what eight-dimensional vectors have to say.
-    vectors = np.random.default_rng(0).normal(size=(31, 8)) + 3
-    config = StudentConfig(arch="gru", num_items=30, hidden_dim=dim, max_len=8)
-    student = Student(config)
-    spread = student.item_embedding.weight[1:].std().item()
-    init_item_table(student, vectors)
-    table = student.item_embedding.weight.detach()
-    given = torch.pdist(torch.from_numpy(vectors[1:].astype(np.float32)))
-    ratio = torch.pdist(table[1:]) / given
-    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=0)
-    assert table[1:].std().item() == pytest.approx(spread, rel=1e-3)
-    assert (table[PAD] == 0).all()
+@pytest.mark.parametrize(("scale", "row"), [(1.0, [2.0, 4.0]), (0.5, [1.0, 2.0])])
+def test_folding_adds_text_and_residual_and_scales_cold_rows(scale: float, row: list) -> None:
+    components = np.array([[0, 0], [1, 0], [1, 2]])
+    config = DistillConfig(hidden_dim=2, num_negatives=0)
+    tiny = type("Two", (), {"num_items": 2})()
+    student = new_student("gru", config, tiny, components)
+    with torch.no_grad():
+        student.item_embedding.projection.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+        student.item_embedding.residual.weight[1] = torch.tensor([0.5, -0.5])
+    table = fold(student, np.array([2]), scale).item_embedding.weight
+    assert table.tolist() == [[0, 0], [2.5, -0.5], row]
 
 
-@pytest.mark.parametrize(
-    ("init", "vectors"), [("teacher", "item_vectors"), ("text", "text_vectors")]
-)
-def test_each_start_is_made_from_its_own_vectors(
+def test_a_plain_table_says_nothing_of_cold_items() -> None:
+    student = make_student(3)
+    table = fold(student, np.array([2]), 1.0).item_embedding.weight
+    assert table[2].tolist() == [0.0] * 8
+    assert torch.equal(table[[1, 3]], student.item_embedding.weight[[1, 3]])
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_loss_of_a_fused_table_is_that_of_its_folded_rows(
     config: DistillConfig,
     tiny_dataset: SequenceDataset,
     make_knowledge: MakeKnowledge,
-    init: str,
-    vectors: str,
+    monkeypatch: pytest.MonkeyPatch,
+    large: bool,
 ) -> None:
+    if large:
+        monkeypatch.setattr(schedule, "LARGE_CATALOGUE", 10)
+    config = dataclasses.replace(config, teacher_weight=1.0, top_k=4, num_negatives=12)
     knowledge = make_knowledge(tiny_dataset)
-    # At this learning rate nothing moves: what comes out is what training started from.
-    still = dataclasses.replace(config, init=init, kd_weight=0.0, learning_rate=1e-12)
-    table = train("gru", still, tiny_dataset, knowledge).item_embedding.weight.detach()
-    trained = torch.from_numpy(np.flatnonzero(tiny_dataset.train_counts() > 0))
-    given = torch.from_numpy(getattr(knowledge, vectors).astype(np.float32))
-    ratio = torch.pdist(table[trained]) / torch.pdist(given[trained])
-    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-2, atol=0)
+    (targets,) = make_soft_targets(config, tiny_dataset, knowledge, Accelerator(cpu=True))
+    batches = TrainingBatches(tiny_dataset, 8, batch_size=16, seed=0, whole=True)
+    batch = next(batches.epoch(0)[1])
+    student = new_student("gru", scheduled(config, tiny_dataset), tiny_dataset,
+                          knowledge.text_components).eval()  # fmt: skip
+    torch.nn.init.normal_(student.item_embedding.residual.weight[1:].data)
+    losses = []
+    for model in (student, fold(student, np.zeros(0, np.int64), 1.0)):
+        torch.manual_seed(1)  # draws the same negatives
+        losses.append(make_loss(config, tiny_dataset, targets)(model, batch))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0)
+    losses[0].backward()
+    gradient = student.item_embedding.residual.weight.grad
+    assert gradient is not None
+    assert gradient.is_sparse == large
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([0.5, 0.498], 1.0),  # 0.4 % less than without cold items
+        ([0.5, 0.49, 0.497, 0.498], 0.8),  # 2 %, 0.6 %, 0.4 % less
+        ([0.5, 0.51], 1.0),
+        ([0.0, 0.0], 1.0),  # nothing to lose
+    ],
+)
+def test_cold_items_compete_as_strongly_as_known_ones_can_bear(
+    write_sequences: WriteSequences, values: list[float], scale: float
+) -> None:
+    dataset = write_sequences([[1, 2, 3, 4], [2, 3, 1, 4]], 6)  # items 5 and 6 are cold
+    left = list(values)
+    found = choose_cold_item_scale(make_student(6), dataset, lambda student: left.pop(0))
+    assert found == scale
+    assert left == []  # no more is tried than it takes

@@ -19,7 +19,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from student.distill import DistillConfig, soft_targets, train_student
+from student.config import DistillConfig
+from student.distill import distil, make_soft_targets
 from student.model import Arch, Student
 from teacher.finetune import FinetuneConfig, run
 
@@ -134,12 +135,12 @@ def test_soft_targets_do_not_depend_on_held_out_events(
     twins: tuple[SequenceDataset, SequenceDataset], taught: list[Path], tmp_path: Path
 ) -> None:
     first, second = (
-        soft_targets(
+        make_soft_targets(
             DistillConfig(
                 output_dir=tmp_path / dataset.name,
                 num_epochs=1,
                 hidden_dim=16,
-                teacher_share=0.3,
+                teacher_weight=0.3,
                 device="cpu",
             ),
             dataset,
@@ -158,14 +159,14 @@ def test_a_distilled_student_does_not_depend_on_held_out_events(
     twins: tuple[SequenceDataset, SequenceDataset], taught: list[Path], arch: Arch, tmp_path: Path
 ) -> None:
     first, second = (
-        train_student(
+        distil(
             arch,
             DistillConfig(
                 output_dir=tmp_path / f"out-{dataset.name}",
                 num_epochs=1,
                 hidden_dim=16,
-                teacher_share=0.3,  # these two are validation's to choose, if they are not given
-                new_item_share=0.5,
+                teacher_weight=0.3,  # these two are validation's to choose, if they are not given
+                cold_item_scale=0.5,
                 device="cpu",
             ),
             dataset,
@@ -187,7 +188,7 @@ def test_the_refit_alone_knows_the_validation_events(
     found = []
     for dataset in twins:
         folder = tmp_path / dataset.name
-        train_student("gru", config, dataset, None, folder, Accelerator(cpu=True))
+        distil("gru", config, dataset, None, folder, Accelerator(cpu=True))
         found.append([Student.from_pretrained(f) for f in (folder / "selection", folder)])
     selected, refitted = zip(*found, strict=True)
     tables = [[student.item_embedding.weight for student in pair] for pair in (selected, refitted)]
@@ -209,7 +210,7 @@ def test_what_is_refitted_does_not_depend_on_test_events(
         config = DistillConfig(output_dir=folder, num_epochs=2, hidden_dim=16, refit_share=1.0)
         knowledge = load_knowledge(folder / "knowledge", dataset)
         students.append(
-            train_student(
+            distil(
                 arch, config, dataset, knowledge, tmp_path / folder.name, Accelerator(cpu=True)
             )
         )

@@ -83,12 +83,6 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
         Student.from_pretrained(tmp_path / "a")
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_training_logits_are_the_scores_without_the_padding_column(arch: Arch) -> None:
-    student = make_student(arch)
-    states = student.encode(torch.tensor([[3, 1, 4]]))[0]
-    torch.testing.assert_close(student.logits(states), student.scores(states)[:, 1:])
-
 
 # Dropout.
 

@@ -32,10 +32,10 @@ def next_item_loss(student: Student, batch: Batch) -> Tensor:
     learn = batch.targets != PAD
     states, targets = student.encode(batch.items)[learn], batch.targets[learn]
     if student.item_embedding.sparse:
-        negatives = torch.arange(1, student.config.num_items + 1)
-        weights, table = torch.ones(len(targets), 1), student.item_embedding.weight
-        return soft_cross_entropy(states, table, targets[:, None], weights, negatives, sparse=True)
-    logits = student.logits(states)
+        every = torch.arange(student.config.num_items + 1)
+        weights, rows = torch.ones(len(targets), 1), student.item_embedding(every)
+        return soft_cross_entropy(states, rows, targets[:, None], weights, every[1:])
+    logits = student.scores(states)[:, 1:]
     return nn.functional.cross_entropy(logits, targets - 1)
 
 

@@ -1,23 +1,26 @@
-"""Soft targets: what the teacher and its assistants together answer to each training prefix.
+"""Soft targets: what the teacher and the auxiliary teachers together answer to training prefixes.
 
-The teacher, a language model, and the assistants, students of each architecture trained on the data
-alone, err differently: the mean of their log-probabilities ranks better than each of them (a
-logarithmic opinion pool; Hinton, 2002, eq. 1). The assistants' opinions count alike; how much the
-teacher has to say beside them is chosen by validation. Students learn from the best K items of that
-mixture, which is worked out once per data set, once more for the refit, and kept:
+The teacher, a language model, and the auxiliary teachers, students of each architecture that learn
+from next items alone, err differently: the mean of their log-probabilities ranks better than each
+of them (a logarithmic opinion pool; Hinton, 2002, eq. 1). The auxiliary teachers count alike; the
+weight of the teacher beside them is chosen by validation, and may be zero. Items without training
+events are left out: nobody has learned anything of them but their texts. Students learn from the
+best K items of that mixture, which is worked out once per data set, once more for the refit, and
+kept:
 
-    meta.json        recipe, the shares that were tried and the NDCG@10 they had in validation,
+    meta.json        recipe, teacher_weight, tried_weights with their NDCG@10 in validation,
                      checksums of the arrays
     item_ids.npy     int32 (R, K), the best items per training prefix, best first
-    log_probs.npy    float16 (R, K), their log-probabilities over the whole catalogue
+    log_probs.npy    float16 (R, K), their log-probabilities among all items with training events
 
 Rows are those of the knowledge (see `seqrec.knowledge`).
-Shape letters: R rows, K items kept, N prefixes at once, I items, U users.
+Shape letters: R rows, K items kept, N prefixes at once, C items with training events.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -45,16 +48,16 @@ from student.model import Student
 
 logger = logging.getLogger(__name__)
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the teacher's, to choose from
+TEACHER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_USERS = 100  # with fewer to validate on, a choice would be chance
-FALLBACK_SHARE = 0.5
+FALLBACK_WEIGHT = 0.5
 WINDOWS_AT_ONCE = 64
 ROWS_AT_ONCE = 512
 ARRAYS = {"item_ids": np.int32, "log_probs": np.float16}
 
 
 @dataclass(frozen=True)
-class Targets:
+class SoftTargets:
     """Soft targets of a data set, memory-mapped."""
 
     path: Path
@@ -76,45 +79,70 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Teacher and assistants, who answer as one."""
+class TeacherPool:
+    """The teacher and the auxiliary teachers, who answer as one."""
 
     knowledge: Knowledge
-    item_vectors: Tensor  # (I + 1, D), the teacher's
-    assistants: Sequence[Student]  # none: the teacher answers alone
+    auxiliaries: Sequence[Student]  # none: the teacher answers alone
+    candidates: Tensor  # int64 (C,), the items with training events: all others are left out
+    device: torch.device
 
-    @property
-    def device(self) -> torch.device:
-        """Where they answer."""
-        return self.item_vectors.device
+    @classmethod
+    def of(
+        cls,
+        knowledge: Knowledge,
+        auxiliaries: Sequence[Student],
+        dataset: SequenceDataset,
+        device: torch.device,
+    ) -> "TeacherPool":
+        """Gather teachers who were trained on `dataset`."""
+        trained = torch.from_numpy(np.flatnonzero(dataset.train_counts() > 0)).to(device)
+        return cls(knowledge, [model.to(device).eval() for model in auxiliaries], trained, device)
+
+    @cached_property
+    def teacher_rows(self) -> Tensor:
+        """The teacher's vectors of the candidates, (C, D)."""
+        vectors = self.knowledge.item_vectors[self.candidates.cpu().numpy()]
+        return torch.from_numpy(vectors.astype(np.float32)).to(self.device)
+
+    @cached_property
+    def auxiliary_rows(self) -> list[Tensor]:
+        """Each auxiliary teacher's rows of the candidates, (C, H)."""
+        return [model.item_embedding.weight[self.candidates] for model in self.auxiliaries]
 
     @property
     def max_len(self) -> int:
-        """How many of the newest items the assistants read."""
-        return max((assistant.config.max_len for assistant in self.assistants), default=1)
+        """How many of the newest items the auxiliary teachers read."""
+        return max((model.config.max_len for model in self.auxiliaries), default=1)
 
-    def teacher(self, rows: IntArray) -> Tensor:
-        """Return the teacher's log-probabilities after known prefixes: (N, I)."""
+    def by_teacher(self, rows: IntArray) -> Tensor:
+        """Return the teacher's log-probabilities after known prefixes: (N, C)."""
         states = torch.from_numpy(self.knowledge.states[rows].astype(np.float32)).to(self.device)
-        return (states @ self.item_vectors[1:].T).log_softmax(dim=1)
+        return (states @ self.teacher_rows.T).log_softmax(dim=1)
 
-    def assisting(self, states: Sequence[Tensor]) -> Tensor | None:
-        """Return the assistants' mean log-probabilities (N, I) for the states of each, (N, H)."""
+    def by_auxiliaries(self, states: Sequence[Tensor]) -> Tensor | None:
+        """Return the auxiliaries' mean log-probabilities (N, C) for the states of each, (N, H)."""
         total = None
-        for assistant, own in zip(self.assistants, states, strict=True):
-            log_probs = assistant.logits(own).log_softmax(dim=1)
+        for rows, own in zip(self.auxiliary_rows, states, strict=True):
+            log_probs = (own @ rows.T).log_softmax(dim=1)
             total = log_probs if total is None else total + log_probs
         return None if total is None else total / len(states)
 
-    @staticmethod
-    def mixed(teacher: Tensor, assistants: Tensor | None, share: float) -> Tensor:
-        """Return the scores of the mixture (N, I), not normalised."""
-        return teacher if assistants is None else assistants.lerp(teacher, share)
+    def answer(self, rows: IntArray, states: Sequence[Tensor], teacher_weight: float) -> Tensor:
+        """Return the scores of the mixture (N, C), not normalised."""
+        auxiliaries = self.by_auxiliaries(states)
+        if auxiliaries is None:
+            return self.by_teacher(rows)
+        if teacher_weight == 0:
+            return auxiliaries
+        return auxiliaries.lerp(self.by_teacher(rows), teacher_weight)
 
 
 @torch.inference_mode()
-def choose_share(pool: Pool, dataset: SequenceDataset, batch_size: int = 256) -> dict[str, float]:
-    """Return the validation NDCG@10 of the mixture for each share of the teacher's.
+def try_teacher_weights(
+    pool: TeacherPool, dataset: SequenceDataset, batch_size: int = 256
+) -> dict[str, float]:
+    """Return the validation NDCG@10 of the mixture for each weight of the teacher.
 
     A user counts if what comes before the validation target is all training events: to that prefix
     the teacher's answer is known. Seen items are left out as in the headline figures.
@@ -131,27 +159,26 @@ def choose_share(pool: Pool, dataset: SequenceDataset, batch_size: int = 256) ->
     counted = np.flatnonzero((targets.positions == lengths) & (lengths > 0))
     if len(counted) < MIN_USERS:
         return {}
-    values = np.zeros((len(SHARES), len(counted)))
+    values = np.zeros((len(TEACHER_WEIGHTS), len(counted)))
     for start in range(0, len(counted), batch_size):
         chosen = counted[start : start + batch_size]
         histories = [dataset.train_sequence(user) for user in targets.users[chosen]]
         shown = torch.from_numpy(pad_left(histories, pool.max_len)).to(pool.device)
-        assistants = pool.assisting(
-            [assistant.encode(shown, last_only=True)[:, -1] for assistant in pool.assistants]
-        )
-        teacher = pool.teacher(pool.knowledge.rows[last_prefixes[targets.users[chosen]]])
+        states = [model.encode(shown, last_only=True)[:, -1] for model in pool.auxiliaries]
+        rows = pool.knowledge.rows[last_prefixes[targets.users[chosen]]]
         wanted = torch.from_numpy(targets.items[chosen])
         seen = torch.from_numpy(pad_left(histories)) if dataset.exclude_seen else None
-        for number, share in enumerate(SHARES):
-            scores = torch.nn.functional.pad(pool.mixed(teacher, assistants, share), (1, 0)).cpu()
+        for number, weight in enumerate(TEACHER_WEIGHTS):
+            scores = torch.full((len(chosen), dataset.num_items + 1), -torch.inf)
+            scores[:, pool.candidates.cpu()] = pool.answer(rows, states, weight).cpu()
             ranks = target_ranks(scores, wanted, seen).numpy()
             values[number, start : start + len(chosen)] = ndcg(ranks, 10)
-    return {str(share): float(v.mean()) for share, v in zip(SHARES, values, strict=True)}
+    return {str(weight): float(v.mean()) for weight, v in zip(TEACHER_WEIGHTS, values, strict=True)}
 
 
 @torch.inference_mode()
 def answers(
-    pool: Pool, dataset: SequenceDataset, share: float, top_k: int
+    pool: TeacherPool, dataset: SequenceDataset, teacher_weight: float, top_k: int
 ) -> Iterator[tuple[IntArray, NDArray[np.int64], NDArray[np.float32]]]:
     """Yield (rows (N,), best items (N, K), their log-probabilities (N, K)) for all known rows."""
     offsets = prefix_offsets(dataset)
@@ -164,36 +191,35 @@ def answers(
         asked = batch.prefixes.numpy() >= 0
         rows[asked] = pool.knowledge.rows[batch.prefixes.numpy()[asked]]
         known, items = torch.from_numpy(rows >= 0), batch.items.to(pool.device)
-        states = [assistant.encode(items)[known] for assistant in pool.assistants]
+        states = [model.encode(items)[known] for model in pool.auxiliaries]
         rows = rows[rows >= 0]
         at_once = users_at_once(ROWS_AT_ONCE, dataset.num_items)
         for first in range(0, len(rows), at_once):
             part = slice(first, first + at_once)
-            assistants = pool.assisting([own[part] for own in states])
-            mixed = pool.mixed(pool.teacher(rows[part]), assistants, share)
+            mixed = pool.answer(rows[part], [own[part] for own in states], teacher_weight)
             best, chosen = mixed.log_softmax(dim=1).topk(top_k, dim=1)
-            yield rows[part], chosen.cpu().numpy() + 1, best.cpu().numpy()
+            yield rows[part], pool.candidates[chosen].cpu().numpy(), best.cpu().numpy()
 
 
-def prepare_targets(
+def prepare_soft_targets(
     folder: Path,
     dataset: SequenceDataset,
     knowledge: Knowledge,
-    assistants: Sequence[Student],
+    auxiliaries: Sequence[Student],
     *,
-    share: float | None,
+    teacher_weight: float | None,
     top_k: int,
     recipe: dict[str, Any],
     device: torch.device,
-) -> Targets:
+) -> SoftTargets:
     """Return the soft targets in `folder`, made now unless it holds those of this recipe.
 
     Args:
         folder: where they are kept.
         dataset: its training prefixes are answered.
         knowledge: the teacher's.
-        assistants: who answer with it; may be none.
-        share: the teacher's share of the mixture, 0 to 1; None: by validation.
+        auxiliaries: who answer with it; may be none.
+        teacher_weight: of the teacher in the mixture, 0 to 1; None: by validation.
         top_k: items kept per prefix.
         recipe: all that decides the result, as JSON values.
         device: where to compute.
@@ -201,27 +227,30 @@ def prepare_targets(
     kept = _load(folder, recipe, knowledge, dataset.num_items)
     if kept is not None:
         return kept
-    vectors = torch.from_numpy(knowledge.item_vectors.astype(np.float32)).to(device)
-    pool = Pool(knowledge, vectors, [assistant.to(device).eval() for assistant in assistants])
+    pool = TeacherPool.of(knowledge, auxiliaries, dataset, device)
     tried: dict[str, float] = {}
-    if not assistants:
-        share = 1.0
-    elif share is None:
-        tried = choose_share(pool, dataset)
-        share = float(max(tried, key=tried.__getitem__)) if tried else FALLBACK_SHARE
-        logger.info("teacher's share by validation NDCG@10: %g of %s", share, tried)
+    if not auxiliaries:
+        teacher_weight = 1.0
+    elif teacher_weight is None:
+        tried = try_teacher_weights(pool, dataset)
+        best = max(tried, key=tried.__getitem__, default=None)
+        teacher_weight = FALLBACK_WEIGHT if best is None else float(best)
     with atomic_directory(folder) as beside:
-        shape = (len(knowledge.states), min(top_k, dataset.num_items))
+        shape = (len(knowledge.states), min(top_k, len(pool.candidates)))
         maps = {
             name: np.lib.format.open_memmap(beside / f"{name}.npy", "w+", dtype, shape)
             for name, dtype in ARRAYS.items()
         }
-        for rows, items, log_probs in answers(pool, dataset, share, shape[1]):
+        for rows, items, log_probs in answers(pool, dataset, teacher_weight, shape[1]):
             maps["item_ids"][rows], maps["log_probs"][rows] = items, log_probs
         for array in maps.values():
             array.flush()
-        sums = {name: sha256_file(beside / f"{name}.npy") for name in ARRAYS}
-        about = {"recipe": recipe, "share": share, "tried": tried, "sha256": sums}
+        about = {
+            "recipe": recipe,
+            "teacher_weight": teacher_weight,
+            "tried_weights": tried,
+            "sha256": {name: sha256_file(beside / f"{name}.npy") for name in ARRAYS},
+        }
         write_json(beside / "meta.json", about)
     made = _load(folder, recipe, knowledge, dataset.num_items)
     assert made is not None
@@ -230,7 +259,7 @@ def prepare_targets(
 
 def _load(
     folder: Path, recipe: dict[str, Any], knowledge: Knowledge, num_items: int
-) -> Targets | None:
+) -> SoftTargets | None:
     """Open the soft targets of a recipe; None if there are none, or, with a warning, damaged ones.
 
     They follow from what else is kept, so that they can be made anew.
@@ -253,7 +282,7 @@ def _load(
             raise ValueError("item_ids.npy and log_probs.npy differ in shape")
         if arrays["item_ids"].min(initial=1) < 1 or arrays["item_ids"].max(initial=1) > num_items:
             raise ValueError(f"item_ids.npy has items outside 1..{num_items}")
-        return Targets(folder, meta, **arrays, rows=knowledge.rows)
+        return SoftTargets(folder, meta, **arrays, rows=knowledge.rows)
     except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, TokenError) as error:
         logger.warning("the soft targets in %s are damaged (%s) and are made anew", folder, error)
         return None

@@ -1,4 +1,4 @@
-"""Soft targets: what teacher and assistants together answer, and who of them is listened to."""
+"""Soft targets: what teacher and auxiliary teachers together answer, and how much each weighs."""
 
 import math
 from collections.abc import Callable
@@ -15,9 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from student import targets
+from student import soft_targets
 from student.model import Student, StudentConfig
-from student.targets import FALLBACK_SHARE, Pool, Targets, choose_share, prepare_targets
+from student.soft_targets import (
+    FALLBACK_WEIGHT,
+    SoftTargets,
+    TeacherPool,
+    prepare_soft_targets,
+    try_teacher_weights,
+)
 
 CPU = torch.device("cpu")
 NUM_ITEMS, NUM_USERS, STRENGTH, NOISE = 20, 120, 10.0, 30.0
@@ -26,18 +32,19 @@ WriteSequences = Callable[[list[list[int]], int], SequenceDataset]
 
 
 class Opponent(nn.Module):
-    """Stands for an assistant: its logits depend on the last item alone, (I + 1, I)."""
+    """Stands for an auxiliary teacher: its logits depend on the last item alone, (I + 1, I)."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.by_last_item = logits
+        # A state is all logits, and an item's row picks its own.
+        self.item_embedding = nn.Embedding.from_pretrained(
+            torch.nn.functional.pad(torch.eye(logits.shape[1]), (0, 0, 1, 0))
+        )
         self.config = StudentConfig(arch="gru", num_items=logits.shape[1], max_len=8)
 
     def encode(self, items: Tensor, *, last_only: bool = False) -> Tensor:
         return self.by_last_item[items[:, -1:] if last_only else items]
-
-    def logits(self, states: Tensor) -> Tensor:
-        return states
 
 
 def knows_the_shelf() -> Tensor:
@@ -72,9 +79,8 @@ def teacher_of(
     return make_knowledge(dataset, logits.numpy()[last_items], vectors)
 
 
-def pool_of(knowledge: Knowledge, *assistants: Any) -> Pool:
-    vectors = torch.from_numpy(knowledge.item_vectors.astype(np.float32))
-    return Pool(knowledge, vectors, assistants)
+def pool_of(dataset: SequenceDataset, knowledge: Knowledge, *auxiliaries: Any) -> TeacherPool:
+    return TeacherPool.of(knowledge, auxiliaries, dataset, CPU)
 
 
 def small_student(num_items: int, max_len: int = 30) -> Student:
@@ -90,17 +96,17 @@ def prepare(
     folder: Path,
     dataset: SequenceDataset,
     knowledge: Knowledge,
-    assistant: Any,
-    share: float | None,
+    auxiliary: Any,
+    weight: float | None,
     recipe: str = "one",
     top_k: int = 4,
-) -> Targets:
-    return prepare_targets(
+) -> SoftTargets:
+    return prepare_soft_targets(
         folder,
         dataset,
         knowledge,
-        [] if assistant is None else [assistant],
-        share=share,
+        [] if auxiliary is None else [auxiliary],
+        teacher_weight=weight,
         top_k=top_k,
         recipe={"recipe": recipe},
         device=CPU,
@@ -110,22 +116,30 @@ def prepare(
 # The mixture.
 
 
-def test_a_mixture_is_the_mean_of_log_probabilities_by_shares(
-    tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge
+@pytest.fixture
+def three_items(write_sequences: WriteSequences) -> SequenceDataset:
+    """One user, whose training events are items 1, 2 and 3."""
+    return write_sequences([[1, 2, 3, 1, 2]], 3)
+
+
+def test_a_mixture_is_the_mean_of_log_probabilities_by_weights(
+    three_items: SequenceDataset, make_knowledge: MakeKnowledge
 ) -> None:
-    pool = pool_of(make_knowledge(tiny_dataset), Opponent(torch.zeros(4, 3)))
-    teacher, assistant = torch.tensor([[0.8, 0.1, 0.1]]).log(), torch.tensor([[0.2, 0.4, 0.4]])
-    found = pool.mixed(teacher, assistant.log(), 0.25).exp()[0].tolist()
+    said = torch.tensor([0.8, 0.1, 0.1]).log()
+    knowledge = make_knowledge(three_items, said.expand(3, 3).numpy(), np.eye(4, 3, k=-1))
+    pool = pool_of(three_items, knowledge, Opponent(torch.zeros(4, 3)))
+    states = [torch.tensor([[0.2, 0.4, 0.4]]).log()]
+    found = pool.answer(np.array([0]), states, 0.25).exp()[0].tolist()
     expected = [0.8**0.25 * 0.2**0.75, 0.1**0.25 * 0.4**0.75, 0.1**0.25 * 0.4**0.75]
-    assert found == pytest.approx(expected)
+    assert found == pytest.approx(expected, rel=1e-3)  # float16
 
 
-def test_the_opinions_of_assistants_count_alike(
-    tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge
+def test_auxiliary_teachers_count_alike(
+    three_items: SequenceDataset, make_knowledge: MakeKnowledge
 ) -> None:
     first, second = Opponent(torch.zeros(4, 3)), Opponent(torch.zeros(4, 3))
-    pool = pool_of(make_knowledge(tiny_dataset), first, second)
-    said = pool.assisting(
+    pool = pool_of(three_items, make_knowledge(three_items), first, second)
+    said = pool.by_auxiliaries(
         [torch.tensor([[0.8, 0.1, 0.1]]).log(), torch.tensor([[2.0, 4, 4]]).log()]
     )
     assert said is not None
@@ -133,17 +147,27 @@ def test_the_opinions_of_assistants_count_alike(
     assert said.exp()[0].tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("share", "prefixes_per_user"), [(0.3, 1000), (0.5, 4), (0.0, 1000)])
+def test_items_without_training_events_are_in_no_soft_target(
+    write_sequences: WriteSequences, make_knowledge: MakeKnowledge, tmp_path: Path
+) -> None:
+    dataset = write_sequences([[1, 2, 4, 1, 3], [4, 1, 2, 3, 5]], 6)  # 3, 5, 6 are only held out
+    knowledge = make_knowledge(dataset)
+    found = prepare(tmp_path / "t", dataset, knowledge, small_student(6), 0.5, top_k=6)
+    assert np.array_equal(np.unique(found.item_ids), [1, 2, 4])
+    np.testing.assert_allclose(np.exp(found.log_probs.astype(float)).sum(axis=1), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize(("weight", "prefixes_per_user"), [(0.3, 1000), (0.5, 4), (0.0, 1000)])
 def test_each_prefix_gets_the_best_of_what_both_say_to_it(
     tiny_dataset: SequenceDataset,
     make_knowledge: MakeKnowledge,
     tmp_path: Path,
-    share: float,
+    weight: float,
     prefixes_per_user: int,
 ) -> None:
     knowledge = make_knowledge(tiny_dataset, prefixes_per_user=prefixes_per_user)
     student = small_student(tiny_dataset.num_items)
-    found = prepare(tmp_path / "t", tiny_dataset, knowledge, student, share)
+    found = prepare(tmp_path / "t", tiny_dataset, knowledge, student, weight)
     prefix, row = 0, 0
     vectors = torch.from_numpy(knowledge.item_vectors[1:].astype(np.float32))
     for user in range(tiny_dataset.num_users):
@@ -158,7 +182,7 @@ def test_each_prefix_gets_the_best_of_what_both_say_to_it(
             row += 1
             with torch.inference_mode():
                 own = student(sequence[None, :length])[0, 1:].log_softmax(dim=0)
-            mixed = share * (vectors @ state).log_softmax(dim=0) + (1 - share) * own
+            mixed = weight * (vectors @ state).log_softmax(dim=0) + (1 - weight) * own
             expected = mixed.log_softmax(dim=0)
             torch.testing.assert_close(expected[items[0] - 1], expected.topk(4).values)
             torch.testing.assert_close(
@@ -167,12 +191,12 @@ def test_each_prefix_gets_the_best_of_what_both_say_to_it(
     assert prefix == tiny_dataset.train_lengths.sum()
 
 
-def test_a_teacher_who_answers_alone_needs_no_assistant(
+def test_a_teacher_who_answers_alone_needs_no_auxiliary_teacher(
     shelf: SequenceDataset, make_knowledge: MakeKnowledge, tmp_path: Path
 ) -> None:
     knowledge = teacher_of(shelf, knows_the_shelf(), make_knowledge)
-    found = prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
-    assert found.meta["share"] == 1.0
+    found = prepare(tmp_path / "t", shelf, knowledge, None, weight=1.0)
+    assert found.meta["teacher_weight"] == 1.0
     best = math.exp(STRENGTH) / (math.exp(STRENGTH) + NUM_ITEMS - 1)
     prefixes = torch.arange(int(prefix_offsets(shelf)[-1]))
     items, log_probs = found(prefixes)
@@ -185,7 +209,7 @@ def test_no_more_items_are_kept_than_there_are(
     shelf: SequenceDataset, make_knowledge: MakeKnowledge, tmp_path: Path
 ) -> None:
     knowledge = teacher_of(shelf, noise(), make_knowledge)
-    found = prepare(tmp_path / "t", shelf, knowledge, None, share=1.0, top_k=64)
+    found = prepare(tmp_path / "t", shelf, knowledge, None, weight=1.0, top_k=64)
     assert found.item_ids.shape == (shelf.train_lengths.sum(), NUM_ITEMS)
     assert (np.sort(found.item_ids, axis=1) == np.arange(1, NUM_ITEMS + 1)).all()
 
@@ -194,7 +218,7 @@ def test_no_more_items_are_kept_than_there_are(
 
 
 @pytest.mark.parametrize(
-    ("teacher", "assistant", "share"),
+    ("teacher", "auxiliary", "weight"),
     [(knows_the_shelf, noise, 1.0), (noise, knows_the_shelf, 0.0)],
 )
 def test_validation_listens_to_the_one_who_knows(
@@ -202,29 +226,29 @@ def test_validation_listens_to_the_one_who_knows(
     make_knowledge: MakeKnowledge,
     tmp_path: Path,
     teacher: Callable[[], Tensor],
-    assistant: Callable[[], Tensor],
-    share: float,
+    auxiliary: Callable[[], Tensor],
+    weight: float,
 ) -> None:
     knowledge = teacher_of(shelf, teacher(), make_knowledge)
-    found = prepare(tmp_path / "t", shelf, knowledge, Opponent(assistant()), share=None)
-    assert found.meta["share"] == share
-    tried = found.meta["tried"]
-    assert tried[str(share)] == pytest.approx(1.0)  # always the next on the shelf
-    assert all(value < 0.99 for other, value in tried.items() if other != str(share))
-    chosen = prepare(tmp_path / "u", shelf, knowledge, Opponent(assistant()), share=share)
+    found = prepare(tmp_path / "t", shelf, knowledge, Opponent(auxiliary()), weight=None)
+    assert found.meta["teacher_weight"] == weight
+    tried = found.meta["tried_weights"]
+    assert tried[str(weight)] == pytest.approx(1.0)  # always the next on the shelf
+    assert all(value < 0.99 for other, value in tried.items() if other != str(weight))
+    chosen = prepare(tmp_path / "u", shelf, knowledge, Opponent(auxiliary()), weight=weight)
     assert np.array_equal(found.item_ids, chosen.item_ids)
 
 
-def test_the_value_of_a_share_is_what_a_direct_computation_gives(
+def test_the_value_of_a_weight_is_what_a_direct_computation_gives(
     shelf: SequenceDataset, make_knowledge: MakeKnowledge
 ) -> None:
-    teacher, assistant = noise().flip(0) / NOISE, noise() / NOISE
-    pool = pool_of(teacher_of(shelf, teacher, make_knowledge), Opponent(assistant))
-    found = choose_share(pool, shelf, batch_size=50)
+    teacher, auxiliary = noise().flip(0) / NOISE, noise() / NOISE
+    pool = pool_of(shelf, teacher_of(shelf, teacher, make_knowledge), Opponent(auxiliary))
+    found = try_teacher_weights(pool, shelf, batch_size=50)
     values = []
     for user in range(shelf.num_users):
         *history, target, _ = shelf.sequence(user).tolist()
-        own, other = (t[history[-1]].log_softmax(dim=0) for t in (assistant, teacher))
+        own, other = (t[history[-1]].log_softmax(dim=0) for t in (auxiliary, teacher))
         mixed = (0.25 * other + 0.75 * own).tolist()
         left = [item for item in range(1, NUM_ITEMS + 1) if item not in history]
         rank = 1 + sum(mixed[item - 1] > mixed[target - 1] for item in left)
@@ -238,9 +262,9 @@ def test_with_too_few_users_to_choose_by_both_count_alike(
 ) -> None:
     student = small_student(tiny_dataset.num_items)
     knowledge = make_knowledge(tiny_dataset)
-    found = prepare(tmp_path / "t", tiny_dataset, knowledge, student, share=None)
-    assert found.meta["tried"] == {}
-    assert found.meta["share"] == FALLBACK_SHARE == 0.5
+    found = prepare(tmp_path / "t", tiny_dataset, knowledge, student, weight=None)
+    assert found.meta["tried_weights"] == {}
+    assert found.meta["teacher_weight"] == FALLBACK_WEIGHT == 0.5
 
 
 # What is made stays.
@@ -253,18 +277,18 @@ def test_soft_targets_are_made_once_for_a_recipe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     knowledge = teacher_of(shelf, knows_the_shelf(), make_knowledge)
-    made = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), share=1.0)
-    answers, calls = targets.answers, []
+    made = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), weight=1.0)
+    answers, calls = soft_targets.answers, []
 
     def counting(*arguments: Any) -> Any:
         calls.append(arguments[2])
         return answers(*arguments)
 
-    monkeypatch.setattr(targets, "answers", counting)
-    again = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), share=1.0)
+    monkeypatch.setattr(soft_targets, "answers", counting)
+    again = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), weight=1.0)
     assert calls == []
     assert np.array_equal(made.item_ids, again.item_ids)
-    other = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), share=0.0, recipe="two")
+    other = prepare(tmp_path / "t", shelf, knowledge, Opponent(noise()), weight=0.0, recipe="two")
     assert calls == [0.0]
     assert not np.array_equal(made.item_ids, other.item_ids)
 
@@ -303,10 +327,10 @@ def test_damaged_soft_targets_are_made_anew_as_they_were(
     message: str,
 ) -> None:
     knowledge = teacher_of(shelf, noise(), make_knowledge)
-    whole = prepare(tmp_path / "whole", shelf, knowledge, None, share=1.0)
-    prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
+    whole = prepare(tmp_path / "whole", shelf, knowledge, None, weight=1.0)
+    prepare(tmp_path / "t", shelf, knowledge, None, weight=1.0)
     damage(tmp_path / "t" / name)
-    found = prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
+    found = prepare(tmp_path / "t", shelf, knowledge, None, weight=1.0)
     assert "are made anew" in caplog.text
     assert message in caplog.text
     assert np.array_equal(found.item_ids, whole.item_ids)
@@ -324,8 +348,8 @@ def test_a_killed_preparation_leaves_nothing_that_looks_finished(
 
     knowledge = teacher_of(shelf, knows_the_shelf(), make_knowledge)
     with monkeypatch.context() as patch:
-        patch.setattr(targets, "answers", dying)
+        patch.setattr(soft_targets, "answers", dying)
         with pytest.raises(KeyboardInterrupt):
-            prepare(tmp_path / "t", shelf, knowledge, None, share=1.0)
+            prepare(tmp_path / "t", shelf, knowledge, None, weight=1.0)
     assert not (tmp_path / "t").exists()
-    assert (prepare(tmp_path / "t", shelf, knowledge, None, share=1.0).item_ids > 0).all()
+    assert (prepare(tmp_path / "t", shelf, knowledge, None, weight=1.0).item_ids > 0).all()

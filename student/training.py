@@ -1,0 +1,274 @@
+"""Train one student: the loss on a batch, selection by validation, and the refit.
+
+A student is trained twice over. At first the validation events are held out, and choose the epoch
+and how long the rows of cold items are. What came of that is kept in `selection/` inside its
+folder. Then the same weights are trained on, for a third of the epochs, with the validation events
+among the others: what a user did last says most about what comes next. The test targets are in
+neither.
+"""
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrec.batching import Batch, TrainingBatches
+from seqrec.config import recipe
+from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.files import SELECTION, atomic_directory, read_json, write_json
+from seqrec.item_table import FusedItemTable
+from seqrec.knowledge import Knowledge
+from seqrec.metrics import validation_ndcg
+from seqrec.schedule import is_large, refit_epochs
+from seqrec.training import FitConfig, LossFunction, draw_different, fit
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from student.config import DistillConfig
+from student.losses import mixed_answer, soft_cross_entropy
+from student.model import Arch, Student, StudentConfig
+from student.soft_targets import SoftTargets
+from student.text_map import FILE as TEXT_MAP_FILE
+from student.text_map import TextMap
+
+logger = logging.getLogger(__name__)
+
+COLD_ITEM_SCALES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
+MAX_WARM_LOSS = 0.005
+
+
+def student_recipe(
+    arch: Arch, config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge | None
+) -> dict[str, Any]:
+    """Return what decides how a student comes out; `config` with its schedule filled in."""
+    fused = knowledge is not None and config.item_table == "fused"
+    taught = knowledge is not None and config.kd_weight > 0
+    return recipe(
+        dataclasses.replace(config, arch=arch),
+        role="control" if knowledge is None else "distilled",
+        dataset_fingerprint=dataset.fingerprint,
+        text_fingerprint=knowledge.text_fingerprint if knowledge and fused else None,
+        knowledge_fingerprint=knowledge.fingerprint if knowledge and taught else None,
+    )
+
+
+def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Tell whether `folder` holds a student that was made by this very recipe."""
+    file = folder / "recipe.json"
+    return file.is_file() and read_json(file) == wanted
+
+
+def new_student(
+    arch: Arch,
+    config: DistillConfig,
+    dataset: SequenceDataset,
+    components: NDArray[np.floating] | None = None,
+) -> Student:
+    """Return a student before training, with a fused table if text components (I + 1, C) are given.
+
+    In a large catalogue these stay in half precision, and the table's gradient is sparse.
+    """
+    torch.manual_seed(config.seed)
+    student = Student(
+        StudentConfig(
+            arch=arch,
+            num_items=dataset.num_items,
+            hidden_dim=config.hidden_dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            dropout=config.dropout,
+            max_len=config.max_len,
+        )
+    )
+    large = is_large(dataset.num_items)
+    sparse = large and bool(config.num_negatives)
+    if components is None:
+        student.item_embedding.sparse = sparse
+    else:
+        kept = torch.from_numpy(components.astype(np.float16 if large else np.float32))
+        student.item_embedding = FusedItemTable(kept, config.hidden_dim, sparse=sparse)
+    return student
+
+
+def make_loss(
+    config: DistillConfig, dataset: SequenceDataset, soft_targets: SoftTargets | None
+) -> LossFunction:
+    """Return the training loss: cross-entropy with the next item, mixed with the soft targets.
+
+    The softmax is over the items with training events, all or a sample of them. The others are
+    never right there: to push them down would teach the projection of their texts to avoid them.
+    """
+    trained = torch.from_numpy(np.flatnonzero(dataset.train_counts() > 0))
+    num_sampled = min(config.num_negatives or 0, len(trained))
+    exact_rows = torch.cat([torch.tensor([PAD]), trained])
+    all_are_trained = len(trained) == dataset.num_items
+
+    def loss(student: Student, batch: Batch) -> Tensor:
+        asked = batch.prefixes >= 0 if soft_targets is not None else batch.targets != PAD
+        items = batch.targets[asked][:, None]
+        weights = torch.ones(items.shape, device=items.device)
+        if soft_targets is not None:
+            items, weights = mixed_answer(
+                items[:, 0],
+                *soft_targets(batch.prefixes[asked]),
+                config.kd_weight,
+                temperature=config.temperature,
+                keep_rest=bool(config.keep_rest),
+            )
+        negatives, needed = None, None if all_are_trained else exact_rows.to(items.device)
+        if num_sampled:
+            drawn = torch.from_numpy(draw_different(len(trained), num_sampled))
+            negatives = trained[drawn].to(items.device)
+            needed = None
+            if is_large(dataset.num_items):  # rows are made of the items of this step alone
+                looked_at = (batch.items.flatten(), items.flatten(), negatives, items.new_zeros(1))
+                needed = torch.cat(looked_at).unique()
+        rows = student.item_embedding.weight
+        history = batch.items
+        if needed is not None:  # from here on an item is its place among the needed ones
+            rows = student.item_embedding(needed)
+            history, items = torch.searchsorted(needed, history), torch.searchsorted(needed, items)
+            negatives = None if negatives is None else torch.searchsorted(needed, negatives)
+        states = student.encode(history, rows)[asked]
+        return soft_cross_entropy(
+            states, rows, items, weights, negatives, num_candidates=len(trained)
+        )
+
+    return loss
+
+
+def fold(student: Student, untrained: IntArray, cold_item_scale: float) -> Student:
+    """Return the student with plain rows in place of a fused table; it trains no further.
+
+    Args:
+        student: may have a plain table; it is left as it is.
+        untrained: items without training events. Of a fused table their rows are what the texts
+            say, times `cold_item_scale`; of a plain one, which knows nothing of them, zero.
+        cold_item_scale: at 1 they compete with trained items as equals, at 0 hardly ever.
+    """
+    folded = Student(student.config).to(student.device)
+    state = {k: v for k, v in student.state_dict().items() if not k.startswith("item_embedding.")}
+    rows = student.item_embedding.weight.detach().clone()
+    fused = isinstance(student.item_embedding, FusedItemTable)
+    rows[torch.from_numpy(untrained)] *= cold_item_scale if fused else 0.0
+    folded.load_state_dict({**state, "item_embedding.weight": rows})
+    return folded.eval()
+
+
+def choose_cold_item_scale(
+    student: Student, dataset: SequenceDataset, validate: Callable[[Student], float]
+) -> float:
+    """Return the largest of `COLD_ITEM_SCALES` that costs validation at most `MAX_WARM_LOSS`."""
+    untrained = dataset.untrained_items
+    if len(untrained) == 0:
+        return COLD_ITEM_SCALES[0]
+    enough = (1 - MAX_WARM_LOSS) * validate(fold(student, untrained, 0.0))
+    for scale in COLD_ITEM_SCALES:
+        if validate(fold(student, untrained, scale)) >= enough:
+            break
+    return scale
+
+
+def train_student(
+    arch: Arch,
+    config: DistillConfig,
+    dataset: SequenceDataset,
+    knowledge: Knowledge | None,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    soft_targets: Sequence[SoftTargets] = (),
+    label: str,
+) -> None:
+    """Train one student and write it into `folder`, unless it is there already.
+
+    Args:
+        arch: what to train.
+        config: the flags, their schedule filled in; `config.arch` is not looked at.
+        dataset: what to train on.
+        knowledge: has the items' text components; None trains a control on the data alone.
+        folder: where the student goes.
+        accelerator: moves and distributes.
+        soft_targets: for the selection and, if there is one, for the refit; none: the student
+            learns from the next items alone.
+        label: shown on the progress bar.
+    """
+    wanted = student_recipe(arch, config, dataset, knowledge)
+    if is_finished(folder, wanted):
+        logger.info("%s: already trained, in %s", label, folder)
+        return
+    fused = knowledge is not None and config.item_table == "fused"
+    components = knowledge.text_components if knowledge is not None and fused else None
+    student = new_student(arch, config, dataset, components).to(accelerator.device)
+    checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
+
+    def validate(model: Student) -> float:
+        return validation_ndcg(
+            model,
+            dataset,
+            max_len=config.max_len,
+            device=accelerator.device,
+            accelerator=accelerator,
+        )
+
+    def train(known: SequenceDataset, selecting: bool, num_epochs: int) -> None:
+        targets = soft_targets[0 if selecting else 1] if soft_targets else None
+        # The teachers' answers to prefixes that are asked in the test are no part of the refit.
+        whole = selecting and targets is not None
+        fit(
+            student,
+            make_loss(config, known, targets),
+            TrainingBatches(known, config.max_len, config.batch_size, config.seed, whole=whole),
+            (lambda model: validate(fold(model, known.untrained_items, 0.0)))
+            if selecting
+            else None,
+            FitConfig(
+                num_epochs=num_epochs,
+                learning_rate=config.learning_rate,
+                patience=config.patience,
+                evaluate_every=config.evaluate_every,
+                seed=config.seed,
+            ),
+            accelerator=accelerator,
+            checkpoint_dir=checkpoint_dir / (SELECTION if selecting else "refit"),
+            recipe=wanted,
+            label=label if selecting else f"{label} refit",
+        )
+
+    train(dataset, True, config.num_epochs)
+    scale = config.cold_item_scale
+    if scale is None:
+        scale = choose_cold_item_scale(student, dataset, validate)
+    selected = fold(student, dataset.untrained_items, scale)
+    about: dict[str, Any] = {
+        "role": wanted["role"],
+        "seed": config.seed,
+        "dataset_fingerprint": dataset.fingerprint,
+        "valid_metrics": {"ndcg@10": validate(selected)},
+    }
+    if knowledge is not None and fused:
+        about |= {"text_reader": knowledge.meta["teacher"], "cold_item_scale": scale}
+    if soft_targets:
+        about["teacher_weight"] = soft_targets[0].meta["teacher_weight"]
+    further = refit_epochs(dataset, config.refit_share, config.num_epochs)
+    if further:
+        complete = dataset.before_test()
+        train(complete, False, further)
+    if accelerator.is_main_process:
+        final = fold(student, complete.untrained_items, scale) if further else selected
+        with atomic_directory(folder) as beside:
+            if further:
+                selected.save_pretrained(beside / SELECTION, **about)
+            final.save_pretrained(beside, **about)
+            if knowledge is not None and isinstance(student.item_embedding, FusedItemTable):
+                projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
+                TextMap.compose(knowledge.text_map, scale * projection).save(beside / TEXT_MAP_FILE)
+            write_json(beside / "recipe.json", wanted)
+        shutil.rmtree(checkpoint_dir, ignore_errors=True)
+    accelerator.wait_for_everyone()
