@@ -67,13 +67,11 @@ ROWS: dict[str, Row] = {
         "mean of the log-probabilities of two controls of different seeds",
         "fusion",
         made_of=(CONTROL, CONTROL),
-        ablation=True,
     ),
     "control+teacher": Row(
         "mean of the log-probabilities of the control and the teacher",
         "fusion",
         made_of=(CONTROL, "teacher"),
-        ablation=True,
     ),
     "kd-weight-0.25": ablation(
         "distilled, a quarter of the loss the soft targets'", kd_weight=0.25

@@ -213,7 +213,10 @@ class Student(nn.Module):
             rows: the rows that `items` are numbers of, if they are at hand already: (N, H).
             last_only: leave out the states before the last: (B, 1, H).
         """
-        embedded = self.item_embedding(items) if rows is None else F.embedding(items, rows)
+        if rows is None:
+            embedded = self.item_embedding(items)
+        else:  # no gradient reaches row PAD, which stays zero
+            embedded = F.embedding(items, rows, padding_idx=PAD)
         return self.encoder(self.dropout(embedded), items != PAD, last_only=last_only)
 
     def scores(self, states: Tensor) -> Tensor:

@@ -35,8 +35,9 @@ from benchmarks.fusion import fuse
 from benchmarks.rows import ROWS, needs_teacher, select_rows
 from benchmarks.summary import fusion_pairs, gain, mean_times, summarize_row
 from export.recommender import open_session
-from student import distill
-from student.distill import DistillConfig
+from student import config as student_flags
+from student import training
+from student.config import DistillConfig
 from student.model import Student
 
 ROWS_HERE = (
@@ -96,13 +97,13 @@ def refuse(*_: Any, **__: Any) -> Any:
 def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return a list that gets the folder of every student that is trained."""
     folders: list[Path] = []
-    train = cells.train_student
+    train = cells.distil
 
     def counting(*arguments: Any) -> Student:
         folders.append(arguments[4])
         return train(*arguments)
 
-    monkeypatch.setattr(cells, "train_student", counting)
+    monkeypatch.setattr(cells, "distil", counting)
     return folders
 
 
@@ -155,7 +156,7 @@ def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to
     ruled = [Cell("control", "gru", 0), Cell("distilled-int8", "gru", 0)]
     own = Cell("all-items", "gru", 0)  # names its negatives itself
     before = {cell: cell_folder(cell, place) for cell in (*ruled, own)}
-    monkeypatch.setattr(distill, "num_negatives", lambda dataset: 7)
+    monkeypatch.setattr(student_flags, "num_negatives", lambda dataset: 7)
     for cell in ruled:
         assert cell_folder(cell, place) != before[cell]
     assert cell_folder(own, place) == before[own]
@@ -220,7 +221,7 @@ def test_what_is_shared_is_there_before_the_first_cell_begins(
     config: AccuracyConfig, place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    fit = distill.fit
+    fit = training.fit
 
     def counting(*arguments: Any, **named: Any) -> Any:
         made.append(named["label"])
@@ -233,29 +234,29 @@ def test_what_is_shared_is_there_before_the_first_cell_begins(
         made.append("first cell")
         raise Begun
 
-    monkeypatch.setattr(distill, "fit", counting)
+    monkeypatch.setattr(training, "fit", counting)
     monkeypatch.setattr(accuracy, "compute_here", begin)
     for part in ("teacher", "knowledge"):
         shutil.copytree(place.root / part, tmp_path / "tiny" / part)
-    rows = ("text", "distilled", "teacher-alone", "assistant-alone", "kd-weight-0.25")
+    rows = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
     start = dataclasses.replace(config, output_dir=tmp_path, rows=rows, teacher_flags="")
     with pytest.raises(Begun):
         run(start, "")
-    assistants = ["transformer assistant", "gru assistant"]
-    assert made == [f"{a}{part}" for a in assistants for part in ("", " refit")] + ["first cell"]
-    folders = [path for path in (tmp_path / "tiny" / "targets").iterdir() if path.is_dir()]
+    auxiliaries = ["transformer auxiliary teacher", "gru auxiliary teacher"]
+    assert made == [f"{a}{part}" for a in auxiliaries for part in ("", " refit")] + ["first cell"]
+    folders = [path for path in (tmp_path / "tiny" / "soft-targets").iterdir() if path.is_dir()]
     recipes = [read_json(folder / "meta.json")["recipe"] for folder in folders]
     # The fourth row learns otherwise from the same soft targets as the first.
-    asked = {str(recipe["teacher_share"]) for recipe in recipes if not recipe["refit"]}
+    asked = {str(recipe["teacher_weight"]) for recipe in recipes if not recipe["refit"]}
     assert asked == {"0.0", "1.0", "None"}
-    # Each once more for the refit, with the share that validation has chosen by then.
+    # Each once more for the refit, with the weight that validation has chosen by then.
     assert sorted(recipe["refit"] for recipe in recipes) == [False] * 3 + [True] * (
         len(recipes) - 3
     )
     assert len(recipes) > 3
 
 
-@pytest.mark.parametrize("rows", [("control",), ("text", "vectors")])
+@pytest.mark.parametrize("rows", [("control",), ("text",)])
 def test_rows_without_soft_targets_share_nothing(
     config: AccuracyConfig, place: Workplace, rows: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -276,7 +277,8 @@ def test_the_cost_of_what_is_shared_is_kept_and_told(
     place: Workplace, results: dict[str, Any]
 ) -> None:
     told = {row["row"]: row["shared_times"] for row in results["rows"]}
-    assert told["distilled"].keys() == {"gru assistant", "transformer assistant", "soft targets"}
+    auxiliaries = {"gru auxiliary teacher", "transformer auxiliary teacher"}
+    assert told["distilled"].keys() == {*auxiliaries, "soft targets"}
     for times in told["distilled"].values():
         assert times["cpu_s"] > 0
         assert times["wall_s"] > 0
@@ -288,7 +290,7 @@ def test_the_cost_of_what_is_shared_is_kept_and_told(
     assert alone.keys() == {"soft targets"}
 
 
-def test_the_cost_of_an_assistant_whose_training_was_killed_is_not_known(
+def test_the_cost_of_an_auxiliary_teacher_whose_training_was_killed_is_not_known(
     place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere, save = dataclasses.replace(place, root=tmp_path), seqrec.training._save_checkpoint
@@ -302,7 +304,8 @@ def test_the_cost_of_an_assistant_whose_training_was_killed_is_not_known(
         with pytest.raises(KeyboardInterrupt):
             cells.share_soft_targets(Cell("distilled", "gru", 0), elsewhere)
     found = cells.share_soft_targets(Cell("distilled", "gru", 0), elsewhere)
-    assert found.keys() == {"gru assistant", "soft targets"}  # the transformer's was broken off
+    # The Transformer's was broken off.
+    assert found.keys() == {"gru auxiliary teacher", "soft targets"}
 
 
 def test_a_cell_that_fails_in_its_process_is_one_line_with_its_reason(
@@ -533,26 +536,26 @@ def test_the_time_left_is_that_of_the_cells_most_alike(elsewhere: Workplace) -> 
 # The table of rows.
 
 
-# All others change one thing: what is owed to the language model at all is its start and its share.
-OF_TWO = {"no-language-model": {"init": "random", "teacher_share": 0.0}}
-
-
 def test_each_ablation_changes_one_thing_of_distilled() -> None:
     for name in select_rows(["ablations"]):
         row = ROWS[name]
         if not row.ablation:
             continue
         assert (row.kind, row.taught) == ("student", True), name
-        assert row.overrides == OF_TWO[name] if name in OF_TWO else len(row.overrides) == 1, name
+        assert len(row.overrides) == 1, name
         for setting, value in row.overrides.items():
             assert value != getattr(DistillConfig(), setting), name
 
 
 def test_the_rows_without_soft_targets_and_distilled_itself_are_what_they_say() -> None:
-    assert ROWS["text"].overrides == {"init": "text", "kd_weight": 0.0}
-    assert ROWS["vectors"].overrides == {"init": "teacher", "kd_weight": 0.0}
+    # What is the language model's at all: its texts in the table, and its answers.
+    without = {"item_table": "plain", "teacher_weight": 0.0}
+    assert ROWS["no-language-model"].overrides == without
+    assert ROWS["text"].overrides == {"kd_weight": 0.0}
+    assert ROWS["text-and-auxiliaries"].overrides == {"teacher_weight": 0.0}
     assert ROWS["distilled"].overrides == {}
-    assert not any(ROWS[name].ablation for name in ("text", "vectors", "distilled"))
+    names = ("no-language-model", "text", "text-and-auxiliaries", "distilled")
+    assert not any(ROWS[name].ablation for name in names)
 
 
 def test_the_rows_that_need_no_teacher_are_known() -> None:

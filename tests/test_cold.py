@@ -22,16 +22,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from student import cold
-from student.cold import (
-    _solve,
-    fair_factor,
-    fill_untrained_rows,
-    fit_text_map,
-    user_states,
-)
-from student.distill import DistillConfig
-from student.model import Student, StudentConfig
 from student.text_map import FILE, TextMap
 from teacher.finetune import FinetuneConfig, build_teacher
 from teacher.model import Teacher, next_item_loss
@@ -255,7 +245,8 @@ def test_the_teacher_knows_an_untrained_item_by_its_text_alone(
     teacher: Teacher, cold_dataset: SequenceDataset
 ) -> None:
     untrained = torch.from_numpy(cold_dataset.untrained_items)
-    expected = teacher.text_projection(teacher.text_vectors)[untrained]
+    table = teacher.item_table
+    expected = table.projection(table.components.float())[untrained]
     assert torch.equal(teacher.item_vectors()[untrained], expected)
     assert expected.abs().sum(dim=1).min() > 0
 
@@ -271,18 +262,18 @@ def test_training_neither_moves_an_untrained_items_own_vector_nor_pushes_it_down
     for batch in batches:
         optimizer.zero_grad()
         next_item_loss(teacher, batch).backward()
-        gradient = teacher.item_embedding.weight.grad
+        gradient = teacher.item_table.residual.weight.grad
         assert gradient is not None
         assert gradient[untrained].abs().max() == 0
         optimizer.step()
     assert gradient[trained].abs().sum() > 0
-    assert teacher.item_embedding.weight[untrained].abs().max() == 0
+    assert teacher.item_table.residual.weight[untrained].abs().max() == 0
     teacher.eval()
     with torch.no_grad():
         before = next_item_loss(teacher, batches[0])
-        teacher.text_vectors[untrained] += 5
+        teacher.item_table.components[untrained] += 5
         after = next_item_loss(teacher, batches[0])
-        teacher.text_vectors[untrained] -= 5
+        teacher.item_table.components[untrained] -= 5
     assert torch.equal(before, after)
 
 
@@ -292,7 +283,7 @@ def test_a_teacher_remembers_what_it_was_not_trained_on(
     teacher.save_pretrained(tmp_path)
     again = Teacher.from_pretrained(tmp_path)
     assert torch.nonzero(again.untrained).ravel().tolist() == cold_dataset.untrained_items.tolist()
-    assert torch.equal(again.text_stats, teacher.text_stats)
+    assert torch.equal(again.text_map, teacher.text_map)
 
 
 def test_a_teacher_of_an_older_version_is_refused_with_what_to_do(
@@ -300,10 +291,10 @@ def test_a_teacher_of_an_older_version_is_refused_with_what_to_do(
 ) -> None:
     teacher.save_pretrained(tmp_path)
     head = load_file(tmp_path / "head.safetensors")
-    del head["untrained"], head["text_stats"]
+    del head["untrained"], head["text_map"]
     save_file(head, tmp_path / "head.safetensors")
     with pytest.raises(
-        ModelError, match=r"lacks text_stats, untrained\). Remove it and train again"
+        ModelError, match=r"lacks text_map, untrained\). Remove it and train again"
     ):
         Teacher.from_pretrained(tmp_path)
 
@@ -311,96 +302,9 @@ def test_a_teacher_of_an_older_version_is_refused_with_what_to_do(
 # --- From text to row ---------------------------------------------------------------------------
 
 
-def test_without_a_penalty_the_solution_is_weighted_least_squares() -> None:
-    rng = np.random.default_rng(0)
-    texts, rows, weights = rng.normal(size=(30, 4)), rng.normal(size=(30, 3)), rng.random(30)
-    (weight,), (bias,) = _solve(texts, rows, weights, [0.0])
-    root = np.sqrt(weights)[:, None]
-    expected = np.linalg.lstsq(np.c_[texts, np.ones(30)] * root, rows * root, rcond=None)[0]
-    np.testing.assert_allclose(np.r_[weight, bias[None]], expected, atol=1e-12)
-
-
-def test_a_penalty_shrinks_the_slope_as_arithmetic_says_and_not_the_mean() -> None:
-    # Weights 1; texts -1, 1, so their scatter is 2, the unit of the penalty; rows 3 and 7.
-    texts, rows = np.array([[-1.0], [1.0]]), np.array([[3.0], [7.0]])
-    weight, bias = _solve(texts, rows, np.ones(2), [0.0, 1.0, 3.0])
-    assert weight.ravel() == pytest.approx([2.0, 1.0, 0.5])  # 4 / (2 + 2 p)
-    assert bias.ravel() == pytest.approx([5.0, 5.0, 5.0])
-
-
-def linear_catalogue() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """200 items whose rows are a linear map of their texts; 40 of them without events."""
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(201, 5))
-    table = vectors @ rng.normal(size=(5, 8)) + 0.3
-    counts = rng.integers(1, 9, 201)
-    counts[rng.permutation(200)[:40] + 1] = 0
-    vectors[PAD], table[PAD], counts[PAD] = 0, 0, 0
-    return table, vectors, counts, rng.normal(size=(64, 8))
-
-
-@pytest.mark.parametrize("max_items", [50, 1000])  # of 160 that have events
-def test_rows_that_follow_from_texts_are_found_for_items_without_events(
-    monkeypatch: pytest.MonkeyPatch, max_items: int
-) -> None:
-    monkeypatch.setattr(cold, "MAX_ITEMS", max_items)
-    table, vectors, counts, states = linear_catalogue()
-    untrained = counts == 0
-    scrambled = np.where(untrained[:, None], 100.0, table)
-    text_map = fit_text_map(scrambled, vectors, counts, states=states)
-    # Within what the least penalty, a thousandth, takes away.
-    np.testing.assert_allclose(text_map.rows(vectors[untrained])[1:], table[untrained][1:],
-                               atol=0.02, rtol=0.02)  # fmt: skip
-
-
-def test_the_fit_looks_at_no_row_of_an_item_without_events() -> None:
-    table, vectors, counts, states = linear_catalogue()
-    table += np.random.default_rng(1).normal(size=table.shape)  # so that folds matter
-    first = fit_text_map(table, vectors, counts, states=states)
-    changed = np.where((counts == 0)[:, None], 7.0, table)
-    second = fit_text_map(changed, vectors, counts, states=states)
-    assert np.array_equal(first.weight, second.weight)
-    assert np.array_equal(first.bias, second.bias)
-
-
-def test_the_factor_makes_up_for_rows_that_are_too_short() -> None:
-    rng = np.random.default_rng(0)
-    rows, states = rng.normal(size=(100, 8)), rng.normal(size=(50, 8))
-    folds = np.arange(100) % 5
-    # Predicted exactly, but a third as long: three times that are the items' own rows. The place
-    # that ties is taken just above it.
-    assert fair_factor(states, rows, rows / 3, folds) == pytest.approx(3, abs=0.05)
-
-
-@pytest.mark.parametrize("share", [0.25, 1.0])
-def test_at_the_factor_left_out_items_take_their_share_of_the_places_of_their_own_rows(
-    share: float,
-) -> None:
-    rng = np.random.default_rng(0)
-    rows, states = rng.normal(size=(100, 8)), rng.normal(size=(300, 8))
-    predicted = 0.4 * rows + 0.2 * rng.normal(size=rows.shape)
-    folds = np.arange(100) % 5
-    factor = fair_factor(states, rows, predicted, folds, share)
-    taken = 0
-    for fold in range(5):
-        mixed = np.where((folds == fold)[:, None], predicted * factor * (1 + 1e-9), rows)
-        top = np.argsort(-(states @ mixed.T), axis=1)[:, :10]
-        taken += int((folds[top] == fold).sum())
-    assert taken == share * 10 * 300
-
-
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [([0, 0, 4, 0], "1 items with training events, expected at least 2"), ([0, 1], "2 counts")],
-)
-def test_a_fit_without_anything_to_learn_from_is_refused(counts: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        fit_text_map(np.ones((4, 2)), np.ones((4, 3)), np.array(counts), states=np.ones((1, 2)))
-
-
 def test_a_text_map_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    parts = (rng.normal(size=shape).astype(np.float32) for shape in ((5, 3), (3,), (2, 5)))
+    parts = (rng.normal(size=shape).astype(np.float32) for shape in ((5, 3), (3,)))
     text_map = TextMap(*parts)
     text_map.save(tmp_path / FILE)
     again = TextMap.load(tmp_path / FILE)
@@ -416,61 +320,7 @@ def test_a_text_map_that_cannot_be_read_is_refused(content: bytes | None, tmp_pa
         TextMap.load(tmp_path / FILE)
 
 
-def test_a_raw_vector_is_standardised_as_the_catalogue_was() -> None:
-    stats = np.array([[1.0, -2.0], [2.0, 0.5]], dtype=np.float32)
-    text_map = TextMap(np.eye(2, dtype=np.float32), np.zeros(2, dtype=np.float32), stats)
-    assert text_map.standardise(np.array([[5.0, -1.0]])).tolist() == [[2.0, 2.0]]
-
-
-@pytest.mark.parametrize("at_once", [1, 100])
-def test_filling_changes_the_rows_of_untrained_items_and_no_others(
-    monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
-    monkeypatch.setattr(cold, "ITEMS_AT_ONCE", at_once)
-    student = Student(StudentConfig(arch="gru", num_items=4, hidden_dim=2, max_len=3))
-    before = student.item_embedding.weight.detach().clone()
-    text_map = TextMap(
-        np.array([[1.0, 0.0], [0.0, 2.0]], np.float32),
-        np.array([0.5, 0.5], np.float32),
-        np.ones((2, 2), np.float32),
-    )
-    vectors = np.array([[0, 0], [1, 1], [2, 3], [4, 5], [6, 7]], dtype=np.float16)
-    fill_untrained_rows(student, text_map, vectors, np.array([0, 3, 0, 1, 0]))
-    after = student.item_embedding.weight.detach()
-    assert after[[2, 4]].tolist() == [[2.5, 6.5], [6.5, 14.5]]
-    assert torch.equal(after[[PAD, 1, 3]], before[[PAD, 1, 3]])
-
-
-def test_users_states_are_those_after_their_training_events(cold_dataset: SequenceDataset) -> None:
-    torch.manual_seed(0)
-    shape = StudentConfig(
-        arch="transformer", num_items=cold_dataset.num_items, hidden_dim=4, max_len=5
-    )
-    student = Student(shape).eval()
-    found = user_states(student, cold_dataset)
-    users = np.flatnonzero(cold_dataset.train_lengths > 0)
-    expected = []
-    with torch.no_grad():
-        for user in users:
-            newest = cold_dataset.train_sequence(user)[-5:].astype(np.int64)
-            expected.append(student.encode(torch.from_numpy(newest)[None])[0, -1].numpy())
-    order = np.random.default_rng(0).permutation(len(users))
-    np.testing.assert_allclose(found, np.stack(expected)[order], atol=1e-5)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_a_share_of_new_items_that_makes_no_sense_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"--new-item-share {share} is not between 0 and 1"):
-        DistillConfig(new_item_share=share)
-
-
-def test_a_larger_share_makes_longer_rows_and_changes_nothing_else() -> None:
-    table, vectors, counts, states = linear_catalogue()
-    table += np.random.default_rng(1).normal(size=table.shape) * 3  # hard to predict: short rows
-    small, large = (
-        fit_text_map(table, vectors, counts, states=states, share=share) for share in (0.5, 1.0)
-    )
-    factor = large.weight / small.weight
-    assert factor.min() > 1.01
-    np.testing.assert_allclose(factor, factor[0, 0], rtol=1e-4)
-    np.testing.assert_allclose(large.bias, small.bias * factor[0, 0], rtol=1e-4)
+def test_a_text_map_is_the_map_to_components_and_then_the_projection() -> None:
+    # One text dimension, doubled and shifted by 1 into a component, projected onto (3, 4).
+    text_map = TextMap.compose(np.array([[2.0], [1.0]]), np.array([[3.0], [4.0]]))
+    assert text_map.rows(np.array([[5.0], [0.0]])).tolist() == [[33.0, 44.0], [3.0, 4.0]]

@@ -448,6 +448,20 @@ def test_a_plain_table_says_nothing_of_cold_items() -> None:
     assert torch.equal(table[[1, 3]], student.item_embedding.weight[[1, 3]])
 
 
+@pytest.mark.parametrize("item_table", ["fused", "plain"])
+@pytest.mark.parametrize("arch", ["gru", "transformer"])
+def test_training_leaves_the_row_of_padding_at_zero(
+    config: DistillConfig,
+    tiny_dataset: SequenceDataset,
+    make_knowledge: MakeKnowledge,
+    arch: Arch,
+    item_table: Any,
+) -> None:
+    config = dataclasses.replace(config, item_table=item_table, teacher_weight=1.0)
+    student = train(arch, config, tiny_dataset, make_knowledge(tiny_dataset))
+    assert (student.item_embedding.weight[PAD] == 0).all()
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_the_loss_of_a_fused_table_is_that_of_its_folded_rows(
     config: DistillConfig,

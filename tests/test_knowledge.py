@@ -38,8 +38,8 @@ def save(
         dataset,
         fake_answers(dataset) if answers is None else answers,
         vectors,
-        text_vectors=np.eye(dataset.num_items + 1, 6),
-        text_stats=np.stack([np.arange(6.0), np.full(6, 0.5)]),
+        text_components=np.eye(dataset.num_items + 1, 6),
+        text_map=np.arange(54.0).reshape(9, 6),
         prefixes_per_user=prefixes_per_user,
         teacher={"model": "fake"},
     )
@@ -108,9 +108,9 @@ def test_item_texts_come_back_with_what_standardised_them(
 ) -> None:
     save(tmp_path / "knowledge", tiny_dataset)
     knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
-    assert knowledge.text_vectors.dtype == np.float16
-    assert np.array_equal(knowledge.text_vectors, np.eye(tiny_dataset.num_items + 1, 6))
-    assert knowledge.text_stats.tolist() == [[0, 1, 2, 3, 4, 5], [0.5] * 6]
+    assert knowledge.text_components.dtype == np.float16
+    assert np.array_equal(knowledge.text_components, np.eye(tiny_dataset.num_items + 1, 6))
+    assert np.array_equal(knowledge.text_map, np.arange(54.0).reshape(9, 6))
 
 
 def test_the_stated_size_is_the_size_on_disk(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_with_a_teacher_at_hand_only_its_answers_are_asked_for_again(
 
 @pytest.mark.parametrize(
     "name",
-    ["states.npy", "item_vectors.npy", "text_vectors.npy", "text_stats.npy"],
+    ["states.npy", "item_vectors.npy", "text_components.npy", "text_map.npy"],
 )
 @pytest.mark.parametrize("damage", ["one byte changed", "cut short", "removed"])
 def test_damaged_knowledge_is_refused_with_the_command_that_rebuilds_it(
@@ -177,7 +177,7 @@ def test_answers_that_are_no_numbers_are_not_written(
     assert list(tmp_path.glob("*knowledge*")) == []
 
 
-@pytest.mark.parametrize("name", ["states", "item_vectors", "text_vectors", "text_stats"])
+@pytest.mark.parametrize("name", ["states", "item_vectors", "text_components", "text_map"])
 def test_numbers_that_are_none_are_refused_behind_a_checksum_made_anew(
     tiny_dataset: SequenceDataset, tmp_path: Path, name: str
 ) -> None:
@@ -220,7 +220,7 @@ def test_knowledge_of_another_version_is_refused(
     file = tmp_path / "knowledge" / "meta.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
     with pytest.raises(
-        StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 2"
+        StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 3"
     ):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
 

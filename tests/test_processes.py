@@ -17,7 +17,8 @@ import pytest
 from accelerate import Accelerator
 from safetensors.numpy import load_file
 
-from student.distill import DistillConfig, train_student
+from student.config import DistillConfig
+from student.distill import distil
 from teacher.finetune import FinetuneConfig, run
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +98,7 @@ def trained(
     knowledge = load_knowledge(folders[1] / "knowledge", tiny_dataset)
     for role, known in (("control", None), ("distilled", knowledge)):
         folder = folders[1] / "students" / "gru" / role
-        train_student("gru", student, tiny_dataset, known, folder, Accelerator(cpu=True))
+        distil("gru", student, tiny_dataset, known, folder, Accelerator(cpu=True))
     shared_student = dataclasses.replace(student, output_dir=folders[2])
     done = start([*TORCHRUN, "-m", "student.distill"], *flags(shared_student))
     assert done.returncode == 0, done.stderr
@@ -135,7 +136,7 @@ def test_the_knowledge_of_two_processes_is_that_of_one(
     trained: dict[int, Path], tiny_dataset: SequenceDataset
 ) -> None:
     one, two = (load_knowledge(trained[count] / "knowledge", tiny_dataset) for count in (1, 2))
-    for name in ("states", "item_vectors", "text_vectors"):
+    for name in ("states", "item_vectors", "text_components"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=2e-3)
     left = {file.name for file in trained[2].iterdir()}
     assert left == {"teacher", "knowledge", "students", "targets"}  # no shard, nothing half made

@@ -22,7 +22,7 @@ from export.score import ScoreConfig
 from export.serve_web import ServeConfig
 from export.to_executorch import ToExecutorchConfig
 from export.to_web import ToWebConfig
-from student.distill import DistillConfig
+from student.config import DistillConfig
 from teacher.finetune import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
