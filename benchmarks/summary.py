@@ -1,8 +1,8 @@
 """From finished cells to `accuracy.json`: means over seeds, intervals over users, paired gains.
 
-Schema "seqrec-accuracy/2":
+Schema "seqrec-accuracy/1":
 
-    schema          "seqrec-accuracy/2"
+    schema          "seqrec-accuracy/1"
     command         what was typed last; each row has its own
     environment     as in `benchmark.json`, of the machine that wrote this file
     seeds           those asked for
@@ -57,7 +57,7 @@ from benchmarks.rows import (
 )
 from student.model import Arch
 
-SCHEMA = "seqrec-accuracy/2"
+SCHEMA = "seqrec-accuracy/1"
 ARCHS: tuple[Arch, ...] = ("gru", "transformer")
 PROTOCOLS = ("seen_excluded", "seen_kept")
 COMPARED = (CONTROL, NO_LANGUAGE_MODEL, "text-and-auxiliaries", "teacher", DISTILLED)

@@ -89,7 +89,7 @@ def trained(
         hidden_dim=8,
         dropout=0.0,
         max_len=8,
-        teacher_share=1.0,
+        teacher_weight=1.0,
         num_epochs=2,
         batch_size=7,
         device="cpu",
@@ -139,7 +139,7 @@ def test_the_knowledge_of_two_processes_is_that_of_one(
     for name in ("states", "item_vectors", "text_components"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=2e-3)
     left = {file.name for file in trained[2].iterdir()}
-    assert left == {"teacher", "knowledge", "students", "targets"}  # no shard, nothing half made
+    assert left == {"teacher", "knowledge", "students", "soft-targets"}  # no shard, nothing half made
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def row(name: str, arch: str, gains: dict[str, Any], level: float = 0.1) -> dict
         "num_parameters": 1234,
         "file_bytes": 2**20,
         "times": {"train": {"wall_s": 7200.0, "cpu_s": 5400.0, "num_cells": 2}},
-        "shared_times": {"assistant": {"wall_s": 800.0, "cpu_s": 720.0}} if taught else {},
+        "shared_times": {"auxiliary teacher": {"wall_s": 800.0, "cpu_s": 720.0}} if taught else {},
         "cells": [],
     }
 
@@ -160,10 +160,10 @@ def test_the_page_holds_figures_verdicts_losses_costs_and_commands(tmp_path: Pat
         f"| temperature-2 | {about} | +9.1 % [+7.1, +11.1] | better | +0.1 % [-1.9, +2.1] "
         "| within chance |"
     ) in lines
-    assert "| row | assistant | train | cells |" in lines
+    assert "| row | auxiliary teacher | train | cells |" in lines
     assert "| distilled | 0.200 | 1.500 | 2 |" in lines  # 720 and 5400 CPU-seconds
     assert "| control | - | 1.500 | 2 |" in lines
-    assert any("Assistant: made once, for all cells that share" in line for line in lines)
+    assert any("Auxiliary teacher: made once, for all cells that share" in line for line in lines)
     assert "    python -m benchmarks.accuracy --arch transformer --rows distilled" in lines
     assert any("2.00 CPU-hours, 1.00 hours on the clock" in line for line in lines)
 
