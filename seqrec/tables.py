@@ -118,7 +118,7 @@ def kind_of(path: Path) -> str:
     return kind if kind in EXTENSIONS and not (packing and kind == ".parquet") else ""
 
 
-def list_parts(path: Path, kinds: Sequence[str] = EXTENSIONS) -> list[Path]:
+def table_files(path: Path, kinds: Sequence[str] = EXTENSIONS) -> list[Path]:
     """Return the files of a table: the path itself, or all below a folder, in order of their names.
 
     Raises:
@@ -283,7 +283,7 @@ def open_log(path: Path, wanted: Mapping[str, str], scratch: Path) -> Table:
     Raises:
         DataError: a part cannot be read, or lacks a column.
     """
-    parts = list_parts(path)
+    parts = table_files(path)
     if kind_of(parts[0]) == ".parquet":
         return _scan_parquet(path, parts, wanted)
     ids = list(wanted)[:2]
@@ -436,7 +436,7 @@ def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[s
     not_text: dict[str, str] = {}
     frames: list[pl.DataFrame] = []
     counts: list[tuple[str, int]] = []
-    for part in list_parts(path):
+    for part in table_files(path):
         if kind_of(part) == ".parquet":
             read = [_parquet_as_text(part, path, wanted, not_text)]
         else:
