@@ -237,6 +237,7 @@ def _read(config: PrepareConfig, scratch: Path) -> _Input:
     if config.interactions is not None:
         log = open_log(config.interactions, wanted, scratch)
     events = _read_events(log, items, catalogue.label, wanted)
+    notes += _doubts(log, events, config.time_column)
     if config.rating_column in log.names:
         column = repr(config.rating_column)
         notes.append(f"column {column} is not used: each interaction counts as one event")
@@ -275,20 +276,22 @@ def _read_items(table: Table, columns: dict[str, str]) -> pl.DataFrame:
             )
     ids = as_id(table, id_column, "--items-id-column")
     others = [name for name in names if name not in columns]
-    frame = table.frame.select(ids.alias("item_id"), pl.col([title_column, *others]).fill_null(""))
+    # Not by expressions: "*" and "^x$" may be names of columns.
+    read = table.frame.collect()
+    texts = {name: read[name].fill_null("") for name in others}
+    titles = read[title_column].fill_null("")
     _refuse_empty(table, ids, id_column)
     table.refuse_rows(
         ~ids.is_first_distinct(),
         "item id {} occurs a second time. Keep one row for each item",
         ids,
     )
-    items = frame.collect().rename({title_column: "title"})
-    if (items["title"].str.strip_chars() == "").all():
+    if (titles.str.strip_chars() == "").all():
         raise DataError(
             f"{table.label}: every {title_column!r} is empty, but the teacher reads titles. "
             "Name another column with --title-column"
         )
-    return items
+    return pl.DataFrame({"item_id": table.look(ids).to_series(), "title": titles, **texts})
 
 
 def _choose_text(
@@ -314,7 +317,7 @@ def _choose_text(
     if left_out:
         listed = ", ".join(f"{name!r} ({reason})" for name, reason in left_out.items())
         notes.append(f"not read as text: {listed}; --text-columns chooses")
-    return items.select("item_id", "title", *chosen), notes
+    return items[["item_id", "title", *chosen]], notes
 
 
 def _is_row_number(column: pl.Series) -> bool:
@@ -325,7 +328,12 @@ def _is_row_number(column: pl.Series) -> bool:
     if MAY_BE_ROW_NUMBER.fullmatch(column.name) and not numbers.has_nulls():
         return True
     # 0, 1, 2, ... or 1, 2, 3, ... in file order; two rows are too few to tell.
-    return len(column) > 2 and numbers[0] in (0, 1) and bool((numbers.diff()[1:] == 1).all())
+    first = numbers[0]
+    return (
+        len(column) > 2
+        and first in (0, 1)
+        and numbers.to_list() == [*range(first, first + len(column))]
+    )
 
 
 def _read_events(
@@ -377,6 +385,30 @@ def _read_events(
         times=times[order],
         offsets=np.concatenate([[0], np.cumsum(users["len"].to_numpy())]).astype(np.int64),
     )
+
+
+def _doubts(table: Table, events: _Events, time_column: str) -> list[str]:
+    """Return what is possible but seldom meant."""
+    notes = []
+    if events.user_ids.str.ends_with(".0").all():
+        notes.append(
+            "every user id ends in .0, which pandas makes of whole numbers beside missing ones; "
+            "they are kept so"
+        )
+    first = str(table.look(pl.col(time_column), head=1).item())
+    units = {unit for time in (events.times.min(), events.times.max()) for unit in _units(time)}
+    if first.strip().isdigit() and len(units) > 1:
+        notes.append(
+            f"the times from {events.times.min()} to {events.times.max()} look like "
+            f"{' and '.join(sorted(units))}: if they are mixed, their order is wrong"
+        )
+    return notes
+
+
+def _units(time: int) -> list[str]:
+    """Return what a clock time after 1973 is counted in, by its size; nothing if that is open."""
+    units = {10: "seconds", 13: "milliseconds", 16: "microseconds", 19: "nanoseconds"}
+    return [unit for digits, unit in units.items() if 10 ** (digits - 2) <= time < 10**digits]
 
 
 def _refuse_unknown(table: Table, item_id: pl.Expr, items: pl.DataFrame, items_label: str) -> None:

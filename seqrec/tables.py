@@ -190,8 +190,8 @@ def _refuse_table_format(folder: Path) -> None:
             if next(above.glob(pattern), None) is not None:
                 raise DataError(
                     f"{above} is a table of {name} (see {pattern}), whose folder holds files that "
-                    "were removed from it too. Write its rows into plain Parquet and give that, "
-                    f"such as spark.read.format({name.lower()!r}).load(...).write.parquet(...)"
+                    "were removed from it too. Write its rows into plain Parquet and give that: "
+                    f'spark.read.format("{name.lower()}").load("{above}").write.parquet("plain")'
                 )
 
 
@@ -367,16 +367,13 @@ def _without_headers(part: Path, frames: Iterator[pl.DataFrame]) -> Iterator[pl.
     """Refuse a file that is several, one after the other, each with its header."""
     num_rows = 0
     for frame in frames:
-        is_header = pl.all_horizontal(
-            pl.col(name).eq_missing(pl.lit(name)) for name in frame.columns
-        )
-        repeated = frame.select(is_header).to_series()
-        if repeated.any():
-            row = num_rows + int(repeated.arg_true()[0]) + 1
-            raise DataError(
-                f"{part}, row {row}: the header again. Remove it, or keep the files apart as "
-                "parts in a folder"
-            )
+        names = tuple(frame.columns)
+        for place in (frame.to_series(0) == names[0]).arg_true():
+            if frame.row(place) == names:
+                raise DataError(
+                    f"{part}, row {num_rows + place + 1}: the header again. Remove it, or keep the "
+                    "files apart as parts in a folder"
+                )
         num_rows += len(frame)
         yield frame
 
@@ -470,7 +467,9 @@ def _parquet_as_text(
             )
         not_text.update(foreign)
         frame = scan_part(part).drop(foreign).collect(engine="streaming")
-        return pl.DataFrame([_as_text(column) for column in frame]).with_columns(**in_path)
+        return pl.DataFrame({column.name: _as_text(column) for column in frame}).with_columns(
+            **in_path
+        )
 
 
 def _is_text(dtype: pl.DataType) -> bool:

@@ -253,8 +253,10 @@ class CsvFile:
             )
         except pl.exceptions.PolarsError:
             return None
-        second = frame.to_series(1)
-        if len(frame) != num_rows or second.has_nulls():  # a line without a separator
+        if len(frame) != num_rows:
+            return None
+        first, second = frame.to_series(0), frame.to_series(1)
+        if (first.filter(second == "").str.strip_chars() == "").any():  # a line of blanks, perhaps
             return None
         frame.columns = [str(number) for number in range(len(self.names))]
         places = {name: str(self.names.index(name)) for name in columns}
@@ -313,7 +315,7 @@ def text_of(value: Any) -> str:
     'Books, Sea'
     """
     match value:
-        case None:
+        case None | {} if not value:
             return ""
         case str():
             return value
