@@ -43,5 +43,8 @@ audit: .venv/installed
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive seqrec teacher student export benchmarks
 	$(BIN)/pip-audit --skip-editable
 
+# Caches only: neither the environment nor data and runs, which took hours.
 clean:
-	rm -rf .venv data runs
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	find . \( -path ./.venv -o -path ./data -o -path ./runs -o -path ./.git \) -prune \
+		-o -name __pycache__ -type d -exec rm -rf {} +

@@ -33,6 +33,7 @@ from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, ModelError, SeqRecError, run_main
 from seqrec.files import atomic_directory
+from seqrec.tables import reading, require, require_ids, scan_part, table_files
 
 import polars as pl
 from tqdm import tqdm
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 PART = "part-{:05d}.parquet"
 IS_PART = re.compile(r"part-\d{5,}\.parquet")
+IS_UNFINISHED = re.compile(r"\.part-\d{5,}\.parquet\.\d+\.tmp")  # a killed worker's
+ABOUT = "seqrec.recommender"  # in each file's metadata
 SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(),
     "item_ids": pl.List(pl.String),
@@ -112,7 +115,9 @@ def list_parts(config: ScoreConfig) -> list[Part]:
     if config.histories is None:
         sources = [(config.data_dir, load_dataset(config.data_dir).num_users)]
     else:
-        sources = [(file, _count_rows(file, config)) for file in _parquet_files(config.histories)]
+        table = config.histories
+        files = [table] if table.is_file() else table_files(table, [".parquet"])
+        sources = [(file, _count_rows(file, config)) for file in files]
     parts: list[Part] = []
     for source, num_rows in sources:
         for start in range(0, num_rows, config.users_per_part):
@@ -123,39 +128,27 @@ def list_parts(config: ScoreConfig) -> list[Part]:
     return parts
 
 
-def _parquet_files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Check the path")
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path} is a folder without any .parquet file in it")
-    return files
-
-
 def _count_rows(file: Path, config: ScoreConfig) -> int:
     """Count the rows of a file of histories by its footer; refuse columns of another kind."""
-    try:
-        frame = pl.scan_parquet(file)
+    with reading(str(file)):
+        frame = scan_part(file)
         schema = frame.collect_schema()
         num_rows = int(frame.select(pl.len()).collect().item())
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{file} cannot be read as Parquet ({reason}). Export it again") from error
-    for column, option in (
-        (config.user_column, "--user-column"),
-        (config.history_column, "--history-column"),
-    ):
-        if column not in schema:
-            found = ", ".join(map(repr, schema))
-            raise DataError(
-                f"{file} has no column {column!r}; it has {found}. Name the right one with {option}"
-            )
-    if not isinstance(schema[config.history_column], pl.List):
+    user, history = config.user_column, config.history_column
+    options = {user: "--user-column", history: "--history-column"}
+    require(str(file), schema, options)
+    if num_rows == 0:  # which may have no types either
+        return 0
+    require_ids(str(file), user, schema[user], options[user])
+    dtype = schema[history]
+    if not isinstance(dtype, (pl.List, pl.Array)):
         raise DataError(
-            f"{file}: column {config.history_column!r} is {schema[config.history_column]}, "
-            "expected a list of item ids a user, oldest first. A log with one event a row becomes "
-            "a data set by python -m seqrec.prepare, and is then scored with --data-dir"
+            f"{file}: column {history!r} is {dtype}, expected a list of item ids a user, oldest "
+            "first. A log with one event a row becomes a data set by python -m seqrec.prepare, and "
+            "is then scored with --data-dir"
         )
+    if dtype.inner != pl.Null:  # all lists are empty
+        require_ids(str(file), history, dtype.inner, options[history])  # type: ignore[arg-type]
     return num_rows
 
 
@@ -171,7 +164,7 @@ class Worker:
         """What each file says of the model that made it."""
         about = ("arch", "precision", "dataset_fingerprint", "sha256")
         known = {key: self.recommender.config.get(key) for key in about}
-        return {"seqrec.recommender": json.dumps(known)}
+        return {ABOUT: json.dumps(known)}
 
     @cached_property
     def dataset(self) -> SequenceDataset:
@@ -182,7 +175,7 @@ class Worker:
         """Return the users of a part and their histories."""
         if self.config.histories is None:
             dataset = self.dataset
-            users = pl.scan_parquet(dataset.path / "user_ids.parquet").select("user_id")
+            users = scan_part(dataset.path / "user_ids.parquet").select("user_id")
             return (
                 users.slice(part.start, part.num_users).collect()["user_id"].to_list(),
                 [
@@ -192,11 +185,15 @@ class Worker:
             )
         user, history = self.config.user_column, self.config.history_column
         frame = (
-            pl.scan_parquet(part.source)
+            scan_part(part.source)
             .slice(part.start, part.num_users)
             .select(
                 pl.col(user).cast(pl.String).alias("user"),
-                pl.col(history).cast(pl.List(pl.String)).fill_null([]).alias("history"),
+                pl.col(history)
+                .cast(pl.List(pl.String))
+                .list.drop_nulls()
+                .fill_null([])
+                .alias("history"),
             )
             .collect()
         )
@@ -346,6 +343,8 @@ def score(config: ScoreConfig) -> Path:
         for done in ENGINES[config.engine](config, beside, parts):
             num_unknown += done.num_unknown
             bar.update(done.num_users)
+        for unfinished in beside.glob(".part-*.tmp"):  # of a worker that was killed and replaced
+            unfinished.unlink()
         written = sum(1 for _ in beside.glob("part-*.parquet"))
         if written != len(parts):
             raise SeqRecError(
@@ -365,12 +364,22 @@ def _check_replaceable(folder: Path) -> None:
     """Raise a `DataError` unless `folder` is free or holds nothing but what this module wrote."""
     if not folder.exists():
         return
-    found = {file.name for file in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if strange := sorted(name for name in found if not IS_PART.fullmatch(name)):
+    files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    if strange := [file.name for file in files if not _is_ours(file)]:
         raise DataError(
             f"{folder} holds more than recommendations (see {strange[0]}), so it is left as it is. "
             "Give another --output-dir"
         )
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell whether this module wrote a file: histories in parts have the same names."""
+    if IS_UNFINISHED.fullmatch(file.name):
+        return True
+    try:
+        return bool(IS_PART.fullmatch(file.name)) and ABOUT in pl.read_parquet_metadata(file)
+    except (OSError, pl.exceptions.PolarsError):
+        return False
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ class SequenceDataset:
     @cached_property
     def items(self) -> pl.DataFrame:
         """Item ids and texts; row i is item i + 1."""
-        return pl.read_parquet(self.path / "items.parquet")
+        return pl.read_parquet(self.path / "items.parquet", glob=False)
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -428,7 +428,7 @@ def load_dataset(path: Path) -> SequenceDataset:
         if meta.get("num_cold_items"):
             cold_items = np.load(path / "cold_items.npy", allow_pickle=False)
         num_rows = [
-            pl.scan_parquet(path / f"{part}.parquet").select(pl.len()).collect().item()
+            pl.scan_parquet(path / f"{part}.parquet", glob=False).select(pl.len()).collect().item()
             for part in ("items", "user_ids")
         ]
         if (events.ndim, offsets.ndim, split.shape[1:]) != (1, 1, (3,)) or not len(offsets):

@@ -87,11 +87,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.mkdir()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, beside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a file system without locks
-            stack.enter_context(_held(beside))
+        _make_held(beside, stack)
         yield beside
         _flush(beside)
         if not path.exists():
@@ -101,6 +99,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             path.rename(old)
             beside.rename(path)
             old.rename(beside)
+
+
+def _make_held(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Make a folder and hold it until the stack is left; where nothing can be held, make it."""
+    while True:
+        folder.mkdir()
+        try:
+            stack.enter_context(_held(folder, wait=True))
+        except FileNotFoundError:
+            continue  # before it was held, another writer took it for a leftover and removed it
+        except OSError:  # a file system without locks, where no one removes leftovers either
+            pass
+        return
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -121,11 +132,12 @@ def _remove_leftovers(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder while the block runs and its process lives.
 
     Raises:
-        OSError: another process holds it, or the file system holds nothing.
+        FileNotFoundError: it is gone, or another one has its name by now.
+        OSError: another process holds it and `wait` is false, or the file system holds nothing.
     """
     if sys.platform == "win32":
         yield
@@ -134,7 +146,9 @@ def _held(folder: Path) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            raise FileNotFoundError(f"{folder} was replaced")
         yield
     finally:
         os.close(descriptor)

@@ -1,21 +1,26 @@
 """Tables of interactions and items -> a prepared data set. Entry point: `python -m seqrec.prepare`.
 
-Both tables may be Parquet, CSV, TSV or JSON lines, or a folder of such parts, which are read in the
-order of their names. Interactions need a user, an item and a time; items need an id and a title,
-and every further column is kept as text that the teacher can read. Ids are text: whole numbers in
-Parquet and JSON are turned into it, and in CSV "007" stays "007". Ratings are accepted and not
-used: each interaction counts as one event.
+Both tables may be Parquet, CSV, TSV or JSON lines, or a folder of such parts, also in subfolders,
+which are read in the order of their names (see `seqrec.tables`). Interactions need a user, an item
+and a time; items need an id and a title, and the further columns are text that the teacher can
+read: all of them but row numbers and bytes, or those of `--text-columns`. Ids are text: whole
+numbers in Parquet and JSON are turned into it, and in CSV "007" stays "007". Ratings are accepted
+and not used: each interaction counts as one event.
 
 The interactions are read in a stream, twice: a number for user and item and a time are kept of each
-event, not the table. Nothing is written unless all is well; otherwise one line names the file, the
-row and what to do. Rows are counted from 1, the header not included.
+event, not the table. Nothing is written unless all is well and every row was read; otherwise one
+line names the file, the row and what to do. Rows are counted from 1, header and blank lines not
+included.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import re
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seqrec.config import flag, parse_flags, to_json
 from seqrec.data import (
@@ -33,13 +38,16 @@ from seqrec.data import (
 from seqrec.errors import DataError, run_main
 from seqrec.files import read_json
 from seqrec.sources import DATASETS, fetch_dataset
+from seqrec.tables import EXTENSIONS, Table, as_id, open_catalogue, open_log, reading, require
 
 import numpy as np
 import polars as pl
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+# Row numbers as pandas, R and Polars leave them in a file; the latter only if they are numbers.
+IS_ROW_NUMBER = re.compile(r"\s*|Unnamed: \d+(\.\d+)*|__index_level_\d+__|\.\.\.\d+")
+MAY_BE_ROW_NUMBER = re.compile(r"index|level_\d+|row_?(nr|num|number|id|index)|_c0", re.IGNORECASE)
 LEAST = -(2**63)  # of int64; the bits of -0.0
 PARTS = {"meta.json", "items.parquet", "user_ids.parquet"} | {
     f"{name}.npy" for name in ("events", "offsets", "split", "cold_items")
@@ -82,6 +90,11 @@ class PrepareConfig:
     )
     items_id_column: str = flag("item_id", "column of the items with their id")
     title_column: str = flag("title", "column of the items with their title")
+    text_columns: tuple[str, ...] | None = flag(
+        None,
+        "columns of the items that are read as text after the title, in this order; if not given, "
+        "all but row numbers and bytes",
+    )
 
     def __post_init__(self) -> None:
         """Check what only the whole can know."""
@@ -104,43 +117,6 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """A table and what messages call it."""
-
-    label: str
-    frame: pl.LazyFrame
-
-    def look(self, *columns: pl.Expr, head: int | None = None) -> pl.DataFrame:
-        """Read columns, or what is worked out from them, of all rows or the first; in file order.
-
-        Rows stream through: only what comes out has to fit into memory.
-        """
-        with _reading(self.label):
-            frame = self.frame if head is None else self.frame.head(head)
-            return frame.select(columns).collect(engine="streaming")
-
-    def refuse_rows(self, bad: pl.Expr, complaint: str, value: pl.Expr | None = None) -> None:
-        """Raise a `DataError` that names the first row where `bad` is true, if there is one.
-
-        Args:
-            bad: boolean, never null, one per row of the table.
-            complaint: what is wrong there and what to do, "{}" for the first bad row's value.
-            value: what the complaint shows, if anything.
-        """
-        with _reading(self.label):
-            found = (
-                self.frame.select(bad=bad, value=pl.lit(None) if value is None else value)
-                .with_row_index("row", offset=1)
-                .filter("bad")
-                .collect(engine="streaming")
-            )
-        if len(found):
-            more = f" ({len(found):,} such rows)" if len(found) > 1 else ""
-            complaint = complaint.replace("{}", repr(found["value"][0]))
-            raise DataError(f"{self.label}, row {found['row'][0]}: {complaint}{more}")
-
-
-@dataclass(frozen=True)
 class _Events:
     """All users' events, sorted by user and time."""
 
@@ -148,6 +124,17 @@ class _Events:
     items: np.ndarray  # int32 (E,), from 1
     times: IntArray  # (E,)
     offsets: IntArray  # (U + 1,)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What was read, checked row by row."""
+
+    items: pl.DataFrame
+    events: _Events
+    label: str  # what messages call the interactions
+    provenance: dict[str, Any]
+    notes: list[str]  # what was read and what was not, to be said once all is well
 
 
 def prepare(config: PrepareConfig) -> SequenceDataset:
@@ -160,42 +147,28 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
     """
     path = config.output_dir or Path("data") / str(config.dataset)
     _refuse_to_overwrite(path)
-    if config.dataset is not None:
-        raw = fetch_dataset(config.dataset)
-        label = f"data set {config.dataset}"
-        interactions_table = _Table(f"{label}, interactions", raw.interactions.lazy())
-        items_table = _Table(f"{label}, items", raw.items.lazy())
-        provenance = raw.provenance
-    else:
-        assert config.interactions is not None  # __post_init__ has seen to it
-        assert config.items is not None
-        interactions_table, items_table = _scan(config.interactions), _scan(config.items)
-        provenance = {}
-    items = _read_items(items_table, config.items_id_column, config.title_column)
-    events = _read_events(interactions_table, items, items_table.label, config)
-    split = _split(events, interactions_table.label, config)
-    sequences, offsets, split, cold_items = _hold_out(
-        events, split, interactions_table.label, config
-    )
+    with tempfile.TemporaryDirectory(prefix="seqrec-") as scratch:
+        read = _read(config, Path(scratch))
+    events = read.events
+    split = _split(events, read.label, config)
+    sequences, offsets, split, cold_items = _hold_out(events, split, read.label, config)
     try:
         dataset = write_dataset(
             path,
             name=config.name or config.dataset or path.resolve().name,
-            items=items,
+            items=read.items,
             user_ids=events.user_ids,
             events=sequences,
             offsets=offsets,
             split=split,
             split_name=config.split,
             cold_items=cold_items,
-            provenance={**provenance, "prepared_with": to_json(config)},
+            provenance={**read.provenance, "prepared_with": to_json(config)},
         )
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error}). Give another --output-dir") from error
-    if config.rating_column in interactions_table.frame.collect_schema():
-        logger.info(
-            "column %r is not used: each interaction counts as one event", config.rating_column
-        )
+    for note in read.notes:
+        logger.info("%s", note)
     _log_summary(dataset)
     return dataset
 
@@ -237,104 +210,47 @@ def _refuse_to_overwrite(path: Path) -> None:
 # --- Reading ------------------------------------------------------------------------------------
 
 
-def _scan(path: Path) -> _Table:
-    """Open a table by its extension; nothing but its header is read yet."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Check the path")
-    parts = [path]
-    if path.is_dir():
-        parts = sorted(
-            part
-            for part in path.iterdir()
-            # What begins with these is hidden to Spark as well: checksums, unfinished parts.
-            if part.is_file() and part.suffix.lower() in EXTENSIONS and part.name[0] not in "._"
-        )
-        if not parts:
-            raise DataError(f"{path} is a folder without any {', '.join(EXTENSIONS)} file in it")
-    suffixes = {part.suffix.lower() for part in parts}
-    if len(suffixes) > 1:
-        raise DataError(f"{path} mixes {' and '.join(sorted(suffixes))} files. Keep one kind")
-    for part in parts:
-        if part.stat().st_size == 0:
-            raise DataError(f"{part} is empty (0 bytes). Export it again")
-    suffix = suffixes.pop()
-    with _reading(str(path)):
-        match suffix:
-            case ".parquet":
-                frame = pl.scan_parquet(parts)
-            case ".csv" | ".tsv":
-                # All as text: an id such as "007" must not become a number.
-                separator = "\t" if suffix == ".tsv" else ","
-                frame = pl.scan_csv(parts, separator=separator, infer_schema=False)
-            case ".jsonl" | ".ndjson":
-                frame = pl.scan_ndjson(parts, infer_schema_length=None)
-            case _:
-                raise DataError(
-                    f"{path} has the unknown extension {suffix!r}. Expected {', '.join(EXTENSIONS)}"
-                )
-        frame.collect_schema()
-    return _Table(str(path), frame)
+def _read(config: PrepareConfig, scratch: Path) -> _Input:
+    """Read both tables; `scratch` is an empty folder that is needed meanwhile."""
+    columns = {config.items_id_column: "--items-id-column", config.title_column: "--title-column"}
+    wanted = {
+        config.user_column: "--user-column",
+        config.item_column: "--item-column",
+        config.time_column: "--time-column",
+    }
+    provenance: dict[str, Any] = {}
+    if config.dataset is not None:
+        raw = fetch_dataset(config.dataset)
+        provenance = raw.provenance
+        label = f"data set {config.dataset}"
+        log = Table.of_frame(f"{label}, interactions", raw.interactions)
+        catalogue = Table.of_frame(f"{label}, items", raw.items)
+        not_text: dict[str, str] = {}
+        require(log.label, log.names, wanted)
+        require(catalogue.label, catalogue.names, columns)
+    else:
+        assert config.interactions is not None  # __post_init__ has seen to it
+        assert config.items is not None
+        catalogue, not_text = open_catalogue(config.items, columns)
+    items = _read_items(catalogue, columns)
+    items, notes = _choose_text(items, not_text, catalogue.label, config)
+    if config.interactions is not None:
+        log = open_log(config.interactions, wanted, scratch)
+    events = _read_events(log, items, catalogue.label, wanted)
+    notes += _doubts(log, events, config.time_column)
+    if config.rating_column in log.names:
+        column = repr(config.rating_column)
+        notes.append(f"column {column} is not used: each interaction counts as one event")
+    return _Input(items, events, log.label, provenance, notes)
 
 
-@contextlib.contextmanager
-def _reading(label: str) -> Iterator[None]:
-    """Turn a reader's complaint about a file's format into a `DataError`."""
-    try:
-        yield
-    except (
-        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),  # the latter of damaged files
-        *(OSError, UnicodeDecodeError),
-    ) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(
-            f"{label} cannot be read as what its extension says ({reason}). Export it again, "
-            "text as UTF-8"
-        ) from error
-
-
-def _require(table: _Table, wanted: dict[str, str]) -> None:
-    """Raise a `DataError` for the first missing column; `wanted` maps columns to their flags."""
-    found = table.frame.collect_schema().names()
-    for column, option in wanted.items():
-        if column not in found:
-            raise DataError(
-                f"{table.label} has no column {column!r}; it has {', '.join(map(repr, found))}. "
-                f"Name the right one with {option}"
-            )
-
-
-def _as_id(table: _Table, column: str, option: str) -> pl.Expr:
-    """Return a column of ids as text, null where it is empty; refuse types that are no ids."""
-    dtype = table.frame.collect_schema()[column]
-    if not (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum)):
-        raise DataError(
-            f"{table.label}: column {column!r} is {dtype}, but ids are text or whole numbers. "
-            f"Convert it, or name another column with {option}"
-        )
-    ids = pl.col(column).cast(pl.String)
-    return pl.when(ids != "").then(ids)
-
-
-def _refuse_empty(table: _Table, ids: pl.Expr, column: str) -> None:
+def _refuse_empty(table: Table, ids: pl.Expr, column: str) -> None:
     table.refuse_rows(ids.is_null(), f"column {column!r} is empty. Fill it in or remove the row")
 
 
-def _refuse_no_rows(table: _Table, num_rows: int) -> None:
-    if num_rows == 0:
+def _refuse_no_rows(table: Table) -> None:
+    if table.num_rows == 0:
         raise DataError(f"{table.label} holds no rows. Export it again")
-
-
-def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Return a column of the items as text; missing text is empty, lists are joined by commas."""
-    column = pl.col(name)
-    match dtype:
-        case pl.List() | pl.Array():
-            column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
-        case pl.Struct():
-            column = column.struct.json_encode()
-        case _:
-            column = column.cast(pl.String)
-    return column.fill_null("")
 
 
 def read_items(path: Path, *, id_column: str, title_column: str) -> pl.DataFrame:
@@ -343,49 +259,91 @@ def read_items(path: Path, *, id_column: str, title_column: str) -> pl.DataFrame
     Raises:
         DataError: it is not usable; the line names file, row and what to do.
     """
-    return _read_items(_scan(path), id_column, title_column)
+    columns = {id_column: "--items-id-column", title_column: "--title-column"}
+    return _read_items(open_catalogue(path, columns)[0], columns)
 
 
-def _read_items(table: _Table, id_column: str, title_column: str) -> pl.DataFrame:
-    _require(table, {id_column: "--items-id-column", title_column: "--title-column"})
-    schema = table.frame.collect_schema()
+def _read_items(table: Table, columns: dict[str, str]) -> pl.DataFrame:
+    """Check a table of items and name its columns; `columns`: of id and title, with their flags."""
+    _refuse_no_rows(table)
+    id_column, title_column = columns
+    names = table.frame.collect_schema().names()
     for column, name in ((id_column, "item_id"), (title_column, "title")):
-        if column != name and name in schema:
+        if column != name and name in names:
             raise DataError(
                 f"{table.label} has both {name!r} and {column!r}, which is to become {name!r}. "
                 "Rename or drop one of them"
             )
-    others = [name for name in schema if name not in (id_column, title_column)]
-    texts = [_as_text(name, schema[name]) for name in (title_column, *others)]
-    ids = _as_id(table, id_column, "--items-id-column")
-    items = table.look(ids.alias("item_id"), *texts).rename({title_column: "title"})
-    _refuse_no_rows(table, len(items))
+    ids = as_id(table, id_column, "--items-id-column")
+    others = [name for name in names if name not in columns]
+    # Not by expressions: "*" and "^x$" may be names of columns.
+    read = table.frame.collect()
+    texts = {name: read[name].fill_null("") for name in others}
+    titles = read[title_column].fill_null("")
     _refuse_empty(table, ids, id_column)
     table.refuse_rows(
         ~ids.is_first_distinct(),
         "item id {} occurs a second time. Keep one row for each item",
         ids,
     )
-    if (items["title"].str.strip_chars() == "").all():
+    if (titles.str.strip_chars() == "").all():
         raise DataError(
             f"{table.label}: every {title_column!r} is empty, but the teacher reads titles. "
             "Name another column with --title-column"
         )
-    return items
+    return pl.DataFrame({"item_id": table.look(ids).to_series(), "title": titles, **texts})
+
+
+def _choose_text(
+    items: pl.DataFrame, not_text: dict[str, str], label: str, config: PrepareConfig
+) -> tuple[pl.DataFrame, list[str]]:
+    """Keep the columns that are read as an item's text; return notes of which those are, too."""
+    others = [name for name in items.columns if name not in ("item_id", "title")]
+    if config.text_columns is None:
+        numbers = {name: "row numbers" for name in others if _is_row_number(items[name])}
+        chosen = [name for name in others if name not in numbers]
+        left_out = numbers | not_text
+    else:
+        chosen = [c for c in config.text_columns if c not in (config.title_column, "title")]
+        for name in chosen:
+            if name in not_text:
+                raise DataError(
+                    f"{label}: column {name!r} is {not_text[name]}, which is no text. Leave it out "
+                    "of --text-columns"
+                )
+        require(label, others, dict.fromkeys(chosen, "--text-columns"))
+        left_out = {name: "not asked for" for name in (*others, *not_text) if name not in chosen}
+    notes = [f"read as an item's text: {', '.join(map(repr, [config.title_column, *chosen]))}"]
+    if left_out:
+        listed = ", ".join(f"{name!r} ({reason})" for name, reason in left_out.items())
+        notes.append(f"not read as text: {listed}; --text-columns chooses")
+    return items[["item_id", "title", *chosen]], notes
+
+
+def _is_row_number(column: pl.Series) -> bool:
+    """Tell whether a column numbers the rows, by its name or by what it holds."""
+    numbers = column.cast(pl.Int64, strict=False)
+    if IS_ROW_NUMBER.fullmatch(column.name):
+        return True
+    if MAY_BE_ROW_NUMBER.fullmatch(column.name) and not numbers.has_nulls():
+        return True
+    # 0, 1, 2, ... or 1, 2, 3, ... in file order; two rows are too few to tell.
+    first = numbers[0]
+    return (
+        len(column) > 2
+        and first in (0, 1)
+        and numbers.to_list() == [*range(first, first + len(column))]
+    )
 
 
 def _read_events(
-    table: _Table, items: pl.DataFrame, items_label: str, config: PrepareConfig
+    table: Table, items: pl.DataFrame, items_label: str, wanted: dict[str, str]
 ) -> _Events:
     """Read the interactions, replace ids by numbers, and sort by user and time."""
-    wanted = {
-        config.user_column: "--user-column",
-        config.item_column: "--item-column",
-        config.time_column: "--time-column",
-    }
-    _require(table, wanted)
-    user, item_id = (_as_id(table, column, option) for column, option in list(wanted.items())[:2])
-    with _reading(table.label):
+    user_column, item_column, time_column = wanted
+    _refuse_no_rows(table)
+    user, item_id = (as_id(table, name, wanted[name]) for name in (user_column, item_column))
+    with reading(table.label):
         users = (
             table.frame.select(user_id=user)
             .group_by("user_id")
@@ -393,15 +351,14 @@ def _read_events(
             .sort("user_id")
             .collect(engine="streaming")
         )
-    _refuse_no_rows(table, len(users))
     if users["user_id"].has_nulls():
-        _refuse_empty(table, user, config.user_column)
-    time = _as_time(table, config.time_column)
+        _refuse_empty(table, user, user_column)
+    time = _as_time(table, time_column)
     numbers = {
         column: known.select(column).with_row_index(number).lazy()
         for column, known, number in (("user_id", users, "user"), ("item_id", items, "item"))
     }
-    with _reading(table.label):
+    with reading(table.label):
         frame = (
             table.frame.select(user_id=user, item_id=item_id, time=time)
             .join(numbers["user_id"], on="user_id", how="left", maintain_order="left")
@@ -409,9 +366,14 @@ def _read_events(
             .select("user", "item", "time")
             .collect(engine="streaming")
         )
+    if not len(frame) == int(users["len"].sum()) == table.num_rows:
+        raise DataError(
+            f"{table.label} has {table.num_rows:,} rows, but {len(frame):,} were read. It may have "
+            "been changed meanwhile: prepare it again"
+        )
     if frame["item"].has_nulls() or frame["time"].has_nulls():
-        _refuse_empty(table, item_id, config.item_column)
-        _refuse_no_times(table, time, config.time_column)
+        _refuse_empty(table, item_id, item_column)
+        _refuse_no_times(table, time, time_column)
         _refuse_unknown(table, item_id, items, items_label)
     times = frame["time"].to_numpy()
     # By user, then by time. Stable, so that events of the same time stay in file order. Polars
@@ -425,7 +387,31 @@ def _read_events(
     )
 
 
-def _refuse_unknown(table: _Table, item_id: pl.Expr, items: pl.DataFrame, items_label: str) -> None:
+def _doubts(table: Table, events: _Events, time_column: str) -> list[str]:
+    """Return what is possible but seldom meant."""
+    notes = []
+    if events.user_ids.str.ends_with(".0").all():
+        notes.append(
+            "every user id ends in .0, which pandas makes of whole numbers beside missing ones; "
+            "they are kept so"
+        )
+    first = str(table.look(pl.col(time_column), head=1).item())
+    units = {unit for time in (events.times.min(), events.times.max()) for unit in _units(time)}
+    if first.strip().isdigit() and len(units) > 1:
+        notes.append(
+            f"the times from {events.times.min()} to {events.times.max()} look like "
+            f"{' and '.join(sorted(units))}: if they are mixed, their order is wrong"
+        )
+    return notes
+
+
+def _units(time: int) -> list[str]:
+    """Return what a clock time after 1973 is counted in, by its size; nothing if that is open."""
+    units = {10: "seconds", 13: "milliseconds", 16: "microseconds", 19: "nanoseconds"}
+    return [unit for digits, unit in units.items() if 10 ** (digits - 2) <= time < 10**digits]
+
+
+def _refuse_unknown(table: Table, item_id: pl.Expr, items: pl.DataFrame, items_label: str) -> None:
     """Refuse interactions with items that are not in the catalogue."""
     unknown = ~item_id.is_in(items["item_id"].implode())
     count = table.look(item_id.filter(unknown).n_unique()).item()
@@ -440,7 +426,7 @@ def _refuse_unknown(table: _Table, item_id: pl.Expr, items: pl.DataFrame, items_
 # --- Times --------------------------------------------------------------------------------------
 
 
-def _as_time(table: _Table, column: str) -> pl.Expr:
+def _as_time(table: Table, column: str) -> pl.Expr:
     """Return a column of times as int64 that sorts as it does; null where a value is no time.
 
     What text and fractions are is decided by a look at the whole column.
@@ -460,7 +446,7 @@ def _as_time(table: _Table, column: str) -> pl.Expr:
         times = text.cast(pl.Float64, strict=False)
         # The first row decides what kind of column this is.
         if table.look(times, head=1).item() is None:
-            return _parse_iso(text)
+            return _parse_iso(table, text)
     elif dtype in (pl.Date, pl.Datetime):
         return times.to_physical().cast(pl.Int64)
     elif dtype.is_integer():
@@ -475,7 +461,7 @@ def _as_time(table: _Table, column: str) -> pl.Expr:
     return pl.when(bits >= 0).then(bits).otherwise(LEAST - bits)
 
 
-def _refuse_no_times(table: _Table, time: pl.Expr, column: str) -> None:
+def _refuse_no_times(table: Table, time: pl.Expr, column: str) -> None:
     """Refuse rows without a time."""
     raw = pl.col(column)
     expected = "Expected numbers, dates or ISO 8601 text, one kind in the whole column"
@@ -485,16 +471,29 @@ def _refuse_no_times(table: _Table, time: pl.Expr, column: str) -> None:
     table.refuse_rows(time.is_null(), f"{complaint}. {expected}", raw)
 
 
-def _parse_iso(text: pl.Expr) -> pl.Expr:
-    """Parse ISO 8601 dates and times to microseconds; without an offset they are UTC."""
+def _parse_iso(table: Table, text: pl.Expr) -> pl.Expr:
+    """Parse ISO 8601 dates and times; without an offset they are UTC.
+
+    They become microseconds, or nanoseconds if any has a seventh digit.
+    """
     text = (
         text.str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00")
-        .str.replace(r"^(\d{4}-\d{2}-\d{2}) ", "${1}T")
-        .str.replace(r"T(\d{2}:\d{2})(Z|[+-]|$)", "T${1}:00${2}")
-        .str.replace(r"Z$", "+00:00")
+        .str.replace(r"^(\d{4}-\d{2}-\d{2})[ t]", "${1}T")
+        .str.replace(r" ?(?:[zZ]|UTC|GMT)$", "+00:00")  # BigQuery writes UTC
+        .str.replace(r" ([+-]\d{2}:?(?:\d{2})?)$", "${1}")
+        .str.replace(r"T(\d{2}:\d{2})([+-]|$)", "T${1}:00${2}")
+        .str.replace(r"(:\d{2}),(\d)", "${1}.${2}")
         .str.replace(r"(T[\d:.]+)$", "${1}+00:00")
     )
-    return text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False).to_physical()
+    moment = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us")
+    microseconds = moment.to_physical()
+    digits = text.str.extract(r"\.\d{6}(\d{1,3})")
+    if table.look(digits.is_null().all()).item():
+        return microseconds
+    nanoseconds = digits.str.pad_end(3, "0").cast(pl.Int64).fill_null(0)
+    # The years 1677 to 2262 are all that 64 bits can hold; others are refused.
+    fits = microseconds.abs() < 2**63 // 1000 - 1
+    return pl.when(fits).then(microseconds * 1000 + nanoseconds)
 
 
 # --- Splitting ----------------------------------------------------------------------------------

@@ -223,10 +223,42 @@ MODEL_BUNDLES = {
 
 
 def cache_dir() -> Path:
-    """Return where fetched files are kept: `$SEQREC_CACHE`, else `seqrec` in the user's cache."""
-    if chosen := os.environ.get("SEQREC_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqrec"
+    """Return where fetched files are kept: `$SEQREC_CACHE`, else `seqrec` in the user's cache.
+
+    Raises:
+        SourceError: there is no such folder, and it cannot be made.
+    """
+    chosen = os.environ.get("SEQREC_CACHE")
+    try:
+        if chosen:
+            folder = Path(chosen).expanduser()
+        else:
+            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(cache) / "seqrec"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # the latter of a user without a home
+        raise _cache_error(chosen or "~/.cache/seqrec", error) from error
+    return folder
+
+
+def writable_cache_dir() -> Path:
+    """Return `cache_dir()`, having tried to write there.
+
+    Raises:
+        SourceError: nothing can be written there.
+    """
+    folder = cache_dir()
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _cache_error(folder, error) from error
+    return folder
+
+
+def _cache_error(folder: Path | str, error: Exception) -> SourceError:
+    return SourceError(
+        f"the cache {folder} cannot be written ({error}). Set SEQREC_CACHE to a folder that can"
+    )
 
 
 def fetch_dataset(name: str) -> RawDataset:
@@ -334,7 +366,6 @@ def _fetch(archive: Archive, download: Download | None = None) -> Path:
         download = by_kind.get(True, _download_url)
     folder = cache_dir() / archive.folder_name
     try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
         # Beside its destination: a temporary folder of the system may be too small for weights.
         with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".download-") as temporary:
             file = download(archive.location, Path(temporary))
@@ -344,7 +375,7 @@ def _fetch(archive: Archive, download: Download | None = None) -> Path:
                 _unpack(file, archive.members, unfinished)
     except OSError as error:
         if not _is_complete(folder):  # else another process was faster
-            raise SourceError(f"the cache {cache_dir()} cannot be written ({error})") from error
+            raise _cache_error(cache_dir(), error) from error
     return folder
 
 
