@@ -22,14 +22,18 @@ A directory from `export.to_mobile` has `model.ort` in place of `model.onnx`.
 Version 1, whose graphs keep no state and hold their table in another form, is read as well.
 
 A `Recommender` does not change, so threads may share one. A `Session` is one user's: of its calls
-only one may run at a time.
+only one may run at a time. Both can be pickled and copied, for other processes: what is pickled is
+the folder's path, and the folder is opened again there.
+
+ONNX Runtime's telemetry is off, unless onnxruntime was loaded before this module: see `seqrec`.
 
 Shape letters: B users, T history, E excluded, K answers.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.arguments import as_list, item_number, shown, whole_number
 from export.session import Session
 
 FORMAT = "seqrec-recommender"
@@ -69,8 +74,10 @@ class Recommendation:
 class Recommender:
     """An exported student together with its catalogue. Open one with `from_pretrained`.
 
-    Ids that are not in the catalogue are skipped wherever they are given; where none is left, a
-    `ValueError` says so.
+    An id may be given as text, or as a number or bytes that are the text of an id. Ids that are not
+    in the catalogue, and missing values (None, NaN), are skipped wherever they are given; where
+    none is left, a `ValueError` says so. Histories, candidates and lists of histories may be lists,
+    arrays, Series or generators. What is none of these is a `TypeError` that says what was given.
     """
 
     def __init__(
@@ -79,13 +86,17 @@ class Recommender:
         item_ids: Sequence[str],
         titles: Sequence[str],
         config: dict[str, Any],
+        *,
+        source: tuple[Path, int] | None = None,
     ) -> None:
+        """Use `from_pretrained`; `source` is what it was called with."""
         self.session = session
         self.item_ids, self.titles = list(item_ids), list(titles)
         self.config = config
         self.max_len = int(config["max_len"])
         self.keeps_state = STATE in {i.name for i in session.get_overridable_initializers()}
         self.numbers = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+        self._source = source
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, num_threads: int = 1) -> "Recommender":
@@ -96,27 +107,38 @@ class Recommender:
             num_threads: threads per request. One is fastest for a single user.
 
         Raises:
-            ModelError: there is none in `folder`, it is of another version, or it is damaged.
+            ModelError: there is none in `folder`, it is of another version, it is damaged, or the
+                onnxruntime that is installed is too old for it.
+            TypeError, ValueError: `num_threads` is no whole number of at least 1.
         """
-        folder = Path(folder)
+        folder, num_threads = Path(folder), whole_number(num_threads, "num_threads")
+        how = HOW
         try:
             config, contents = read_checked(folder, FORMAT, READABLE, HOW)
             items = json.loads(contents["items.json"])
             _require_items(items, config)
+            how = _how_to_open(config)
             session = open_session(contents[config.get("model_file", "model.onnx")], num_threads)
-            return cls(session, items["ids"], items["titles"], config)
+            source = folder.absolute(), num_threads
+            return cls(session, items["ids"], items["titles"], config, source=source)
         except (
             *(OSError, ValueError, KeyError, AttributeError, TypeError),
             *(OverflowError, RecursionError),
         ) as error:
-            raise ModelError(f"no usable recommender in {folder} ({error}). {HOW}") from error
+            raise ModelError(f"no usable recommender in {folder} ({error}). {how}") from error
+
+    def __reduce__(self) -> tuple[Callable[..., "Recommender"], tuple[Any, ...]]:
+        """Pickle the folder's path and checksums."""
+        if self._source is None:
+            raise TypeError("only what Recommender.from_pretrained opened can be pickled or copied")
+        return _reopen, (type(self), *self._source, self.config["sha256"])
 
     def recommend(
         self,
-        history: Sequence[str],
+        history: Iterable[Any],
         k: int = 10,
         exclude_seen: bool = True,
-        candidates: Iterable[str] | None = None,
+        candidates: Iterable[Any] | None = None,
     ) -> list[Recommendation]:
         """Recommend for one user.
 
@@ -133,100 +155,151 @@ class Recommender:
         Raises:
             ValueError: no item of `history`, or of `candidates`, is in the catalogue, or `k` is
                 below 1.
+            TypeError: an argument is of a kind that cannot be read.
         """
-        return self.recommend_batch([history], k, exclude_seen, candidates)[0]
+        seen = np.array([self.known(history, "history")], dtype=np.int64)
+        excluded = self.excluded(seen, exclude_seen, candidates)
+        return self.answer(seen[:, -self.max_len :], excluded, k)[0][0]
 
     def recommend_batch(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Iterable[Iterable[Any]],
         k: int = 10,
         exclude_seen: bool = True,
-        candidates: Iterable[str] | None = None,
+        candidates: Iterable[Any] | None = None,
     ) -> list[list[Recommendation]]:
         """Recommend for many users at once, each as by `recommend`; arguments and errors as there.
 
         A score differs from that of `recommend` by rounding at most.
         """
-        barred = self.barred(candidates)
-        if not histories:
-            return []
-        numbers = [self.known(history, f"history {row}") for row, history in enumerate(histories)]
-        seen = numbers if exclude_seen else [[] for _ in numbers]
-        items = _pad_left([known[-self.max_len :] for known in numbers])
-        return self.answer(items, seen, barred, k)[0]
+        rows = as_list(histories, "histories", of="histories")
+        seen = _pad_left([self.known(own, f"histories[{row}]") for row, own in enumerate(rows)])
+        excluded = self.excluded(seen, exclude_seen, candidates)
+        return self.answer(seen[:, -self.max_len :], excluded, k)[0]
 
-    def start_session(self, history: Sequence[str] = ()) -> Session:
+    def start_session(self, history: Iterable[Any] = ()) -> Session:
         """Follow one user from here on: `add` each new item to the session and ask it.
 
         Args:
             history: item ids, oldest first, as in `recommend`; may be empty.
         """
-        known = self.known(history, "history") if len(history) else []
-        return Session(self, known)
+        ids = as_list(history, "history")
+        return Session(self, self.known(ids, "history") if ids else [])
 
-    def known(self, ids: Iterable[str], what: str) -> list[int]:
+    def known(self, ids: Iterable[Any], what: str, *, ordered: bool = True) -> list[int]:
         """Return the numbers of known items, in order; refuse ids without any."""
-        if isinstance(ids, str):
-            raise ValueError(f"{what} is the text {ids!r}, expected a list of item ids")
-        ids = list(ids)
-        known = [self.numbers[item_id] for item_id in ids if item_id in self.numbers]
+        if type(ids) is not list:
+            ids = as_list(ids, what, ordered=ordered)
+        numbers = self.numbers
+        try:
+            found = [numbers.get(item_id) for item_id in ids]
+        except TypeError:  # something in it cannot be looked up
+            found = [None] * len(ids)
+        if None in found:  # unknown, or of another type
+            for at, number in enumerate(found):
+                found[at] = number or item_number(ids[at], numbers, f"{what}[{at}]")
+        known = [number for number in found if number]
         if not known:
-            shown = ", ".join(repr(item_id) for item_id in ids[:5])
-            shown += ", ..." if len(ids) > 5 else ""
-            found = f"holds no item of the catalogue: {shown}" if ids else "is empty"
+            few = ", ".join(repr(item_id)[:60] for item_id in ids[:5])
+            few += ", ..." if len(ids) > 5 else ""
+            problem = f"holds no item of the catalogue: {few}" if ids else "is empty"
             raise ValueError(
-                f"{what} {found}. Expected ids as in items.json, such as {self.item_ids[0]!r}"
+                f"{what} {problem}. Expected ids as in items.json, such as {self.item_ids[0]!r}"
             )
         return known
 
-    def barred(self, candidates: Iterable[str] | None) -> IntArray:
-        """Return the numbers of all items that are no candidates."""
+    def number(self, item_id: Any) -> int | None:
+        """Return an item's number; None: the catalogue lacks it."""
+        return item_number(item_id, self.numbers, "item_id")
+
+    def excluded(
+        self, seen: IntArray, exclude_seen: bool, candidates: Iterable[Any] | None
+    ) -> IntArray:
+        """Return what is to be left out of each user's answer, int64 (B, E).
+
+        Args:
+            seen: int64 (B, S), what each user has had; may be padded.
+            exclude_seen: leave that out.
+            candidates: leave out all other items; None: no others.
+        """
+        if not isinstance(exclude_seen, bool | np.bool_):
+            raise TypeError(f"exclude_seen is {shown(exclude_seen)}, expected True or False")
+        if not exclude_seen:
+            seen = seen[:, :0]
         if candidates is None:
-            return np.zeros(0, dtype=np.int64)
+            return seen
         is_barred = np.ones(len(self.item_ids) + 1, dtype=bool)
-        is_barred[self.known(candidates, "candidates")] = False
-        return np.flatnonzero(is_barred)
+        is_barred[self.known(candidates, "candidates", ordered=False)] = False
+        barred = np.flatnonzero(is_barred)
+        return np.concatenate([seen, np.broadcast_to(barred, (len(seen), len(barred)))], axis=1)
 
     def answer(
         self,
         items: IntArray,
-        seen: Sequence[Sequence[int]],
-        barred: IntArray,
+        excluded: IntArray,
         k: int,
         state: FloatArray | None = None,
+        *,
+        keep_state: bool = False,
     ) -> tuple[list[list[Recommendation]], FloatArray | None]:
-        """Run the model; return the users' lists and, if it keeps one, the new state.
+        """Run the model; return the users' lists and, if it is to be kept, the new state.
 
         Args:
             items: int64 (B, T), left-padded.
-            seen: numbers of the items to leave out, of each user.
-            barred: int64 (N,), those to leave out for all.
+            excluded: int64 (B, E), what `excluded` returned.
             k: how many items at most.
             state: float32 (layers, B, H); None: nothing was before `items`.
+            keep_state: return the state after `items`, if the model has one.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1")
-        excluded = _pad_left(seen)
-        if len(barred):
-            everyone = np.broadcast_to(barred, (len(items), len(barred)))
-            excluded = np.concatenate([excluded, everyone], axis=1)
-        given = (items, excluded, np.array([min(k, len(self.item_ids))]))
+        k = min(whole_number(k, "k"), len(self.item_ids))
+        if not len(items):
+            return [], None
+        given = (items, excluded, np.array([k]))
         feeds: dict[str, Any] = dict(zip(INPUT_NAMES, given, strict=True))
-        wanted = [*OUTPUT_NAMES]
-        if self.keeps_state:
-            wanted.append(NEW_STATE)
-            if state is not None:
-                feeds[STATE] = state
+        if state is not None:
+            feeds[STATE] = state
+        is_kept = keep_state and self.keeps_state
+        wanted = [*OUTPUT_NAMES, NEW_STATE] if is_kept else OUTPUT_NAMES
         top_items, top_scores, *new_state = self.session.run(wanted, feeds)
+        ids, titles, lowest = self.item_ids, self.titles, -np.inf
         lists = [
             [
-                Recommendation(self.item_ids[number - 1], score, self.titles[number - 1])
+                Recommendation(ids[number - 1], score, titles[number - 1])
                 for number, score in zip(numbers, scores, strict=True)
-                if score > -np.inf
+                if score > lowest
             ]
             for numbers, scores in zip(top_items.tolist(), top_scores.tolist(), strict=True)
         ]
         return lists, new_state[0] if new_state else None
+
+
+def _reopen(
+    kind: type[Recommender], folder: Path, num_threads: int, checksums: dict[str, str]
+) -> Recommender:
+    """Open what was pickled; a `ModelError` if the folder holds another model by now."""
+    recommender = kind.from_pretrained(folder, num_threads)
+    if recommender.config["sha256"] != checksums:
+        raise ModelError(
+            f"{folder} was exported again after this recommender was pickled or copied. Open it "
+            "with Recommender.from_pretrained"
+        )
+    return recommender
+
+
+def _how_to_open(config: dict[str, Any]) -> str:
+    """Return what to do if ONNX Runtime refuses the model: it may be older than the export's."""
+    made_with = str(config.get("made_with", {}).get("onnxruntime", ""))
+    if _release(ort.__version__) >= _release(made_with):
+        return HOW
+    return (
+        f"It was exported with onnxruntime {made_with}, and {ort.__version__} is installed here: "
+        f"pip install --upgrade onnxruntime"
+    )
+
+
+def _release(version: str) -> list[int]:
+    """Return a version's first two numbers."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def read_checked(
@@ -295,7 +368,9 @@ def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:
 
 def _pad_left(rows: Sequence[Sequence[int]]) -> IntArray:
     """Stack item numbers, newest at the right, int64 (B, longest)."""
-    width = max(len(row) for row in rows)
+    if len(rows) == 1:
+        return np.array(rows, dtype=np.int64)
+    width = max(map(len, rows), default=0)
     padded = np.full((len(rows), width), PAD, dtype=np.int64)
     for target, row in zip(padded, rows, strict=True):
         target[width - len(row) :] = row

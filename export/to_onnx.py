@@ -43,7 +43,7 @@ NUM_COMPARED_USERS = 256
 class ExportConfig:
     """Which students to export."""
 
-    data_dir: Path = flag(Path("data") / DEFAULT_DATA_DIR, "directory of the prepared data set")
+    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
     output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
 
 

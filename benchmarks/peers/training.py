@@ -54,6 +54,7 @@ def worker_environment(num_threads: int, device: str = "cpu") -> dict[str, str]:
         **os.environ,
         **dict.fromkeys(threads, str(num_threads)),
         "OMP_WAIT_POLICY": "PASSIVE",
+        "CI": "true",  # where OpenVINO reports nothing; what `seqrec` sets for others is ours
         **gpu,
     }
 
