@@ -215,7 +215,8 @@ def write_teacher(language_model: Path, folder: Path, dataset: SequenceDataset) 
     """Write a teacher of random weights, and the language model of one layer that it stands on."""
     from transformers import LlamaConfig, LlamaModel
 
-    from teacher.base import load_base, model_fingerprint
+    from teacher.base import load_base
+    from teacher.check_folder import model_fingerprint
     from teacher.model import Teacher, TeacherConfig, item_mask
 
     torch.manual_seed(0)

@@ -233,14 +233,16 @@ class TeacherRunner:
 
         from teacher.model import Teacher
 
-        about, measured = (read_json(folder / name) for name in ("teacher.json", "metrics.json"))
+        about = read_json(folder / "teacher.json")
         torch.set_num_threads(num_threads)
         self.folder = folder
         self._torch, self._device = torch, torch.device(device)
         self._teacher = Teacher.from_pretrained(folder, device=self._device)
         self.precision = {4: "nf4", 16: "bf16", 32: "fp32"}[about["bits"]]
-        self.size_mib = measured["size_bytes"] / 2**20
-        self.num_parameters = int(measured["num_parameters"])
+        # Of a row called "nf4" the linear layers alone are in 4 bit; `size_by_precision` tells.
+        self.size_by_precision = self._teacher.answer_bytes
+        self.size_mib = sum(self.size_by_precision.values()) / 2**20
+        self.num_parameters = self._teacher.num_parameters
         self.max_len = int(about["max_len"])
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:

@@ -54,7 +54,8 @@ class TextEncoder:
         try:
             config, contents = read_checked(folder, FORMAT, (VERSION,), HOW)
             tokenizer = Tokenizer.from_str(contents[TOKENIZER].decode())
-            tokenizer.enable_truncation(config["reader"]["max_tokens"])
+            # The language model may have fewer positions than tokens of a text are asked for.
+            tokenizer.enable_truncation(config.get("max_tokens", config["reader"]["max_tokens"]))
             tokenizer.enable_padding()  # at the end; what is there is not looked at
             return cls(open_session(contents[MODEL], num_threads), tokenizer, config["reader"])
         except (

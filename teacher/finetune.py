@@ -33,7 +33,7 @@ from seqrec.config import (
     to_json,
 )
 from seqrec.data import SequenceDataset, load_dataset
-from seqrec.errors import run_main
+from seqrec.errors import ModelError, run_main
 from seqrec.files import SELECTION, read_json, write_json
 from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
@@ -49,13 +49,13 @@ from teacher.base import (
     Bits,
     compute_dtype,
     load_base,
-    model_fingerprint,
     num_4bit_parameters,
     resolve_model,
 )
+from teacher.check_folder import TAKE, first_line, model_fingerprint, read_config, text_config
 from teacher.extract import extract_knowledge
 from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
-from teacher.plan import Work, make_plan
+from teacher.plan import Work, check_model, make_plan
 from teacher.text import text_components
 
 logger = logging.getLogger(__name__)
@@ -143,14 +143,25 @@ def build_teacher(
         item_mask(dataset.untrained_items, dataset.num_items),
         shape,
     ).to(device)
+    try:
+        with torch.no_grad():
+            teacher.encode(torch.ones(1, 1, dtype=torch.int64, device=device))
+    except Exception as error:  # a layer of its own kind, which an adapter does not suit
+        raise ModelError(
+            f"{config.model} cannot be asked through an adapter ({first_line(error)}). {TAKE}"
+        ) from error
     if config.gradient_checkpointing:
         teacher.base.gradient_checkpointing_enable({"use_reentrant": False})
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
+    in_4bit = num_4bit_parameters(base)
+    others = sum(p.numel() for p in base.parameters() if p.is_floating_point())
     logger.info(
-        "teacher: %s, %d layers, %.1f M weights in 4 bit, multiplied in %s; %.2f M trained",
+        "teacher: %s, %d layers; of its %.1f M weights, without those of words, %.1f M are in "
+        "4 bit, multiplied in %s; %.2f M trained",
         config.model,
         shape.num_layers,
-        num_4bit_parameters(base) / 1e6,
+        (in_4bit + others) / 1e6,
+        in_4bit / 1e6,
         str(compute_dtype(device)).removeprefix("torch."),
         trained / 1e6,
     )
@@ -176,14 +187,17 @@ def run(config: FinetuneConfig) -> None:
         num_epochs=config.num_epochs or schedule.num_epochs,
         batch_size=config.batch_size or schedule.batch_size,
     )
+    work = work_of(config, accelerator.num_processes)
     if config.dry_run:
         if accelerator.is_main_process:
-            work = work_of(config, accelerator.num_processes)
             plan = make_plan(dataset, work, accelerator.device, accelerator.num_processes)
             sys.stdout.write(plan.table())
         return
+    with accelerator.local_main_process_first():  # the others find what it has unpacked
+        model = resolve_model(config.model)
+    check_model(text_config(read_config(model, bits=config.bits)), work)
     folder = output_dir / "teacher"
-    wanted = recipe(config, dataset_fingerprint=dataset.fingerprint)
+    wanted = teacher_recipe(config, dataset.fingerprint, model_fingerprint(model))
     if is_finished(folder, wanted):
         logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
         if not (output_dir / "knowledge").is_dir():
@@ -228,7 +242,7 @@ def run(config: FinetuneConfig) -> None:
             model,
             dataset,
             max_len=config.max_len,
-            batch_size=work_of(config, accelerator.num_processes).windows_at_once,
+            batch_size=work.windows_at_once,
             device=accelerator.device,
             accelerator=accelerator,
         )
@@ -251,10 +265,28 @@ def work_of(config: FinetuneConfig, num_processes: int) -> Work:
     return Work(**given, num_parts=num_processes * config.gradient_accumulation)
 
 
+def teacher_recipe(
+    config: FinetuneConfig, dataset_fingerprint: str, model_fingerprint: str
+) -> dict[str, Any]:
+    """Return what decides the teacher: of the language model, what is in it and not its name."""
+    wanted = recipe(
+        config, dataset_fingerprint=dataset_fingerprint, model_fingerprint=model_fingerprint
+    )
+    return {key: value for key, value in wanted.items() if key != "model"}
+
+
 def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
     """Tell whether `folder` holds a teacher that was made by this very recipe and judged."""
     file = folder / "metrics.json"
-    return file.is_file() and read_json(file).get("recipe") == wanted
+    if not file.is_file():
+        return False
+    found = read_json(file).get("recipe", {})
+    if found != wanted:
+        keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        logger.info(
+            "the teacher in %s was made with another %s: training again", folder, ", ".join(keys)
+        )
+    return bool(found == wanted)
 
 
 def finish(
@@ -284,13 +316,14 @@ def finish(
     if not accelerator.is_main_process:
         return
     report = result.report()
-    tensors = [*teacher.parameters(), *teacher.buffers()]
+    held = teacher.answer_bytes
     metrics = {
         "dataset_fingerprint": dataset.fingerprint,
         "valid_ndcg@10": valid_ndcg,
         "test": report,
         "num_parameters": teacher.num_parameters,
-        "size_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        "size_bytes": sum(held.values()),
+        "size_by_precision": held,
         "recipe": wanted,
     }
     write_json(folder / "metrics.json", metrics)

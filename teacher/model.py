@@ -38,12 +38,14 @@ from transformers import PreTrainedModel
 
 from teacher.base import (
     Bits,
+    bytes_of,
     embed_sequence,
     load_base,
-    model_fingerprint,
     num_4bit_parameters,
     resolve_model,
 )
+from teacher.check_folder import TAKE, article, first_line, model_fingerprint
+from teacher.shape import input_width, output_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +96,19 @@ class Teacher(nn.Module):
                 lora_alpha=config.lora_alpha,
                 target_modules="all-linear",
             )
-            self.base = get_peft_model(base, lora)
-        width = self.base.config.hidden_size
+            try:
+                self.base = get_peft_model(base, lora)
+            except ValueError as error:
+                kind = article(base.config.model_type)
+                raise ModelError(
+                    f"{config.model} is {kind}, on which no adapter can be put "
+                    f"({first_line(error, 100)}). {TAKE}"
+                ) from error
         self.register_buffer("text_map", text_map)  # (L + 1, C), a text vector to its components
         self.register_buffer("untrained", untrained)  # bool (I + 1,), no training event
         self.item_table = FusedItemTable(components, config.item_dim, sparse=self.is_large)
-        self.input_projection = nn.Linear(config.item_dim, width)
-        self.output_projection = nn.Linear(width, config.item_dim)
+        self.input_projection = nn.Linear(config.item_dim, input_width(self.base))
+        self.output_projection = nn.Linear(output_width(self.base), config.item_dim)
         self.dropout = nn.Dropout(config.dropout)
         self._known_vectors: Tensor | None = None  # while nothing trains
 
@@ -116,7 +124,7 @@ class Teacher(nn.Module):
     def vectors_of(self, items: Tensor) -> Tensor:
         """Return the same for some items, int64 (...): (..., V)."""
         if not self.is_large:
-            return self.item_vectors()[items]
+            return self._all_vectors()[items]
         rows: Tensor = self.item_table(items)
         return rows
 
@@ -140,11 +148,15 @@ class Teacher(nn.Module):
 
     def scores(self, states: Tensor) -> Tensor:
         """Score all items for states (..., V): (..., I + 1); column PAD is no item."""
-        if self.training or not self.is_large:
-            return states @ self.item_vectors().T
+        return states @ self._all_vectors().T
+
+    def _all_vectors(self) -> Tensor:
+        """Return `item_vectors`, worked out once while nothing trains."""
+        if self.training or torch.is_grad_enabled():
+            return self.item_vectors()
         if self._known_vectors is None:
-            self._known_vectors = self.item_vectors().detach()
-        return states @ self._known_vectors.T
+            self._known_vectors = self.item_vectors()
+        return self._known_vectors
 
     def training_scores(self, states: Tensor) -> Tensor:
         """Score all items as `scores` does; -inf for those without a training event."""
@@ -186,6 +198,17 @@ class Teacher(nn.Module):
         """Number of weights: language model, adapter and head."""
         unpacked = sum(p.numel() for p in self.parameters() if p.is_floating_point())
         return unpacked + num_4bit_parameters(self)
+
+    @property
+    def answer_bytes(self) -> dict[str, int]:
+        """Bytes that an answer is made of: `nf4`, weights in 4 bit and their constants; `other`.
+
+        An item counts as the one vector that is kept of it, not as what that was made of.
+        """
+        made_of = {"item_table.components", "item_table.projection.weight", "text_map", "untrained"}
+        held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        used = [tensor for name, tensor in held.items() if name not in made_of]
+        return bytes_of(used)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `adapter/` (plain PEFT), `head.safetensors` and `teacher.json` into `folder`."""

@@ -20,10 +20,9 @@ import copy
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 from seqrec.batching import (
     BATCHES_PER_BUCKET,
@@ -33,6 +32,7 @@ from seqrec.batching import (
     cut_windows,
 )
 from seqrec.data import SequenceDataset
+from seqrec.errors import ModelError
 from seqrec.item_table import NUM_COMPONENTS
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs
 from seqrec.sources import MODEL_BUNDLES, fetch_model
@@ -43,10 +43,13 @@ import psutil
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from teacher.base import Bits, load_base, shape_options
+from teacher.base import Bits, load_base
+from teacher.check_folder import model_class, read_config, text_config
 from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
+from teacher.shape import is_encoder, num_positions, output_width, random_base, shapes_alone
 
 GIB = 2**30
 # NF4 with double quantization (arXiv:2305.14314, section 3): half a byte, and for each block of 64
@@ -126,24 +129,20 @@ class Plan:
         return tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n"
 
 
-def read_config(name: str) -> PretrainedConfig:
-    """Read a language model's configuration alone; `name` as in `resolve_model`."""
+def config_of(name: str, bits: Bits) -> PretrainedConfig:
+    """Read the configuration of a language model's text part alone; `name` as in `resolve_model`.
+
+    Raises:
+        ModelError: it is of a kind that cannot be used.
+        SourceError: a bundle cannot be fetched.
+    """
     path = fetch_model(name) if name in MODEL_BUNDLES else Path(name)
     if path.is_file():
-        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    return AutoConfig.from_pretrained(path if path.exists() else name)
-
-
-def _no_autocast(*args: object, **options: object) -> contextlib.nullcontext[None]:
-    return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def shapes_alone() -> Iterator[None]:
-    """Make tensors on the meta device inside: models can be built and called without memory."""
-    # Positions are computed under a disabled autocast, which does not know this device.
-    with torch.device("meta"), mock.patch("torch.autocast", _no_autocast):
-        yield
+        return text_config(read_config(path.parent, gguf_file=path.name))
+    if path.is_dir():
+        return text_config(read_config(path, bits=bits))
+    repository, _, revision = name.partition("@")
+    return text_config(read_config(repository, bits=bits, revision=revision or "main"))
 
 
 def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: Work) -> Teacher:
@@ -162,24 +161,8 @@ def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: W
         dropout=work.dropout,
     )
     components = torch.zeros(num_items + 1, NUM_COMPONENTS, dtype=torch.float16)
-    text_map = torch.zeros(base.config.hidden_size + 1, NUM_COMPONENTS)
+    text_map = torch.zeros(output_width(base) + 1, NUM_COMPONENTS)
     return Teacher(base, components, text_map, untrained, shape)
-
-
-def random_base(
-    config: PretrainedConfig, num_layers: int, dtype: torch.dtype, **options: object
-) -> PreTrainedModel:
-    """Build a language model of random weights and as many layers, as `load_base` wants it."""
-    config = copy.deepcopy(config)
-    shape = shape_options(config, num_layers, causal=True)
-    if "add_pooling_layer" in shape:
-        options["add_pooling_layer"] = shape.pop("add_pooling_layer")
-    for name, value in shape.items():
-        setattr(config, name, value)
-    base: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, **options)
-    base.requires_grad_(False)
-    base.config.use_cache = False
-    return base
 
 
 def shape_of_teacher(
@@ -189,11 +172,41 @@ def shape_of_teacher(
     # What is held in 4 bit passes fp32 from layer to layer, since all else is lifted to fp32.
     dtype = torch.bfloat16 if work.bits == 16 else torch.float32
     # An encoder run as a decoder looks at its mask's numbers before it takes a fused kernel.
-    encoder = "is_decoder" in shape_options(config, num_layers, causal=True)
-    attention = "eager" if encoder else "sdpa"
+    fused = model_class(config)._supports_sdpa and not is_encoder(config)
+    attention = "sdpa" if fused else "eager"
     base = random_base(config, num_layers, dtype, attn_implementation=attention)
     # No item is set to zero: there are no numbers.
     return teacher_on(base, num_items, torch.zeros(0, dtype=torch.long), work).train()
+
+
+def check_model(config: PretrainedConfig, work: Work) -> None:
+    """Refuse a language model that cannot be a teacher, before any of its weights is loaded.
+
+    Args:
+        config: of its text part.
+        work: what shall be done with it.
+
+    Raises:
+        ModelError: it has fewer layers or positions than asked for, or takes no adapter.
+    """
+    if work.num_layers > config.num_hidden_layers:
+        raise ModelError(
+            f"{work.model} has {config.num_hidden_layers} layers, --num-layers {work.num_layers} "
+            "asks for more"
+        )
+    base = None
+    with shapes_alone():
+        # Where it cannot be built without numbers, loading will tell.
+        with contextlib.suppress(ModelError):
+            base = random_base(config, 1, torch.float32)
+        if base is not None:
+            teacher_on(base, 1, torch.zeros(0, dtype=torch.long), work)
+    available = num_positions(config, base)
+    if available is not None and work.max_len > available:
+        raise ModelError(
+            f"{work.model} has {available} positions, one for each item of a history; --max-len "
+            f"{work.max_len} asks for more. Type --max-len {available}"
+        )
 
 
 def kept_for_backward(teacher: Teacher, num_windows: int) -> int:
@@ -262,7 +275,7 @@ def measure_pace(
     batch, _ = usual.to(device).share(0, work.num_parts)
     untrained = item_mask(dataset.untrained_items, dataset.num_items)
     small = copy.deepcopy(config)
-    small.vocab_size, small.pad_token_id = 1, None  # no token is embedded
+    small.vocab_size, small.pad_token_id = 1, None  # no word is read
     num_positions = batch.items.numel()
     training, answering = _seconds_of(small, 1, untrained, work, batch, device)
     if num_layers == 1:
@@ -335,12 +348,14 @@ def make_plan(
         num_processes: they share the time.
 
     Raises:
-        ModelError: the language model has fewer layers than asked for.
+        ModelError: no teacher can be made of the language model, or it has fewer layers than asked
+            for.
         SourceError: a bundle cannot be fetched.
     """
     on_cpu = device.type == "cpu"
     library_bytes = psutil.Process().memory_info().rss if on_cpu else 0
-    config = read_config(work.model)
+    config = config_of(work.model, work.bits)
+    check_model(config, work)
     num_layers = work.num_layers or config.num_hidden_layers
     with shapes_alone():
         teacher = shape_of_teacher(config, num_layers, dataset.num_items, work)
@@ -351,7 +366,7 @@ def make_plan(
     linear = {
         id(module.weight)
         for name, module in teacher.base.named_modules()
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad
+        if isinstance(module, nn.Linear | Conv1D) and not module.weight.requires_grad
     }
     multiplied = sum(p.numel() for p in frozen.values() if id(p) in linear)
     others = sum(p.numel() for p in frozen.values()) - multiplied

@@ -22,7 +22,9 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from teacher.base import Bits, load_base, load_tokenizer, model_fingerprint, resolve_model
+from teacher.base import Bits, load_base, load_tokenizer, resolve_model
+from teacher.check_folder import model_fingerprint
+from teacher.shape import num_positions, output_width
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,16 @@ BATCH_SIZE = 64
 def mean_of_last_states(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Encode texts as the mean over their tokens of the last hidden states, float32 (N, D)."""
-    vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    """Encode texts as the mean over their tokens of the last hidden states, float32 (N, D).
+
+    A text is cut at `MAX_TOKENS`, or where the model's positions end.
+
+    Raises:
+        ModelError: the tokenizer knows tokens that the model does not, or what is read is NaN.
+    """
+    vectors = np.empty((len(texts), output_width(model)), dtype=np.float32)
+    max_tokens = text_limit(model)
+    num_words = len(model.get_input_embeddings().weight)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in tqdm(
         range(0, len(order), BATCH_SIZE), desc="reading item texts", unit="batch", mininterval=1
@@ -45,17 +55,37 @@ def mean_of_last_states(
             [texts[i] or " " for i in chosen],
             padding=True,
             truncation=True,
-            max_length=MAX_TOKENS,
+            max_length=max_tokens,
             padding_side="right",
             return_tensors="pt",
-        ).to(model.device)
-        states = model(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).last_hidden_state
-        mask = tokens["attention_mask"][..., None]
+        )
+        words, asked = tokens["input_ids"], tokens["attention_mask"]
+        if (highest := int((words * asked).max())) >= num_words:
+            raise ModelError(
+                f"{model.name_or_path}: its tokenizer makes token {highest} of a text, but the "
+                f"model has {num_words}. They do not belong together: fetch both from one place"
+            )
+        words = words.clamp(max=num_words - 1)  # a token that only pads may have been added
+        words, asked = words.to(model.device), asked.to(model.device)
+        states = model(input_ids=words, attention_mask=asked).last_hidden_state
+        mask = asked[..., None]
         means = (states.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         vectors[chosen] = means.cpu().numpy()
+    if not np.isfinite(vectors).all():
+        text = texts[int((~np.isfinite(vectors)).any(axis=1).argmax())]
+        raise ModelError(
+            f"{model.name_or_path} reads {text[:80]!r} as NaN or infinite numbers. Another "
+            "precision may help: --bits 32"
+        )
     return vectors
+
+
+def text_limit(model: PreTrainedModel) -> int:
+    """Return how many tokens of a text a language model reads."""
+    limit = min(MAX_TOKENS, num_positions(model.config, model) or MAX_TOKENS)
+    if limit < MAX_TOKENS:
+        logger.info("texts are cut at %d tokens: the language model has no more positions", limit)
+    return limit
 
 
 def read_texts(
@@ -86,8 +116,9 @@ def read_texts(
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in cached}
     if missing:
+        tokenizer = load_tokenizer(folder)
         model = load_base(folder, bits=bits, num_layers=num_layers, causal=False, device=device)
-        new = mean_of_last_states(model, load_tokenizer(folder), list(missing.values()))
+        new = mean_of_last_states(model, tokenizer, list(missing.values()))
         cached |= dict(zip(missing, new, strict=True))
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(f".{os.getpid()}.tmp")

@@ -293,9 +293,7 @@ def test_a_teacher_of_an_older_version_is_refused_with_what_to_do(
     head = load_file(tmp_path / "head.safetensors")
     del head["untrained"], head["text_map"]
     save_file(head, tmp_path / "head.safetensors")
-    with pytest.raises(
-        ModelError, match=r"lacks text_map, untrained\). Remove it and train again"
-    ):
+    with pytest.raises(ModelError, match=r"lacks text_map, untrained\). Remove it and train again"):
         Teacher.from_pretrained(tmp_path)
 
 

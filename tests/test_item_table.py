@@ -52,7 +52,8 @@ def test_a_row_is_the_projected_components_and_the_residual() -> None:
         table.projection.weight.copy_(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
         assert table.weight.tolist() == [[0, 0], [3, 4], [2, -2]]
         table.residual.weight[2] += torch.tensor([10.0, 20.0])
-    assert table(torch.tensor([[2, 0], [1, 2]])).tolist() == [[[12, 18], [0, 0]], [[3, 4], [12, 18]]]
+    rows = table(torch.tensor([[2, 0], [1, 2]]))
+    assert rows.tolist() == [[[12, 18], [0, 0]], [[3, 4], [12, 18]]]
 
 
 def test_an_item_without_a_gradient_of_its_own_moves_with_its_text() -> None:

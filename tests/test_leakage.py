@@ -210,9 +210,7 @@ def test_what_is_refitted_does_not_depend_on_test_events(
         config = DistillConfig(output_dir=folder, num_epochs=2, hidden_dim=16, refit_share=1.0)
         knowledge = load_knowledge(folder / "knowledge", dataset)
         students.append(
-            distil(
-                arch, config, dataset, knowledge, tmp_path / folder.name, Accelerator(cpu=True)
-            )
+            distil(arch, config, dataset, knowledge, tmp_path / folder.name, Accelerator(cpu=True))
         )
     for (name, a), b in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
         assert torch.equal(a, b), name

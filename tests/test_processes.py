@@ -139,7 +139,8 @@ def test_the_knowledge_of_two_processes_is_that_of_one(
     for name in ("states", "item_vectors", "text_components"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=2e-3)
     left = {file.name for file in trained[2].iterdir()}
-    assert left == {"teacher", "knowledge", "students", "soft-targets"}  # no shard, nothing half made
+    # No shard, nothing half made.
+    assert left == {"teacher", "knowledge", "students", "soft-targets"}
 
 
 @pytest.mark.slow

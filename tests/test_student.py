@@ -83,7 +83,6 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
         Student.from_pretrained(tmp_path / "a")
 
 
-
 # Dropout.
 
 

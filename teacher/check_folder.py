@@ -1,0 +1,339 @@
+"""What is refused about a language model's folder before its weights are loaded.
+
+Each message says what the folder holds and what to take instead. Weights are read as safetensors
+alone: other formats can run code when they are read.
+"""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrec.errors import ModelError
+from seqrec.files import read_json, sha256_file
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+# Any of these makes a tokenizer, with what `tokenizer_config.json` says of it.
+TOKENIZERS = (
+    *("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "tekken.json"),
+    *("vocab.bpe", "vocab-*.json", "sentencepiece.bpe.vocab"),
+)
+READ = {".safetensors", ".json", ".model", ".txt", ".tiktoken", ".bpe", ".vocab"}  # files' suffixes
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+OTHERS = ("*.h5", "*.msgpack", "*.onnx", "onnx/*.onnx", "*.mlmodel", "*.npz")
+POINTER = b"version https://git-lfs"
+TAKE = "Take a decoder such as SmolLM2, Qwen3 or Llama, or an encoder such as BERT"
+NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder from which no language model can be loaded.
+
+    Raises:
+        ModelError: a file is missing, cut off, a pickle, or stands for one that was not fetched;
+            or it is an adapter.
+    """
+    for file in _files(folder):
+        if file.stat().st_size < 1024 and file.read_bytes().startswith(POINTER):
+            raise ModelError(
+                f"{file} is a pointer of Git LFS, not the file itself. Fetch the files: "
+                f"git -C {shlex.quote(str(folder))} lfs pull"
+            )
+    check_no_adapter(folder)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json. {_found_instead(folder)}")
+    for file in _weight_files(folder):
+        _check_weights(file)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a folder without a tokenizer: some kinds would be made up, with no word in them.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise ModelError(
+            f"{folder} holds no tokenizer (tokenizer.json, vocab.txt, tokenizer.model, ...), so no "
+            "text can be read. Copy those files from where the model comes from into the folder"
+        )
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Refuse a PEFT adapter: transformers would load the model that it names from elsewhere.
+
+    Raises:
+        ModelError: there is one.
+    """
+    if not (folder / ADAPTER).is_file():
+        return
+    try:
+        base = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    except (OSError, ValueError):
+        base = None
+    code = (
+        "from peft import AutoPeftModelForCausalLM as M; "
+        f'M.from_pretrained({json.dumps(str(folder))}).merge_and_unload().save_pretrained("merged")'
+    )
+    raise ModelError(
+        f"{folder} holds an adapter of {base or 'another model'}, not a language model. Take "
+        f"{base or 'that model'} itself, or put both together: python -c {shlex.quote(code)}, copy "
+        "the tokenizer's files there, and --model merged"
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files in a folder of which transformers may read some, by name."""
+    return sorted(f for f in folder.iterdir() if f.suffix in READ and f.is_file())
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 over all files of a folder that a model and its tokenizer are made of."""
+    digest = hashlib.sha256()
+    for file in _files(folder):
+        about = file.stat()  # the time of the last change cannot be set back
+        digest.update(f"{file.name} {_sha256(file, about.st_size, about.st_ctime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """Return a file's SHA-256, once for each of its versions: of large models it takes minutes."""
+    return sha256_file(file)
+
+
+def _found_instead(folder: Path) -> str:
+    """Say what to give in place of a folder without a configuration."""
+    if ggufs := sorted(folder.glob("*.gguf")):
+        return f"Give the GGUF file itself: --model {shlex.quote(str(ggufs[0]))}"
+    if inside := sorted(folder.glob("*/config.json")):
+        return f"Is it this folder? --model {shlex.quote(str(inside[0].parent))}"
+    return "Expected a folder as transformers' save_pretrained writes it"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a folder's weights.
+
+    Raises:
+        ModelError: there are none, or some of them are missing.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        try:
+            names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"{folder / INDEX} is damaged ({error}). Fetch it again") from error
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise ModelError(
+                f"{folder} lacks {len(missing)} of the {len(names)} files of weights that {INDEX} "
+                f"names: {', '.join(missing[:3])}{', ...' if missing[3:] else ''}. Fetch them"
+            )
+        return [folder / name for name in names]
+    for patterns in (PICKLES, OTHERS, ("*.safetensors",)):
+        found = sorted(file.name for pattern in patterns for file in folder.glob(pattern))
+        if found:
+            raise ModelError(_no_weights(folder, found[0], is_pickle=patterns is PICKLES))
+    raise ModelError(f"{folder} holds no weights: expected {WEIGHTS}, or several and {INDEX}")
+
+
+def _no_weights(folder: Path, found: str, *, is_pickle: bool) -> str:
+    """Return what to say of weights that are not read."""
+    if is_pickle:
+        code = (
+            f"from transformers import AutoModel; d = {json.dumps(str(folder))}; "
+            "AutoModel.from_pretrained(d).save_pretrained(d, safe_serialization=True)"
+        )
+        return (
+            f"{folder} holds its weights as a pickle ({found}), which can run code when it is read "
+            "and is not read here. If you trust it, have transformers write them as safetensors: "
+            f"python -c {shlex.quote(code)}"
+        )
+    if found.endswith(".safetensors"):
+        return f"{folder} holds {found}, expected {WEIGHTS}, or several and {INDEX}. Rename it"
+    return f"{folder} holds weights as {found} alone, expected {WEIGHTS}. Fetch that file as well"
+
+
+def _check_weights(file: Path) -> None:
+    """Check that a file of weights is whole, without reading them."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            if not stored.keys():
+                raise ModelError(f"{file} holds no tensor. Fetch it again")
+    except (OSError, SafetensorError) as error:
+        beginning = bytes(file.open("rb").read(16))
+        raise ModelError(
+            f"{file} is damaged or no safetensors file ({error}; {file.stat().st_size:,} bytes, "
+            f"beginning with {beginning!r}). Fetch it again"
+        ) from error
+
+
+def check_numbers(folder: Path) -> None:
+    """Refuse weights in which some number is NaN or infinite.
+
+    Raises:
+        ModelError: naming the tensors.
+    """
+    for file in _weight_files(folder):
+        about = file.stat()
+        if wrong := _wrong_tensors(file, about.st_size, about.st_ctime_ns):
+            raise ModelError(
+                f"{file} holds NaN or infinite numbers, in {', '.join(wrong[:3])}"
+                f"{', ...' if wrong[3:] else ''}: its training diverged, or it is damaged. Fetch "
+                "it again, or take another model"
+            )
+
+
+@functools.lru_cache(maxsize=1024)
+def _wrong_tensors(file: Path, size: int, changed: int) -> list[str]:
+    """Return the names of a file's tensors with such numbers, once for each of its versions."""
+    wrong = []
+    with safe_open(file, framework="pt") as stored:
+        for name in stored.keys():  # noqa: SIM118, it is no dictionary
+            tensor = stored.get_tensor(name)
+            if tensor.dtype in NUMBERS and not torch.isfinite(tensor).all():
+                wrong.append(name)
+    return wrong
+
+
+# --- Its configuration ----------------------------------------------------------------------------
+
+
+def read_config(folder: Path | str, *, bits: int | None = None, **where: str) -> PretrainedConfig:
+    """Read a model's configuration, and refuse what no teacher can be made of.
+
+    Args:
+        folder: the model's, or a hub id.
+        bits: what it shall be loaded in, if it shall be.
+        **where: what else transformers has to be told: `gguf_file`, `revision`.
+
+    Raises:
+        ModelError: it is unknown, of a kind that cannot be used, or quantized already.
+    """
+    name = Path(folder).name
+    if not where and Path(folder).is_dir():
+        _check_kind(Path(folder), name)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, **where
+        )
+    # Whatever stands in the file goes into a class of transformers.
+    except Exception as error:
+        raise ModelError(
+            f"{name}: its configuration cannot be used ({first_line(error)})"
+        ) from error
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is {article(config.model_type)}, an encoder with a decoder behind it, which "
+            f"cannot go on with a sequence that it is given. {TAKE}"
+        )
+    if _class_of(config) is None or not _reads_vectors(text_config(config)):
+        raise ModelError(
+            f"{name} is {article(config.model_type)}, of which transformers has no language model "
+            f"that reads vectors in place of words (as of those for pictures, or for sound). {TAKE}"
+        )
+    if bits is not None and (found := getattr(config, "quantization_config", None)) is not None:
+        _check_quantization(found, bits, name)
+    return config
+
+
+def _check_kind(folder: Path, name: str) -> None:
+    """Refuse a configuration that transformers would not know, or only with the model's code."""
+    try:
+        about = read_json(folder / "config.json")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read ({error})") from error
+    kind = about.get("model_type")
+    if kind in CONFIG_MAPPING:
+        return
+    if "auto_map" in about:
+        raise ModelError(
+            f"{name} is {article(kind)}, which needs code of its own (auto_map in config.json), "
+            f"and no model's code is run here. {TAKE}, whose code transformers has"
+        )
+    raise ModelError(
+        f"{name}: config.json says model_type {kind!r}, which this version of transformers does "
+        f"not know. {TAKE}"
+    )
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the configuration of the part that reads text; of most models, that is the whole."""
+    with contextlib.suppress(ValueError):  # it has several
+        found: PretrainedConfig = config.get_text_config()
+        return found
+    return config
+
+
+def _class_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    if text_config(config) is not config:  # names of weights are those of the class that wrote them
+        for name in config.architectures or []:
+            kind = getattr(transformers, name, None)
+            if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+                return kind
+    found = MODEL_MAPPING.get(type(config), None)
+    return found[0] if isinstance(found, Sequence) else found
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """Return the class that loads a configuration's model, without a head if that can be."""
+    kind = _class_of(config)
+    assert kind is not None, "checked by read_config"
+    return kind
+
+
+def _reads_vectors(config: PretrainedConfig) -> bool:
+    """Tell whether a model can be given vectors in place of words, and says how it is shaped."""
+    kind = _class_of(config)
+    given = inspect.signature(kind.forward).parameters if kind else {}
+    asked = {"input_ids", "attention_mask", "inputs_embeds"}
+    shape = ("hidden_size", "num_hidden_layers")
+    return asked <= set(given) and all(hasattr(config, name) for name in shape)
+
+
+def _check_quantization(found: Any, bits: int, name: str) -> None:
+    """Refuse weights that are quantized already, but for the very kind that is asked for."""
+    about = found if isinstance(found, dict) else found.to_dict()
+    method, kind = str(about.get("quant_method", "?")), about.get("bnb_4bit_quant_type")
+    if method.startswith("bitsandbytes") and about.get("load_in_4bit") and kind == "nf4":
+        if bits == 4:
+            return
+        raise ModelError(f"{name} is stored in 4 bit (NF4) and cannot be had in {bits}: --bits 4")
+    width = about.get("bits") or ("8" if about.get("load_in_8bit") else None)
+    in_bits = f" in {width} bit" if width else ""
+    raise ModelError(
+        f"{name} is quantized already ({method}{in_bits}), so it can neither be held in NF4 nor "
+        "trained on. Take the model that it was made of, as it was before (bf16, fp16 or fp32)"
+    )
+
+
+def article(kind: object) -> str:
+    """Return a model's kind with "a" before it.
+
+    >>> article("albert"), article("t5")
+    ("an 'albert'", "a 't5'")
+    """
+    return f"{'an' if str(kind)[:1].lower() in tuple('aeiou') else 'a'} {str(kind)!r}"
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return a library's complaint in one line of bearable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[0] if lines else ""
+    return f"{type(error).__name__}: {line[:limit]}{'...' if len(line) > limit else ''}"
