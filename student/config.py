@@ -30,6 +30,11 @@ class DistillConfig:
         "fused: an item's row is a projection of what the language model reads in its text, plus a "
         "residual; plain: a row of its own that starts at random",
     )
+    residual_dropout: float = flag(
+        0.0,
+        "probability that an item goes without its residual in a training step, so that rows made "
+        "of texts alone are of use",
+    )
     hidden_dim: int = flag(
         0, "width of the student and of its item table; 0: by the data's density"
     )
@@ -52,8 +57,9 @@ class DistillConfig:
     )
     cold_item_scale: float | None = flag(
         None,
-        "length of the rows of items without training events, 0 to 1; not given: the largest that "
-        "costs validation at most 0.5 %",
+        "length of the rows of items without training events, 1: as their texts give it; above, "
+        "they are recommended more often; not given: the largest that costs validation at most "
+        "0.5 %",
     )
     num_negatives: int | None = flag(
         None, "items sampled for the softmax, 0: all; by the size of the data, see seqrec.schedule"
@@ -76,10 +82,14 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        for name in ("kd_weight", "cold_item_scale", "teacher_weight"):
+        for name in ("kd_weight", "teacher_weight"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not between 0 and 1")
+        if not 0 <= self.residual_dropout < 1:
+            raise ValueError(f"--residual-dropout {self.residual_dropout} is not from 0 to below 1")
+        if self.cold_item_scale is not None and self.cold_item_scale < 0:
+            raise ValueError(f"--cold-item-scale {self.cold_item_scale} is below 0")
         if self.refit_share < 0:
             raise ValueError(f"--refit-share {self.refit_share} is below 0")
         if self.temperature <= 0:

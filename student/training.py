@@ -39,7 +39,7 @@ from student.text_map import TextMap
 
 logger = logging.getLogger(__name__)
 
-COLD_ITEM_SCALES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
+COLD_ITEM_SCALES = (1.2, 1.1, 1.0, 0.9, 0.8, 0.7)
 MAX_WARM_LOSS = 0.005
 
 
@@ -92,7 +92,9 @@ def new_student(
         student.item_embedding.sparse = sparse
     else:
         kept = torch.from_numpy(components.astype(np.float16 if large else np.float32))
-        student.item_embedding = FusedItemTable(kept, config.hidden_dim, sparse=sparse)
+        student.item_embedding = FusedItemTable(
+            kept, config.hidden_dim, sparse=sparse, residual_dropout=config.residual_dropout
+        )
     return student
 
 
@@ -150,7 +152,7 @@ def fold(student: Student, untrained: IntArray, cold_item_scale: float) -> Stude
         student: may have a plain table; it is left as it is.
         untrained: items without training events. Of a fused table their rows are what the texts
             say, times `cold_item_scale`; of a plain one, which knows nothing of them, zero.
-        cold_item_scale: at 1 they compete with trained items as equals, at 0 hardly ever.
+        cold_item_scale: above 1 they are recommended more often, at 0 hardly ever.
     """
     folded = Student(student.config).to(student.device)
     state = {k: v for k, v in student.state_dict().items() if not k.startswith("item_embedding.")}
@@ -164,10 +166,13 @@ def fold(student: Student, untrained: IntArray, cold_item_scale: float) -> Stude
 def choose_cold_item_scale(
     student: Student, dataset: SequenceDataset, validate: Callable[[Student], float]
 ) -> float:
-    """Return the largest of `COLD_ITEM_SCALES` that costs validation at most `MAX_WARM_LOSS`."""
+    """Return the largest of `COLD_ITEM_SCALES` that costs validation at most `MAX_WARM_LOSS`.
+
+    The least, if all cost more; 1 where there is no cold item to see it by.
+    """
     untrained = dataset.untrained_items
     if len(untrained) == 0:
-        return COLD_ITEM_SCALES[0]
+        return 1.0
     enough = (1 - MAX_WARM_LOSS) * validate(fold(student, untrained, 0.0))
     for scale in COLD_ITEM_SCALES:
         if validate(fold(student, untrained, scale)) >= enough:

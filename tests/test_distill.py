@@ -221,7 +221,8 @@ def test_what_is_left_to_the_rules_is_put_into_the_recipe(
         ({"kd_weight": 1.5}, "--kd-weight 1.5"),
         ({"teacher_weight": -0.1}, "--teacher-weight -0.1"),
         ({"temperature": 0.0}, "--temperature 0.0"),
-        ({"cold_item_scale": 1.5}, "--cold-item-scale 1.5"),
+        ({"cold_item_scale": -0.5}, "--cold-item-scale -0.5"),
+        ({"residual_dropout": 1.0}, "--residual-dropout 1.0"),
     ],
 )
 def test_flags_that_cannot_work_are_refused(flags: dict[str, Any], message: str) -> None:
@@ -494,10 +495,11 @@ def test_the_loss_of_a_fused_table_is_that_of_its_folded_rows(
 @pytest.mark.parametrize(
     ("values", "scale"),
     [
-        ([0.5, 0.498], 1.0),  # 0.4 % less than without cold items
-        ([0.5, 0.49, 0.497, 0.498], 0.8),  # 2 %, 0.6 %, 0.4 % less
-        ([0.5, 0.51], 1.0),
-        ([0.0, 0.0], 1.0),  # nothing to lose
+        ([0.5, 0.498], 1.2),  # 0.4 % less than without cold items
+        ([0.5, 0.49, 0.497, 0.498], 1.0),  # 2 %, 0.6 %, 0.4 % less
+        ([0.5, 0.51], 1.2),
+        ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4], 0.7),  # whatever it costs: they have some row
+        ([0.0, 0.0], 1.2),  # nothing to lose
     ],
 )
 def test_cold_items_compete_as_strongly_as_known_ones_can_bear(
