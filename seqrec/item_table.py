@@ -19,7 +19,6 @@ Shape letters: I items, N rows at once, L width of the language model, C compone
 from seqrec.data import PAD
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -77,17 +76,12 @@ class FusedItemTable(nn.Module):
         components: float (I + 1, C), row PAD zero.
         dim: width of the rows.
         sparse: give the residuals a sparse gradient, of the rows that are looked at.
-        residual_dropout: the probability that a row goes without its residual in a training step:
-            the projection then learns to serve items that have none.
     """
 
     components: Tensor
 
-    def __init__(
-        self, components: Tensor, dim: int, *, sparse: bool = False, residual_dropout: float = 0.0
-    ) -> None:
+    def __init__(self, components: Tensor, dim: int, *, sparse: bool = False) -> None:
         super().__init__()
-        self.residual_dropout = residual_dropout
         num_rows, num_components = components.shape
         self.register_buffer("components", components)
         self.projection = nn.Linear(num_components, dim, bias=False)
@@ -99,16 +93,10 @@ class FusedItemTable(nn.Module):
     @property
     def weight(self) -> Tensor:
         """All rows, (I + 1, H); row PAD is zero."""
-        return self._fuse(self.components, self.residual.weight)
+        return self.projection(self.components.to(self.residual.weight)) + self.residual.weight
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the rows of items, int64 (...): (..., H)."""
-        return self._fuse(self.components[items], self.residual(items))
-
-    def _fuse(self, components: Tensor, residuals: Tensor) -> Tensor:
-        """Return the rows made of components (..., C) and residuals (..., H): (..., H)."""
-        if self.training and self.residual_dropout:
-            draws = torch.rand(residuals.shape[:-1], device=residuals.device)
-            residuals = residuals * (draws >= self.residual_dropout)[..., None]
-        rows: Tensor = self.projection(components.to(residuals.dtype)) + residuals
+        components = self.components[items].to(self.residual.weight)
+        rows: Tensor = self.projection(components) + self.residual(items)
         return rows

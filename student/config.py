@@ -30,11 +30,6 @@ class DistillConfig:
         "fused: an item's row is a projection of what the language model reads in its text, plus a "
         "residual; plain: a row of its own that starts at random",
     )
-    residual_dropout: float = flag(
-        0.0,
-        "probability that an item goes without its residual in a training step, so that rows made "
-        "of texts alone are of use",
-    )
     hidden_dim: int = flag(
         0, "width of the student and of its item table; 0: by the data's density"
     )
@@ -86,8 +81,6 @@ class DistillConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not between 0 and 1")
-        if not 0 <= self.residual_dropout < 1:
-            raise ValueError(f"--residual-dropout {self.residual_dropout} is not from 0 to below 1")
         if self.cold_item_scale is not None and self.cold_item_scale < 0:
             raise ValueError(f"--cold-item-scale {self.cold_item_scale} is below 0")
         if self.refit_share < 0:

@@ -92,9 +92,7 @@ def new_student(
         student.item_embedding.sparse = sparse
     else:
         kept = torch.from_numpy(components.astype(np.float16 if large else np.float32))
-        student.item_embedding = FusedItemTable(
-            kept, config.hidden_dim, sparse=sparse, residual_dropout=config.residual_dropout
-        )
+        student.item_embedding = FusedItemTable(kept, config.hidden_dim, sparse=sparse)
     return student
 
 

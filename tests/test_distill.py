@@ -222,7 +222,6 @@ def test_what_is_left_to_the_rules_is_put_into_the_recipe(
         ({"teacher_weight": -0.1}, "--teacher-weight -0.1"),
         ({"temperature": 0.0}, "--temperature 0.0"),
         ({"cold_item_scale": -0.5}, "--cold-item-scale -0.5"),
-        ({"residual_dropout": 1.0}, "--residual-dropout 1.0"),
     ],
 )
 def test_flags_that_cannot_work_are_refused(flags: dict[str, Any], message: str) -> None:
