@@ -254,19 +254,20 @@ def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType
     Raises:
         DataError: parts disagree in more than the width of whole numbers.
     """
-    (first, dtype), *others = dtypes.items()
-    different = {part: other for part, other in others if other != dtype}
-    found = {dtype, *different.values()}
-    if not different:
-        return dtype
-    if all(other.is_integer() and other != pl.UInt64 for other in found):
-        return pl.Int64()
-    if all(other in TEXT_TYPES for other in found):
-        return pl.String()
-    part, other = next(iter(different.items()))
-    raise DataError(
-        f"column {column!r} is {dtype} in {first}, but {other} in {part}. Write all parts alike"
-    )
+    (first, common), *others = dtypes.items()
+    for part, dtype in others:
+        if dtype == common:
+            continue
+        if all(each.is_integer() and each != pl.UInt64 for each in (common, dtype)):
+            common = pl.Int64()
+        elif common in TEXT_TYPES and dtype in TEXT_TYPES:
+            common = pl.String()
+        else:
+            raise DataError(
+                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
+                "alike"
+            )
+    return common
 
 
 # --- Logs ---------------------------------------------------------------------------------------
