@@ -316,9 +316,13 @@ def test_columns_in_the_names_of_folders_are_read(tables: Tables, kind: str) -> 
             columns = {"item_id": ["b", "a"], "timestamp": [2, 1]}
             tables.parquet(f"log/user_id={user}/a.parquet", columns)
     tables.write(
-        "log/user_id=u2/b" + kind, (tables.folder / f"log/user_id=u2/a{kind}").read_bytes()
+        f"log/user_id=u2/b{kind}", (tables.folder / f"log/user_id=u2/a{kind}").read_bytes()
     )
     assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabb"}
+    if kind == ".parquet":  # a part that has the column itself, in the last place
+        columns = {"item_id": ["c"], "timestamp": [3], "user_id": ["u2"]}
+        tables.parquet("log/user_id=u3/z.parquet", columns)
+        assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabbc"}
 
 
 def test_what_a_folder_holds_beside_its_parts_is_named(tables: Tables) -> None:
@@ -334,6 +338,7 @@ def test_hidden_parts_are_said_and_links_are_followed_once(
     caplog.set_level("INFO")
     tables.write("log/part-0.csv", rows("u"))
     tables.write("log/_part-1.csv", rows("v"))
+    tables.write("log/._part-0.csv", "what macOS keeps of a file")
     tables.write("elsewhere/part-2.csv", rows("w"))
     os.symlink(tables.folder / "elsewhere", tables.folder / "log/linked")
     os.symlink(tables.folder / "log", tables.folder / "log/itself")
@@ -437,6 +442,23 @@ def test_a_row_with_a_comma_too_many_is_named(tables: Tables) -> None:
     items = tables.write("comma.csv", ITEMS.replace("Beta", "Beta, the second"))
     message = tables.refusal(tables.write("log.csv", rows("u")), items)
     assert "comma.csv, row 2: 3 fields, but the header has 2" in message
+
+
+def test_two_flags_for_one_column_are_refused(tables: Tables) -> None:
+    log = tables.write("log.csv", rows("u"))
+    message = tables.refusal(log, item_column="user_id")
+    assert "--user-column and --item-column both name 'user_id'" in message
+    message = tables.refusal(log, title_column="item_id")
+    assert "--items-id-column and --title-column both name 'item_id'" in message
+
+
+def test_text_needs_a_folder_for_temporary_files_and_parquet_does_not(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tables.folder / "nowhere"))
+    assert "Set TMPDIR" in tables.refusal(tables.write("log.csv", rows("u")))
+    columns = {"user_id": ["u"] * 3, "item_id": [*"abc"], "timestamp": [1, 2, 3]}
+    assert tables.read(tables.parquet("log.parquet", columns)) == {"u": "abc"}
 
 
 def test_a_column_that_occurs_twice_is_refused_if_it_is_read(tables: Tables) -> None:
