@@ -54,7 +54,7 @@ def run_main(main: Callable[[], None]) -> None:
             raise
         _exit(
             f"{refusal}. What was finished before is intact: make room or give another "
-            "--output-dir, and type the same command again",
+            "--output-dir (SEQREC_CACHE, if it is the cache), and type the same command again",
             rank,
         )
     except KeyboardInterrupt:

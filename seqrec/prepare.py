@@ -16,7 +16,6 @@ included.
 import contextlib
 import logging
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,16 @@ from seqrec.data import (
 from seqrec.errors import DataError, run_main
 from seqrec.files import read_json
 from seqrec.sources import DATASETS, fetch_dataset
-from seqrec.tables import EXTENSIONS, Table, as_id, open_catalogue, open_log, reading, require
+from seqrec.tables import (
+    EXTENSIONS,
+    Table,
+    as_id,
+    open_catalogue,
+    open_log,
+    reading,
+    require,
+    wanted_columns,
+)
 
 import numpy as np
 import polars as pl
@@ -147,8 +155,8 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
     """
     path = config.output_dir or Path("data") / str(config.dataset)
     _refuse_to_overwrite(path)
-    with tempfile.TemporaryDirectory(prefix="seqrec-") as scratch:
-        read = _read(config, Path(scratch))
+    with contextlib.ExitStack() as kept:
+        read = _read(config, kept)
     events = read.events
     split = _split(events, read.label, config)
     sequences, offsets, split, cold_items = _hold_out(events, split, read.label, config)
@@ -210,14 +218,18 @@ def _refuse_to_overwrite(path: Path) -> None:
 # --- Reading ------------------------------------------------------------------------------------
 
 
-def _read(config: PrepareConfig, scratch: Path) -> _Input:
-    """Read both tables; `scratch` is an empty folder that is needed meanwhile."""
-    columns = {config.items_id_column: "--items-id-column", config.title_column: "--title-column"}
-    wanted = {
-        config.user_column: "--user-column",
-        config.item_column: "--item-column",
-        config.time_column: "--time-column",
-    }
+def _read(config: PrepareConfig, kept: contextlib.ExitStack) -> _Input:
+    """Read both tables; what is needed for that is `kept` until then."""
+    columns = wanted_columns(
+        {"--items-id-column": config.items_id_column, "--title-column": config.title_column}
+    )
+    wanted = wanted_columns(
+        {
+            "--user-column": config.user_column,
+            "--item-column": config.item_column,
+            "--time-column": config.time_column,
+        }
+    )
     provenance: dict[str, Any] = {}
     if config.dataset is not None:
         raw = fetch_dataset(config.dataset)
@@ -235,7 +247,7 @@ def _read(config: PrepareConfig, scratch: Path) -> _Input:
     items = _read_items(catalogue, columns)
     items, notes = _choose_text(items, not_text, catalogue.label, config)
     if config.interactions is not None:
-        log = open_log(config.interactions, wanted, scratch)
+        log = open_log(config.interactions, wanted, kept)
     events = _read_events(log, items, catalogue.label, wanted)
     notes += _doubts(log, events, config.time_column)
     if config.rating_column in log.names:
@@ -259,7 +271,7 @@ def read_items(path: Path, *, id_column: str, title_column: str) -> pl.DataFrame
     Raises:
         DataError: it is not usable; the line names file, row and what to do.
     """
-    columns = {id_column: "--items-id-column", title_column: "--title-column"}
+    columns = wanted_columns({"--items-id-column": id_column, "--title-column": title_column})
     return _read_items(open_catalogue(path, columns)[0], columns)
 
 

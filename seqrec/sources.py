@@ -241,20 +241,6 @@ def cache_dir() -> Path:
     return folder
 
 
-def writable_cache_dir() -> Path:
-    """Return `cache_dir()`, having tried to write there.
-
-    Raises:
-        SourceError: nothing can be written there.
-    """
-    folder = cache_dir()
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _cache_error(folder, error) from error
-    return folder
-
-
 def _cache_error(folder: Path | str, error: Exception) -> SourceError:
     return SourceError(
         f"the cache {folder} cannot be written ({error}). Set SEQREC_CACHE to a folder that can"

@@ -8,6 +8,7 @@ counted when the files are opened, so that who reads them can tell whether all h
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def table_files(path: Path, kinds: Sequence[str] = EXTENSIONS) -> list[Path]:
     if not path.exists():
         raise DataError(f"{path} does not exist. Check the path")
     if path.is_dir():
-        _refuse_table_format(path)
+        _refuse_table_format(path, *path.resolve().parents)  # it may be a part of such a table
         parts = sorted(_files_below(path, set()), key=lambda part: part.relative_to(path).parts)
         if strange := [part for part in parts if kind_of(part) not in kinds]:
             raise DataError(
@@ -173,8 +174,8 @@ def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
     for entry in entries:
         # What begins with these is hidden to Spark as well: checksums, unfinished parts.
         if entry.name[0] in "._":
-            if entry.name[0] == "_" and (kind_of(entry) or entry.is_dir()):
-                logger.info("%s is not read: its name begins with _, which means hidden", entry)
+            if kind_of(entry) and not entry.name.startswith("._"):  # macOS writes the latter
+                logger.info("%s is not read: its name begins as hidden files' do", entry)
         elif entry.is_dir():
             _refuse_table_format(entry)
             yield from _files_below(entry, seen)
@@ -182,11 +183,10 @@ def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
             yield entry
 
 
-def _refuse_table_format(folder: Path) -> None:
-    """Refuse a folder, or one inside a folder, where some files were removed from the table."""
-    for above in (folder, *folder.resolve().parents):
+def _refuse_table_format(*folders: Path) -> None:
+    """Refuse folders that hold files which were removed from the table."""
+    for above in folders:
         for pattern, name in TABLE_FORMATS.items():
-            # `above` is literal, and so are its parts here: only the end is a pattern.
             if next(above.glob(pattern), None) is not None:
                 raise DataError(
                     f"{above} is a table of {name} (see {pattern}), whose folder holds files that "
@@ -214,6 +214,20 @@ def _in_path(part: Path, root: Path, own: Container[str]) -> dict[str, pl.Expr]:
 
 
 # --- Columns ------------------------------------------------------------------------------------
+
+
+def wanted_columns(by_flag: Mapping[str, str]) -> dict[str, str]:
+    """Turn flags' columns into columns' flags.
+
+    Raises:
+        DataError: two flags name the same column.
+    """
+    wanted: dict[str, str] = {}
+    for option, column in by_flag.items():
+        if column in wanted:
+            raise DataError(f"{wanted[column]} and {option} both name {column!r}. Name two columns")
+        wanted[column] = option
+    return wanted
 
 
 def require(label: str, found: Iterable[str], wanted: Mapping[str, str]) -> None:
@@ -254,31 +268,32 @@ def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType
     Raises:
         DataError: parts disagree in more than the width of whole numbers.
     """
-    (first, dtype), *others = dtypes.items()
-    different = {part: other for part, other in others if other != dtype}
-    found = {dtype, *different.values()}
-    if not different:
-        return dtype
-    if all(other.is_integer() and other != pl.UInt64 for other in found):
-        return pl.Int64()
-    if all(other in TEXT_TYPES for other in found):
-        return pl.String()
-    part, other = next(iter(different.items()))
-    raise DataError(
-        f"column {column!r} is {dtype} in {first}, but {other} in {part}. Write all parts alike"
-    )
+    (first, common), *others = dtypes.items()
+    for part, dtype in others:
+        if dtype == common:
+            continue
+        if all(each.is_integer() and each != pl.UInt64 for each in (common, dtype)):
+            common = pl.Int64()
+        elif common in TEXT_TYPES and dtype in TEXT_TYPES:
+            common = pl.String()
+        else:
+            raise DataError(
+                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
+                "alike"
+            )
+    return common
 
 
 # --- Logs ---------------------------------------------------------------------------------------
 
 
-def open_log(path: Path, wanted: Mapping[str, str], scratch: Path) -> Table:
+def open_log(path: Path, wanted: Mapping[str, str], kept: contextlib.ExitStack) -> Table:
     """Open a large table for reading a few columns, more than once.
 
     Args:
         path: a file or a folder of parts.
         wanted: the columns, two of ids and one of times, mapped to their flags.
-        scratch: an empty folder; what a file of text holds in those columns is kept there.
+        kept: what is read of text is kept in a temporary folder until this is left.
 
     Raises:
         DataError: a part cannot be read, or lacks a column.
@@ -297,8 +312,11 @@ def open_log(path: Path, wanted: Mapping[str, str], scratch: Path) -> Table:
                 counts[-1] = (str(part), counts[-1][1] + len(frame))
                 yield frame
 
-    with reading(str(path)):
-        frame = _keep(frames(), wanted, scratch)
+    try:
+        folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
+    except OSError as error:
+        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
+    frame = _keep(frames(), wanted, folder)
     if sum(count for _, count in counts):
         require(str(path), names, wanted)
     return Table(str(path), frame, tuple(counts), tuple(names))
@@ -389,9 +407,10 @@ def _scan_parquet(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) 
     scans: list[pl.LazyFrame] = []
     counts: list[tuple[str, int]] = []
     names: dict[str, None] = {}
+    uniform = True
     for part in parts:
-        scan = scan_part(part)
         with reading(str(part)):
+            scan = scan_part(part)
             schema = scan.collect_schema()
             counts.append((str(part), int(scan.select(pl.len()).collect().item())))
         in_path = _in_path(part, path, schema)
@@ -399,11 +418,10 @@ def _scan_parquet(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) 
         require(str(part), [*schema, *in_path], wanted)
         for name in wanted:
             dtypes[name][part] = schema.get(name, pl.String())
+            uniform &= name in schema
         scans.append(scan.with_columns(**in_path).select(list(wanted)))
     common = {name: _common_type(found, name) for name, found in dtypes.items()}
-    if all(set(found.values()) == {common[name]} for name, found in dtypes.items()) and all(
-        name in schema for name in wanted
-    ):
+    if uniform and all(set(dtypes[name].values()) == {common[name]} for name in wanted):
         frame = pl.scan_parquet(
             list(parts), glob=False, hive_partitioning=False, extra_columns="ignore", schema=common
         )

@@ -1,9 +1,13 @@
 """Files are whole or absent."""
 
+import contextlib
 import errno
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from seqrec import files
@@ -220,3 +224,63 @@ def test_a_file_says_what_its_json_says(tmp_path: Path) -> None:
     assert not says(path, "version", "2")
     path.write_text("[1]")
     assert not says(path, "format", "seqrec")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows holds no folders")
+def test_a_sweep_between_making_and_holding_a_folder_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, held, sweeps = tmp_path / "made", files._held, [1, 2]
+
+    @contextlib.contextmanager
+    def swept(folder: Path, *, wait: bool = False) -> Iterator[None]:
+        if wait and sweeps:
+            sweeps.pop()
+            files._remove_leftovers(path)  # what a second writer does first
+            assert not folder.exists()
+        with held(folder, wait=wait):
+            yield
+
+    monkeypatch.setattr(files, "_held", swept)
+    fill(path, "new")
+    assert not sweeps
+    assert [file.name for file in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows holds no folders")
+def test_a_folder_that_took_the_name_of_a_swept_one_is_not_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leftover = tmp_path / ".made.4711.tmp"
+    leftover.mkdir()
+    open_folder = os.open
+
+    def replaced(folder: Path, flags: int) -> int:
+        monkeypatch.setattr(os, "open", open_folder)
+        descriptor = open_folder(folder, flags)
+        leftover.rename(tmp_path / "gone")
+        leftover.mkdir()  # by another writer, who has not held it yet
+        (leftover / "note.txt").write_text("new")
+        return descriptor
+
+    monkeypatch.setattr(os, "open", replaced)
+    files._remove_leftovers(tmp_path / "made")
+    assert any(leftover.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_clean_removes_caches_and_no_work_of_hours(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parents[1] / "Makefile", tmp_path)
+    kept = [
+        "data/mine/__pycache__/a",
+        "runs/mine/model",
+        ".venv/lib/__pycache__/b.pyc",
+        "seqrec/c.py",
+    ]
+    caches = [".pytest_cache/d", ".mypy_cache/e", "seqrec/__pycache__/f.pyc", "__pycache__/g.pyc"]
+    for name in kept + caches:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    make = str(shutil.which("make"))
+    subprocess.run([make, "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert [name for name in kept + caches if (tmp_path / name).exists()] == kept

@@ -541,20 +541,28 @@ def test_a_table_without_rows_is_refused(bench: Workbench, table: str, extension
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "complaint"),
     [
-        ("text.parquet", b"user_id,item_id,timestamp\n1,2,3\n"),
-        ("ragged.csv", b"user_id,item_id,timestamp\nu1,t,1\nu1,r,2,9\n"),
-        ("latin.csv", "user_id,item_id,timestamp\nu1,\u00e9,1\n".encode("latin-1")),
-        ("broken.jsonl", b'{"user_id": "u1", "item_id": "t", "timestamp": 1}\n{"user_id": \n'),
+        ("text.parquet", b"user_id,item_id,timestamp\n1,2,3\n", " cannot be read as what its"),
+        ("ragged.csv", b"user_id,item_id,timestamp\nu1,t,1\nu1,r,2,9\n", ", row 2: 4 fields"),
+        (
+            "latin.csv",
+            "user_id,item_id,timestamp\nu1,\u00e9,1\n".encode("latin-1"),
+            ", row 1: column 'item_id' is not UTF-8",
+        ),
+        (
+            "broken.jsonl",
+            b'{"user_id": "u1", "item_id": "t", "timestamp": 1}\n{"user_id": \n',
+            ", row 2: no JSON",
+        ),
     ],
 )
 def test_a_file_that_is_not_what_its_extension_says_is_refused(
-    bench: Workbench, name: str, content: bytes
+    bench: Workbench, name: str, content: bytes, complaint: str
 ) -> None:
     path = bench.folder / name
     path.write_bytes(content)
-    assert f"{name} cannot be read as what its extension says" in bench.complaint(path)
+    assert f"{name}{complaint}" in bench.complaint(path)
 
 
 def test_a_damaged_parquet_file_is_refused(bench: Workbench) -> None:

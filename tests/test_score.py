@@ -1,6 +1,7 @@
 """Bulk recommendations, held against `Recommender.recommend_batch` on the same histories."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -12,7 +13,7 @@ import torch
 
 from export import score as score_module
 from export.recommender import Recommender
-from export.score import ScoreConfig, list_parts, score
+from export.score import Part, ScoreConfig, Scored, list_parts, score
 from export.to_onnx import export_student
 from student.model import Student, StudentConfig
 
@@ -163,6 +164,12 @@ def test_each_file_names_the_model_that_made_it(
         ({"who": ["a"], "history": [["b01"]]}, "no column 'took'.*--history-column"),
         ({"who": ["a"], "took": ["b01"]}, "'took' is String, expected a list.*seqrec.prepare"),
         ({"who": ["a", None], "took": [["b01"]] * 2}, "row 2: column 'who' is empty"),
+        ({"who": [b"a"], "took": [["b01"]]}, "'who' is Binary, but ids are.*--user-column"),
+        ({"who": [["a"]], "took": [["b01"]]}, "'who' is List.*, but ids are.*--user-column"),
+        ({"who": ["a"], "took": [[b"b01"]]}, "'took' is Binary, but ids are.*--history-column"),
+        ({"who": ["a"], "took": [[1.0]]}, "'took' is Float64, but ids are.*--history-column"),
+        ({"who": ["a"], "took": [[["b01"]]]}, "'took' is List.*, but ids are.*--history-column"),
+        ({"who": ["a"], "took": [[{"id": "b01"}]]}, "'took' is Struct.*, but ids are"),
         ({"who": [], "took": []}, "holds no rows"),
     ],
 )
@@ -182,6 +189,65 @@ def test_histories_of_another_kind_are_refused_and_nothing_is_written(
     with pytest.raises(DataError, match=message):
         score(config)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series([["b01", None, "b02"], []]),
+        pl.Series([["b01", "b02"], ["b03", "b04"]], dtype=pl.Array(pl.String, 2)),
+        pl.Series([["b01"], ["b02"]], dtype=pl.List(pl.Categorical)),
+        pl.Series([[], None], dtype=pl.List(pl.Null)),
+    ],
+)
+def test_lists_of_ids_are_read_however_they_are_stored(
+    model_dir: Path, tmp_path: Path, column: pl.Series
+) -> None:
+    folder = tmp_path / "log [v1]"
+    (folder / "day=1").mkdir(parents=True)
+    frame = pl.DataFrame({"user_id": [7, 8], "history": column})
+    frame.write_parquet(folder / "day=1" / "part*.parquet")
+    output = tmp_path / "out [v1]"
+    score(ScoreConfig(model_dir=model_dir, histories=folder, output_dir=output, num_workers=1))
+    histories = [
+        [item for item in row or [] if item] for row in column.cast(pl.List(pl.String)).to_list()
+    ]
+    recommender = Recommender.from_pretrained(model_dir)
+    found = pl.read_parquet(output / "part-00000.parquet", glob=False)
+    assert found["user_id"].to_list() == ["7", "8"]
+    assert found["item_ids"].to_list() == [
+        [item.item_id for item in recommender.recommend(history)] if history else []
+        for history in histories
+    ]
+
+
+def test_histories_are_not_taken_for_an_earlier_answer(model_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "part-00000.parquet"
+    write_histories(file, ["a"], [["b01"]])
+    config = ScoreConfig(model_dir=model_dir, histories=tmp_path, output_dir=tmp_path)
+    with pytest.raises(DataError, match=r"part-00000\.parquet.*left as it is"):
+        score(config)
+    assert pl.read_parquet(file).rows() == [("a", ["b01"])]
+
+
+def test_what_a_killed_worker_left_of_a_part_is_neither_kept_nor_in_the_way(
+    model_dir: Path, tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ScoreConfig(
+        model_dir=model_dir, data_dir=tiny_dataset.path, output_dir=tmp_path / "out", num_workers=1
+    )
+    engine = score_module.local_engine
+
+    def retried(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterator[Scored]:
+        (folder / ".part-00000.parquet.4711.tmp").write_bytes(b"half")
+        yield from engine(config, folder, parts)
+
+    monkeypatch.setitem(score_module.ENGINES, "local", retried)
+    score(config)
+    assert [file.name for file in config.output_dir.iterdir()] == ["part-00000.parquet"]
+    (config.output_dir / ".part-00000.parquet.4711.tmp").touch()  # as earlier versions left it
+    score(config)
+    assert [file.name for file in config.output_dir.iterdir()] == ["part-00000.parquet"]
 
 
 def test_a_directory_with_anything_else_in_it_is_left_as_it_is(

@@ -28,6 +28,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import teacher.text
+
 RATINGS = "196\t242\t3\t881250949\n186\t1412\t5\t891717742\n196\t267\t1\t881250950\n"
 
 
@@ -418,3 +420,35 @@ def test_every_pin_is_a_checksum_and_every_wheel_a_version() -> None:
         assert len(bytes.fromhex(archive.sha256)) == 32
         assert archive.is_wheel != archive.location.startswith("https://")
     assert len({archive.folder_name for archive in archives}) == len(archives)
+
+
+def test_a_cache_that_cannot_be_made_is_refused_before_anything_is_fetched_or_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    advice = "cannot be written .*Set SEQREC_CACHE to a folder that can"
+    monkeypatch.setattr(teacher.text, "load_base", None)  # what reads texts
+    monkeypatch.setattr(teacher.text, "model_fingerprint", lambda folder: "")
+    for name, value in (
+        ("SEQREC_CACHE", "file/cache"),
+        ("XDG_CACHE_HOME", "file"),
+        ("HOME", "file"),
+    ):
+        for other in ("SEQREC_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(other, raising=False)
+        monkeypatch.setenv(name, str(tmp_path / value))
+        with pytest.raises(SourceError, match=advice):
+            fetch_dataset("ml-100k")
+        with pytest.raises(SourceError, match=advice):
+            teacher.text.read_texts(["a title"], tmp_path, bits=16)
+
+
+def test_a_user_without_a_home_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SEQREC_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(SourceError, match="Set SEQREC_CACHE"):
+        cache_dir()
