@@ -239,6 +239,11 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
+    if not len(dataset.eval_targets("test").users):
+        raise DataError(
+            f"{dataset.path} has no test target: there is nothing to judge. A user needs an event "
+            "to train on and one after it: prepare a longer log with python -m seqrec.prepare"
+        )
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
     students = open_students(dataset, output_dir, config.num_threads, compared=True)
     own = [load_runner(spec, dataset) for spec in config.runners]
