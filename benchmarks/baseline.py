@@ -21,6 +21,8 @@ from seqrec.files import read_json
 
 from tabulate import tabulate
 
+from benchmarks.limit import DEFINITION
+
 MAX_GROWTH = 0.02
 SCHEMA = "seqrec-benchmark/2"
 
@@ -29,8 +31,8 @@ def read_baseline(file: Path, fingerprint: str, num_threads: int) -> dict[str, A
     """Read an earlier run's `benchmark.json`.
 
     Raises:
-        DataError: there is none, it is another kind of file, or it was measured on other data or
-            with another number of threads.
+        DataError: there is none, it is another kind of file, or it was measured on other data,
+            with another number of threads or against another limit.
     """
     try:
         baseline = read_json(file)
@@ -53,6 +55,11 @@ def read_baseline(file: Path, fingerprint: str, num_threads: int) -> dict[str, A
         raise DataError(
             f"--baseline {file} was measured with {threads} thread(s), this run has {num_threads}. "
             f"Compare like with like: --num-threads {threads}"
+        )
+    if baseline.get("limit") != DEFINITION:
+        raise DataError(
+            f"--baseline {file} was measured against another limit, so that its `over limit` means "
+            "something else. Measure the earlier version again with these benchmarks"
         )
     return baseline
 

@@ -2,11 +2,11 @@
 
 Speed does not depend on what the weights are, so students of random weights are exported and timed;
 the rows say so. Beside each time stands its limit on this machine: to read the item table once and
-to look at each score once, measured in alternation with the students, as is a call of ONNX Runtime
-that does nothing. A profile says where the rest goes. Writes `catalogue.json` and `catalogue.png`,
-the chart of growth; schema "seqrec-catalogue/2":
+to look at each score once (see `benchmarks.limit`), measured in alternation with the students, as
+is a call of ONNX Runtime that does nothing. A profile says where the rest goes. Writes
+`catalogue.json` and `catalogue.png`, the chart of growth; schema "seqrec-catalogue/2":
 
-    schema, config, environment    as in `benchmark.json`, see `benchmarks.latency`
+    schema, config, environment, limit     as in `benchmark.json`, see `benchmarks.latency`
     rows            a list, one object per size, student and precision:
       num_items
       system        "transformer", "gru", "gru, one new event" (the state before it is given); with
@@ -18,7 +18,7 @@ the chart of growth; schema "seqrec-catalogue/2":
                     them left out of the top 10
       num_timed_calls
       size_mib      of the file
-      limit_ms      read (the table), top_k (one pass over the scores); p50 each
+      limit_ms      read (the table), top_k (one pass over the scores), less NumPy's own calls
       over_limit    latency_ms.p50 over the sum of these
       idle_call_ms  of a graph that does nothing, ONNX files only
       profile       the operators that take most, as [operator, share of all operators' time]; ONNX
@@ -42,12 +42,12 @@ import onnxruntime as ort
 import torch
 from tabulate import tabulate
 
-from benchmarks.limit import Timed, idle, one_look, reader, whole_call
+from benchmarks.limit import BYTES, DEFINITION, Timed, idle, limit_calls, limit_ms, whole_call
 from benchmarks.measure import TIMED_K, measure_latency
 from benchmarks.peers.opening import open_untrained_peers
 from benchmarks.peers.runner import PeerRunner
 from benchmarks.peers.systems import Peer
-from benchmarks.report import busy_note, describe_machine, latency_cells
+from benchmarks.report import busy_note, describe_machine, latency_cells, limit_note
 from benchmarks.runners import Request
 from export.graph import write_graph
 from export.quantize import quantize
@@ -62,7 +62,6 @@ HISTORY_LENGTH = 50
 NUM_REQUESTS = 64
 NUM_PROFILED = 50
 NUM_OPERATORS = 4  # that a profile names
-BYTES = {"fp32": 4, "bf16": 2, "f16": 2, "int8": 1, "int8-optimum": 1}
 
 
 def measure_catalogues(
@@ -92,7 +91,7 @@ def measure_catalogues(
             )
             failed += [{"num_items": num_items, **asdict(failure)} for failure in failures]
             rows += _measure(num_items, folder, runners, num_threads, num_calls, budget_s, seed)
-    found = {"schema": SCHEMA, "environment": environment, "rows": rows}
+    found = {"schema": SCHEMA, "environment": environment, "limit": DEFINITION, "rows": rows}
     return found | ({"failed": failed} if peers else {})
 
 
@@ -113,20 +112,17 @@ def _measure(
     ]
     students, files = _students(num_items, folder, num_threads, requests[0], seed)
     timed: list[Timed | PeerRunner] = [*students, *peers]
-    limits = [reader(num_items * WIDTH * size) for size in (1, 2, 4)]
-    limits += [one_look(num_items), idle(num_threads)]
+    tables = [num_items * WIDTH * BYTES[runner.precision] for runner in timed]
+    limits = [*limit_calls(tables, num_items), idle(num_threads)]
     everything = [*timed, *limits]
     measured = measure_latency(
         everything, [requests] * len(everything), num_calls=num_calls, budget_s=budget_s
     )
     found = [timing.summary() for timing in measured]
-    limit = {runner.system: value["p50"] for runner, value in zip(everything, found, strict=True)}
+    p50 = {runner.system: value["p50"] for runner, value in zip(everything, found, strict=True)}
     rows = []
     for place, runner in enumerate(timed):
-        own = {
-            "read": limit[f"read {num_items * WIDTH * BYTES[runner.precision]}"],
-            "top_k": limit["top_k"],
-        }
+        own = limit_ms(p50, tables[place], num_items)
         latency_ms = {key: value for key, value in found[place].items() if key != "cpu"}
         is_ours = not isinstance(runner, PeerRunner)
         rows.append(
@@ -141,7 +137,7 @@ def _measure(
                 "size_mib": runner.size_mib,
                 "limit_ms": own,
                 "over_limit": latency_ms["p50"] / sum(own.values()),
-                **({"idle_call_ms": limit["call"]} if is_ours else {}),
+                **({"idle_call_ms": p50["call"]} if is_ours else {}),
                 "profile": (
                     profile(files[place], requests, num_threads, folder)
                     if place < len(files)
@@ -249,12 +245,15 @@ def describe(results: dict[str, Any]) -> str:
     """Return in a sentence what the table shows."""
     machine = results["environment"]
     idle = max(row.get("idle_call_ms", 0.0) for row in results["rows"])
-    return (
+    sentences = [
         f"Random weights; one user per call, a history of {HISTORY_LENGTH}, all of it left out of "
         f"the top {TIMED_K}; {machine['num_threads']} thread(s), {machine['cpu']}, "
         f"{machine['num_cores']} cores. A call of ONNX Runtime that does nothing takes "
-        f"{idle:.3f} ms here. {busy_note(machine)}".rstrip()
-    )
+        f"{idle:.3f} ms here.",
+        limit_note(results),
+        busy_note(machine),
+    ]
+    return " ".join(filter(None, sentences)).rstrip()
 
 
 def format_catalogues(results: dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """Accuracy on items that training never saw. Entry point: `python -m benchmarks.cold`.
 
 For a data set prepared with `--cold-share`: every test target is ranked among all items, those
-without a training event included, and the targets are judged in two groups. A target is cold if
-its item has no training event, else warm. All items compete in one ranking: a system that always
-put cold items first would win the one group and lose the other.
+that nobody has taken before the test included, and the targets are judged in two groups. A target
+is cold if its item has no event before the test, neither for training nor for validation, else
+warm: once all is chosen, systems are trained on the validation events, too. All items compete in
+one ranking: a system that always put cold items first would win the one group and lose the other.
 
 "chance" is what a random order gives, computed, not drawn. Popularity and the control know nothing
 of a cold item: to the one it was never taken, and the other's row for it is a random one that
@@ -16,15 +17,15 @@ Writes `cold.json` into the output directory, and a table to stdout. Schema "seq
     config          the flags of the run
     environment     as in `benchmarks.latency`
     dataset         name, fingerprint, num_items, split, protocol, num_cold_items (held out),
-                    num_untrained_items (without a training event), num_cold_targets,
+                    num_untrained_items (without an event before the test), num_cold_targets,
                     num_warm_targets
     rows            a list, one object per system and precision:
       system          "chance", "popularity", "teacher", "gru control", "gru distilled", ...
       precision       "fp32", "int8", "nf4", "bf16"; null for chance
       cold, warm      metrics of each group: `hr@10` and `ndcg@10`, each with `_low` and `_high`, a
                       95 % bootstrap interval over its users
-      cold_share_of_top10   share of all places in the top 10 that hold an item without a training
-                      event; compare with the share of such targets
+      cold_share_of_top10   share of all places in the top 10 that hold an item without an event
+                      before the test; compare with the share of such targets
 """
 
 import logging
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
-from seqrec.data import SequenceDataset, load_dataset
+from seqrec.data import PAD, IntArray, SequenceDataset, load_dataset
 from seqrec.errors import DataError, run_main
 from seqrec.files import write_json
 from seqrec.metrics import bootstrap_interval, hit_rate, list_ranks, ndcg
@@ -80,12 +81,16 @@ def judge(config: ColdConfig) -> dict[str, Any]:
     """
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    targets = dataset.eval_targets("test").items
-    untrained = dataset.untrained_items
-    is_cold = np.isin(targets, untrained)
     if len(dataset.cold_items) == 0:
         raise DataError(
             f"{dataset.path} holds no item out of training. Prepare it again with --cold-share 0.1"
+        )
+    targets = dataset.eval_targets("test").items
+    untrained, is_cold = cold_targets(dataset)
+    if not 0 < is_cold.sum() < len(targets):
+        raise DataError(
+            f"{is_cold.sum():,} of the {len(targets):,} test targets of {dataset.path} are cold: "
+            "there are not two groups to compare. Prepare it again with another --cold-share"
         )
     environment = describe_machine(config.num_threads)
     runners: list[Runner] = [PopularityRunner(dataset)]
@@ -109,7 +114,7 @@ def judge(config: ColdConfig) -> dict[str, Any]:
                 "system": runner.system,
                 "precision": runner.precision,
                 **by_group(values, is_cold),
-                "cold_share_of_top10": float(np.isin(lists[:, :K], untrained).mean()),
+                "cold_share_of_top10": share_of_places(lists[:, :K], untrained),
             }
         )
     return {
@@ -129,6 +134,24 @@ def judge(config: ColdConfig) -> dict[str, Any]:
         },
         "rows": rows,
     }
+
+
+def cold_targets(dataset: SequenceDataset) -> tuple[IntArray, NDArray[np.bool_]]:
+    """Return the items that nobody has taken before the test, and whether each test target is one.
+
+    Their events in validation count: systems were trained on these, once all was chosen.
+    """
+    untrained = dataset.before_test().untrained_items
+    return untrained, np.isin(dataset.eval_targets("test").items, untrained)
+
+
+def share_of_places(lists: IntArray, items: IntArray) -> float:
+    """Return the share of the places in lists (N, K) that hold one of the items; PAD is no place.
+
+    >>> share_of_places(np.array([[3, 1], [3, PAD]]), np.array([3]))
+    0.6666666666666666
+    """
+    return float(np.isin(lists, items).sum() / max((lists != PAD).sum(), 1))
 
 
 def by_group(values: Values, is_cold: NDArray[np.bool_]) -> dict[str, Any]:
@@ -185,8 +208,8 @@ def format_table(results: dict[str, Any]) -> str:
     cold, warm = data["num_cold_targets"], data["num_warm_targets"]
     return (
         f"{table}\n\n{data['name']}: {data['num_untrained_items']:,} of {data['num_items']:,} "
-        f"items without a training event ({data['num_cold_items']:,} held out); {cold:,} cold and "
-        f"{warm:,} warm test targets, {cold / (cold + warm):.1%} cold; all items ranked, "
+        f"items without an event before the test ({data['num_cold_items']:,} held out); {cold:,} "
+        f"cold and {warm:,} warm test targets, {cold / (cold + warm):.1%} cold; all items ranked, "
         f"{data['protocol'].replace('_', ' ')}\n"
     )
 

@@ -30,7 +30,10 @@ STARTED = "SEQREC_STARTED_NS"  # when the parent started the process, by the clo
 class FreshConfig:
     """Flags of `benchmarks.fresh`."""
 
-    folder: Path = flag(Path("export"), "an exported student, or a fine-tuned teacher")
+    folder: Path = flag(
+        Path("runs/ml-100k/export/transformer-distilled-int8"),
+        "an exported student, or a fine-tuned teacher",
+    )
     num_threads: int = flag(1, "threads of each call")
     device: Literal["cpu", "cuda"] = flag("cpu", "where a teacher runs")
 
@@ -44,7 +47,7 @@ def measure_here(config: FreshConfig) -> dict[str, float | None]:
         teacher = TeacherRunner(config.folder, config.num_threads, config.device)
         ready = time.monotonic_ns()
         nothing = np.zeros((1, 0), dtype=np.int64)
-        teacher.recommend(np.array([[1]]), nothing, np.array([10]))
+        teacher.recommend(np.array([[1]]), nothing, np.array([1]))
     else:
         from export.recommender import Recommender
 

@@ -32,9 +32,11 @@ stdout. Schema "seqrec-benchmark/2":
                       would be the longest one); p50_least and p50_most of the 20 turns; cpu, the
                       mean CPU time of one, all threads of its process
       num_timed_calls how many calls they come from
-      limit_ms        read (`size_mib`, once, by one core), top_k (one look at each score): p50
-                      each, timed in alternation with the systems; missing where an answer does not
-                      take all weights
+      limit_ms        read (`limit_bytes`, once, by one core), top_k (one look at each score), less
+                      what NumPy takes for a call of its own: p50 each, timed in alternation with
+                      the systems; missing where an answer does not take all weights. See
+                      `benchmarks.limit`
+      limit_bytes     of the parameters, without what else a file holds
       over_limit      latency_ms.p50 over the sum of these
       idle_call_ms    ONNX files: p50 of a call of a graph that does nothing, timed likewise
       fresh           load_ms, first_ms, peak_mib of a fresh process, the median of three: see
@@ -56,6 +58,8 @@ stdout. Schema "seqrec-benchmark/2":
                                 cut_short, whether --peer-minutes ended the choice of that number;
                                 device, "cpu" or the name of the GPU; versions it was trained with
     failed          with --peers: those without figures: system, precision, reason
+    limit           in words, what `limit_ms` is; a file without it is of an earlier version, whose
+                    limit was that of all bytes of a file, NumPy's own calls included
     included        with --include: what was measured elsewhere, see `benchmarks.include`
 """
 
@@ -81,7 +85,7 @@ from benchmarks.busy import watch_others
 from benchmarks.catalogue import format_catalogues, measure_catalogues
 from benchmarks.fresh import measure_fresh
 from benchmarks.include import format_included, read_included
-from benchmarks.limit import idle, one_look, reader
+from benchmarks.limit import DEFINITION, idle, limit_calls, limit_ms, parameter_bytes
 from benchmarks.measure import (
     TIMED_K,
     affordable_lists,
@@ -235,6 +239,11 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
     dataset = load_dataset(config.data_dir)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
+    if not len(dataset.eval_targets("test").users):
+        raise DataError(
+            f"{dataset.path} has no test target: there is nothing to judge. A user needs an event "
+            "to train on and one after it: prepare a longer log with python -m seqrec.prepare"
+        )
     of_teacher = teacher_report(output_dir, dataset) if config.teacher else None
     students = open_students(dataset, output_dir, config.num_threads, compared=True)
     own = [load_runner(spec, dataset) for spec in config.runners]
@@ -281,6 +290,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             "split": dataset.meta["split"],
             "protocol": headline,
         },
+        "limit": DEFINITION,
         "rows": [describe(system, headline, other) for system in systems],
     }
     return results | ({"failed": [asdict(failure) for failure in failed]} if config.peers else {})
@@ -405,8 +415,8 @@ def teacher_report(output_dir: Path, dataset: SequenceDataset) -> dict[str, dict
     file = output_dir / "teacher" / "metrics.json"
     if not file.is_file():
         raise ModelError(
-            f"no fine-tuned teacher in {file.parent}. Train one: {FINETUNE}. "
-            "To measure without: --no-teacher"
+            f"no fine-tuned teacher in {file.parent}. Train one: {FINETUNE} --data-dir "
+            f"{dataset.path} --output-dir {output_dir}. To measure without: --no-teacher"
         )
     metrics = read_json(file)
     if metrics["dataset_fingerprint"] != dataset.fingerprint:
@@ -468,9 +478,8 @@ def time_runners(
             batch_size=batch_size,
         )
 
-    sizes = {runner.system + runner.precision: round(runner.size_mib * 2**20) for runner in runners}
-    limits = [reader(size) for size in sorted(set(sizes.values()))]
-    limits += [one_look(dataset.num_items), idle(config.num_threads)]
+    charged = [parameter_bytes(runner) for runner in runners]
+    limits = [*limit_calls(charged, dataset.num_items), idle(config.num_threads)]
     everything = [*runners, *limits]
     timings = measure_latency(
         everything,
@@ -487,8 +496,9 @@ def time_runners(
         runners, [requests(runner, users, size) for runner in runners], budget_s=THROUGHPUT_S
     )
     rows = []
-    for runner, timing, found, fresh, rate in zip(
-        runners, timings, summaries, start_afresh(runners, config), throughput, strict=False
+    fresh_starts = start_afresh(runners, config)
+    for runner, num_bytes, timing, found, fresh, rate in zip(
+        runners, charged, timings, summaries, fresh_starts, throughput, strict=False
     ):
         row = {
             "latency_ms": found,
@@ -497,9 +507,9 @@ def time_runners(
             "throughput_per_s": rate,
         }
         if getattr(runner, "reads_all_weights", True):
-            read = p50[f"read {sizes[runner.system + runner.precision]}"]
-            row["limit_ms"] = {"read": read, "top_k": p50["top_k"]}
-            row["over_limit"] = found["p50"] / (read + p50["top_k"])
+            row["limit_bytes"] = num_bytes
+            row["limit_ms"] = limit_ms(p50, num_bytes, dataset.num_items)
+            row["over_limit"] = found["p50"] / sum(row["limit_ms"].values())
         if isinstance(runner, OnnxRunner):
             row["idle_call_ms"] = p50["call"]
         rows.append(row)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.metrics import CUTOFFS, Evaluation, list_ranks, pad_left
+from seqrec.metrics import CUTOFFS, Evaluation, list_ranks, pad_left, share_in_common
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,11 +155,13 @@ def evaluate_lists(excluding: IntArray, keeping: IntArray, dataset: SequenceData
 def overlap(first: IntArray, second: IntArray, k: int = 10) -> float:
     """Return the mean share of the first `k` items that two systems' lists (N, K) have in common.
 
+    Places without an answer, PAD, are none.
+
     >>> overlap(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 5]]), k=2)
     0.75
     """
     pairs = zip(first[:, :k], second[:, :k], strict=True)
-    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in pairs]))
+    return float(np.mean([share_in_common(a, b) for a, b in pairs]))
 
 
 def percentiles_ms(durations_ns: NDArray[np.int64]) -> dict[str, float]:

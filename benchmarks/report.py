@@ -69,6 +69,11 @@ def busy_note(environment: dict[str, Any]) -> str:
     )
 
 
+def limit_note(results: dict[str, Any]) -> str:
+    """Say what the limit is; of an earlier version's file, which does not tell it, nothing."""
+    return f"Over limit: p50 over ({results['limit']})." if "limit" in results else ""
+
+
 def format_table(results: dict[str, Any]) -> str:
     """Return the results as a text table that ends in a newline, with its conditions below."""
     rows = [
@@ -104,6 +109,7 @@ def format_table(results: dict[str, Any]) -> str:
         f"{data['split']}, {data['protocol'].replace('_', ' ')}; one user per call, "
         f"{machine['num_threads']} thread(s), {machine['cpu']}",
     ]
+    lines += filter(None, [limit_note(results)])
     lines += [*gain_lines(results["rows"]), *training_lines(results["rows"])]
     lines += [f"{row['system']} failed: {row['reason']}" for row in failed]
     return "\n".join(lines) + "\n" + busy_note(machine)

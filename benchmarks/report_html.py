@@ -320,8 +320,9 @@ def page(results: dict[str, Any]) -> str:
             "Every target is ranked against the whole catalogue. All systems got the same test "
             "users in the same order and took turns, 20 of them: least and most are the medians of "
             "the fastest and the slowest. Fewer than 200 calls have no p99. The limit is what one "
-            "core needs to read the weights once and look once at each score. Hollow: trained "
-            "without the teacher."
+            "core needs to read the parameters once and look once at each score"
+            + (", without NumPy's own calls" if "limit" in results else "")
+            + ". Hollow: trained without the teacher."
         ),
         # "</" would end the script element, whatever string it stands in.
         charts=json.dumps({key: json.loads(f.to_json()) for key, f in charts.items()}).replace(

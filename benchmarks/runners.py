@@ -53,6 +53,7 @@ class Runner(Protocol):
         """How many of the newest items it is shown."""
 
     # `reads_all_weights`, if it is there and False: no limit is told, an answer takes but a part.
+    # `parameter_bytes`, if it is there: what the limit charges, instead of the size.
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch.
@@ -269,6 +270,7 @@ class TorchRunner:
         self.precision = "torch compiled" if is_compiled else "torch eager"
         self.size_mib = (folder / "model.safetensors").stat().st_size / 2**20
         self.num_parameters = student.num_parameters
+        self.parameter_bytes = sum(p.numel() * p.element_size() for p in student.parameters())
         self.max_len = student.config.max_len
         self._torch, self._device = torch, torch.device(device)
         student.to(self._device)

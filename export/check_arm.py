@@ -264,13 +264,16 @@ def compare(
 
     >>> compare([[("a", 2.0), ("b", 1.0)]], [[("a", 1.5), ("c", 1.0)]])
     {'same_top10': 0.0, 'overlap': 0.5, 'score_difference': 0.5}
+    >>> compare([[]], [[]])
+    {'same_top10': 1.0, 'overlap': 1.0, 'score_difference': 0.0}
     """
     same, shares, largest = [], [], 0.0
     for first, second in zip(here, there, strict=True):
         scores = dict(second)
         both = [abs(score - scores[item]) for item, score in first if item in scores]
         same.append([item for item, _ in first] == [item for item, _ in second])
-        shares.append(len(both) / max(len(first), len(second), 1))
+        longest = max(len(first), len(second))
+        shares.append(len(both) / longest if longest else 1.0)  # nothing was left for either
         largest = max([largest, *both])
     return {
         "same_top10": float(np.mean(same)),

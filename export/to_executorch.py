@@ -54,7 +54,7 @@ from seqrec.files import (
     sha256_file,
     write_json,
 )
-from seqrec.metrics import pad_left
+from seqrec.metrics import pad_left, share_in_common
 
 import numpy as np
 
@@ -94,11 +94,13 @@ class ToExecutorchConfig:
     output_dir: Path | None = flag(
         None, "directory to write; default executorch/<name of model-dir> beside export"
     )
-    k: int = flag(10, "how many items an answer has")
+    k: int | None = flag(
+        None, "how many items an answer has; default 10, or all if there are fewer"
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        if self.k < 1:
+        if self.k is not None and self.k < 1:
             raise ValueError("--k: above 0")
 
 
@@ -115,8 +117,9 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
     about = recommender.config
     student_dir = config.student_dir or _student_dir(config.model_dir, about)
     student = _student_of(about, student_dir, config.model_dir)
-    if config.k > student.config.num_items:
-        raise ModelError(f"--k {config.k}: there are {student.config.num_items} items")
+    k = config.k or min(10, student.config.num_items)
+    if k > student.config.num_items:
+        raise ModelError(f"--k {k}: there are {student.config.num_items} items")
     parent = config.model_dir.resolve().parent.parent
     folder = config.output_dir or parent / "executorch" / config.model_dir.resolve().name
     require_replaceable(folder, MODEL_FILE, ours=(folder / MODEL_FILE).is_file())
@@ -129,7 +132,7 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
         items, excluded = make_questions(student.config.num_items, student.config.max_len)
         np.savez(work / "questions.npz", items=items, excluded=excluded)
         logger.info("lowering %s", student_dir)
-        _run_worker(python, student_dir, str(about["precision"]), config.k, work)
+        _run_worker(python, student_dir, str(about["precision"]), k, work)
         with np.load(work / "answers.npz") as answers:
             top_items, top_scores = answers["top_items"], answers["top_scores"]
         write_graph(student, work / "fp32.onnx")
@@ -142,7 +145,7 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
             "format": FORMAT,
             "version": VERSION,
             **{name: about.get(name) for name in KEPT},
-            "k": config.k,
+            "k": k,
             "compared_with_onnx_fp32": {"num_histories": len(items), **compared},
             "made_with": read_json(work / "about.json"),
             "sha256": {name: sha256_file(beside / name) for name in (MODEL_FILE, "items.json")},
@@ -257,7 +260,7 @@ def overlap(top_items: IntArray, top_scores: FloatArray, expected: FloatArray) -
     for items, scores, row in zip(top_items, top_scores, expected, strict=True):
         best = np.argsort(-row, kind="stable")[: len(items)]
         best = best[row[best] > -np.inf]
-        shares.append(len(np.intersect1d(best, items[scores > -np.inf])) / max(len(best), 1))
+        shares.append(share_in_common(best, items[scores > -np.inf]))
     return float(np.mean(shares))
 
 

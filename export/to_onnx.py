@@ -16,7 +16,7 @@ from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flag
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
 from seqrec.files import atomic_directory, read_json, sha256_file, write_json
-from seqrec.metrics import pad_left
+from seqrec.metrics import pad_left, share_in_common
 from seqrec.sources import MODEL_BUNDLES
 
 import numpy as np
@@ -28,7 +28,7 @@ from export.graph import write_graph
 from export.nodes import OPSET
 from export.parity import check_parity
 from export.quantize import eight_bit_share, quantize
-from export.recommender import FORMAT, VERSION, open_session
+from export.recommender import FORMAT, OUTPUT_NAMES, VERSION, open_session
 from student.model import Student
 from student.text_map import FILE as TEXT_MAP_FILE
 
@@ -180,20 +180,26 @@ def export_student(
 
 
 def _overlap(first: Path, second: Path, dataset: SequenceDataset, student: Student) -> float:
-    """Return the mean share of items that two graphs' top 10 have in common, user by user."""
+    """Return the mean share of items that two graphs' top 10 have in common, user by user.
+
+    A data set without a validation target has one-item histories instead.
+    """
     targets = dataset.eval_targets("valid")
     rows = np.random.default_rng(0).permutation(len(targets.users))[:NUM_COMPARED_USERS]
+    pairs = zip(targets.users[rows], targets.positions[rows], strict=True)
+    histories = [dataset.sequence(user)[:position] for user, position in pairs]
+    histories = histories or [np.array([item + 1]) for item in range(dataset.num_items)]
     sessions = [open_session(path, num_threads=1) for path in (first, second)]
     shares = []
-    for user, position in zip(targets.users[rows], targets.positions[rows], strict=True):
-        history = dataset.sequence(user)[:position]
+    for history in histories[:NUM_COMPARED_USERS]:
         feeds = {
             "items": pad_left([history], student.config.max_len),
             "excluded": pad_left([history]),
             "k": np.array([min(10, dataset.num_items)]),
         }
-        tops = [session.run(["top_items"], feeds)[0][0] for session in sessions]
-        shares.append(len(np.intersect1d(*tops)) / len(tops[0]))
+        answers = [session.run(OUTPUT_NAMES, feeds) for session in sessions]
+        tops = [items[0][scores[0] > -np.inf] for items, scores in answers]
+        shares.append(share_in_common(*tops))
     return float(np.mean(shares))
 
 

@@ -113,6 +113,19 @@ def reciprocal_rank(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     return np.where(ranks <= k, 1.0 / np.minimum(ranks, k), 0.0)
 
 
+def share_in_common(first: NDArray[np.integer], second: NDArray[np.integer]) -> float:
+    """Return the share of the longer list's items that both lists hold; two empty ones agree: 1.
+
+    PAD is no item: a list may have places that nothing was left for.
+
+    >>> share_in_common(np.array([5, 3, PAD, PAD]), np.array([3, 7, PAD, PAD]))
+    0.5
+    """
+    real = [set(items[items != PAD].tolist()) for items in (first, second)]
+    longest = max(map(len, real))
+    return len(real[0] & real[1]) / longest if longest else 1.0
+
+
 METRICS = {"hr": hit_rate, "ndcg": ndcg, "mrr": reciprocal_rank}
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -597,7 +598,13 @@ def test_the_json_holds_what_the_schema_promises(
 ) -> None:
     assert results["schema"] == "seqrec-cold/1"
     targets = cold_dataset.eval_targets("test").items
-    num_cold = int(np.isin(targets, cold_dataset.untrained_items).sum())
+    # Items with an event that is no test target, by the sequences themselves.
+    before = [
+        cold_dataset.sequence(user)[: split[2] if split[2] >= 0 else None]
+        for user, split in enumerate(cold_dataset.split)
+    ]
+    taken = np.unique(np.concatenate(before))
+    num_cold = int((~np.isin(targets, taken)).sum())
     assert results["dataset"] == {
         "name": "tiny-cold",
         "fingerprint": cold_dataset.fingerprint,
@@ -605,7 +612,7 @@ def test_the_json_holds_what_the_schema_promises(
         "split": "leave-one-out",
         "protocol": "seen_excluded",
         "num_cold_items": 6,
-        "num_untrained_items": len(cold_dataset.untrained_items),
+        "num_untrained_items": 30 - len(taken),
         "num_cold_targets": num_cold,
         "num_warm_targets": len(targets) - num_cold,
     }
@@ -631,11 +638,31 @@ def test_the_figures_are_those_of_the_pytorch_model(
     else:
         model = Student.from_pretrained(output_dir / "students" / "gru" / "distilled")
     ranks = evaluate(model, cold_dataset, "test", max_len=model.config.max_len).excluding_seen
-    is_cold = np.isin(cold_dataset.eval_targets("test").items, cold_dataset.untrained_items)
+    _, is_cold = cold.cold_targets(cold_dataset)
     row = next(row for row in results["rows"] if row["system"] == system)
     for group, members in (("cold", is_cold), ("warm", ~is_cold)):
         assert row[group]["hr@10"] == pytest.approx(hit_rate(ranks[members], 10).mean())
         assert row[group]["ndcg@10"] == pytest.approx(ndcg(ranks[members], 10).mean())
+
+
+def test_an_item_that_only_validation_saw_is_not_cold(
+    write_sequences: Callable[[list[list[int]], int], SequenceDataset],
+) -> None:
+    """The last events are test targets, 4 and 3, those before them validation targets, 3 and 5."""
+    dataset = write_sequences([[1, 2, 3, 4], [1, 2, 5, 3]], 6)
+    assert dataset.untrained_items.tolist() == [3, 4, 5, 6]  # while validation chooses
+    untrained, is_cold = cold.cold_targets(dataset)
+    assert untrained.tolist() == [4, 6]
+    assert is_cold.tolist() == [True, False]
+
+
+def test_without_two_groups_there_is_nothing_to_compare(
+    cold_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = np.zeros(len(cold_dataset.eval_targets("test").items), dtype=bool)
+    monkeypatch.setattr(cold, "cold_targets", lambda _: (np.array([1]), nobody))
+    with pytest.raises(DataError, match="0 of the .* test targets .* are cold.* --cold-share"):
+        cold.main(["--data-dir", str(cold_dataset.path), "--output-dir", str(tmp_path)])
 
 
 def test_a_set_without_cold_items_is_refused_with_the_flag_that_makes_one(

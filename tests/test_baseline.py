@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.baseline import compare_runs, format_comparison, missing, read_baseline
 from benchmarks.latency import BenchmarkConfig, main
+from benchmarks.limit import DEFINITION
 
 FINGERPRINT = "a" * 64
 
@@ -23,7 +24,7 @@ def run(**systems: tuple[float, float | None, float]) -> dict[str, Any]:
         row = {"system": name, "precision": "int8", "metrics": {"ndcg@10": ndcg}, "size_mib": size}
         rows.append(row if over_limit is None else {**row, "over_limit": over_limit})
     about = {"dataset": {"fingerprint": FINGERPRINT}, "environment": {"num_threads": 1}}
-    return {"schema": "seqrec-benchmark/2", **about, "rows": rows}
+    return {"schema": "seqrec-benchmark/2", **about, "limit": DEFINITION, "rows": rows}
 
 
 EARLIER = run(gru=(0.100, 4.0, 1.0))
@@ -108,6 +109,7 @@ def test_a_run_does_not_write_over_its_baseline(
     [
         ({"schema": "seqrec-accuracy/1"}, "schema 'seqrec-accuracy/1', expected"),
         ({"dataset": {"fingerprint": "b" * 64}}, "data set bbbbbbbbbbbb, this run is on aaaaaaaa"),
+        ({"limit": None}, "measured against another limit.* Measure the earlier version again"),
         ({"environment": {"num_threads": 2}}, "2 thread.s., this run has 1. .* --num-threads 2"),
     ],
 )

@@ -419,10 +419,35 @@ def test_the_limit_reads_all_bytes_and_looks_at_each_score() -> None:
         # The dot product of two halves, all ones.
         assert everything.call(HISTORY, NOTHING, TWO) == 1000
     assert seen == [8000]
-    # The greatest of 3,001 normal numbers.
+    # The greatest of 3,000 normal numbers.
     assert limit.one_look(3000).call(HISTORY, NOTHING, TWO) > 2.5
     top_items, _ = limit.idle(1).recommend(HISTORY, NOTHING, TWO)
     assert top_items.tolist() == HISTORY.tolist()  # nothing is computed
+
+
+def test_the_limit_is_what_is_left_without_the_calls_own_time() -> None:
+    """By hand: 8,000 bytes 3 us and 4 bytes 1; 500 scores 7 us and a single one 5."""
+    names = [timed.system for timed in limit.limit_calls([8000, 4, 8000], 500)]
+    assert names == ["read 4", "read 8000", "look 1", "look 500"]
+    p50 = dict(zip(names, (0.001, 0.003, 0.005, 0.007), strict=True))
+    assert limit.limit_ms(p50, 8000, 500) == pytest.approx({"read": 0.002, "top_k": 0.002})
+    # What the clock cannot tell is no limit of zero: multiples of it are still numbers.
+    assert limit.limit_ms(p50, 4, 1) == {"read": limit.LEAST_MS, "top_k": limit.LEAST_MS}
+
+
+def test_the_limit_charges_parameters_and_nothing_else_of_a_file(
+    run_folder: Path, results: dict[str, Any], tiny_dataset: SequenceDataset
+) -> None:
+    """The fp32 file holds each parameter once, in 4 bytes; a file's nodes and names are beside."""
+    for row in results["rows"][1:3]:
+        assert row["precision"] == "fp32"
+        least, file = row["num_parameters"] * 4, row["size_mib"] * 2**20
+        assert least <= row["limit_bytes"] < least + 300  # the GRU's first state, and -inf
+        assert row["limit_bytes"] < file - 1000
+    assert limit.parameter_bytes(replace(HONEST, size_mib=2.0)) == 2 * 2**20
+    student = run_folder / "students" / "gru" / "control"
+    torch_runner = TorchRunner(student, 1, is_compiled=False)
+    assert limit.parameter_bytes(torch_runner) == torch_runner.num_parameters * 4
 
 
 def test_only_what_reads_all_its_weights_has_a_limit(tiny_dataset: SequenceDataset) -> None:

@@ -88,17 +88,20 @@ export class Recommender {
   /**
    * Recommend for one history of item ids, oldest first.
    *
-   * As in Python: unknown ids are skipped, the model reads the newest `max_len` of the others, and
-   * none of the history comes back.
+   * As in Python: a number is the id that is written so, unknown ids are skipped, the model reads the
+   * newest `max_len` of the others, and none of the history comes back.
    *
    * @returns {Promise<{answers: {id: string, number: number, title: string, score: number}[],
    *   milliseconds: number}>} best first; the time from ids to answers
-   * @throws {RangeError} no id is known, or `k` is below 1
+   * @throws {RangeError} no id is known, or `k` is no whole number of at least 1
    */
   async recommend(history, k = 10) {
-    const numbers = history.map((id) => this.numbers.get(id)).filter((number) => number);
+    const text = (id) => (["number", "bigint"].includes(typeof id) ? String(id) : id);
+    const numbers = history.map((id) => this.numbers.get(text(id))).filter((number) => number);
     if (!numbers.length) throw new RangeError("the history holds no item of the catalogue");
-    if (!(k >= 1)) throw new RangeError(`k is ${k}, expected at least 1`);
+    if (!Number.isInteger(k) || k < 1) {
+      throw new RangeError(`k is ${k}, expected a whole number of at least 1`);
+    }
     return this.alone(async () => {
       const start = performance.now();
       const { top_items, top_scores } = await this.session.run(this.request(numbers, k));

@@ -1,0 +1,146 @@
+"""Catalogues of fewer items than a list has places: every stage gives a table or an answer."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from seqrec.data import SequenceDataset
+from seqrec.errors import DataError
+from seqrec.metrics import share_in_common
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from benchmarks import fresh, latency, measure, runners
+from export import check_arm, to_executorch
+from export.recommender import Recommender
+from export.score import ScoreConfig, score
+from export.to_mobile import ToMobileConfig, to_mobile
+from export.to_onnx import ensure_exported
+from student.model import Student, StudentConfig
+
+Write = Callable[[list[list[int]], int], SequenceDataset]
+
+
+def small_run(write_sequences: Write, folder: Path, num_items: int) -> tuple[SequenceDataset, Path]:
+    """A data set in which each user takes all items, over and over, and students of it."""
+    once = list(range(1, num_items + 1))
+    dataset = write_sequences([(once[i:] + once[:i]) * 4 for i in range(num_items)], num_items)
+    torch.manual_seed(0)
+    for role in ("control", "distilled"):
+        shape = StudentConfig(arch="gru", num_items=num_items, hidden_dim=8, max_len=5)
+        about = {"role": role, "dataset_fingerprint": dataset.fingerprint}
+        place = folder / "run" / "students" / "gru" / role
+        Student(shape).eval().save_pretrained(place, **about)
+    return dataset, folder / "run"
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 6])
+def test_the_benchmark_ends_with_a_table(
+    num_items: int,
+    write_sequences: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dataset, run = small_run(write_sequences, tmp_path, num_items)
+    monkeypatch.setattr(latency, "NUM_STARTS", 0)
+    monkeypatch.setattr(latency, "THROUGHPUT_S", 0.02)
+    where = ["--data-dir", str(dataset.path), "--output-dir", str(run)]
+    latency.main([*where, "--no-teacher", "--num-calls", "10", "--budget-s", "0.2", "--sweeps"])
+    results = json.loads((run / "benchmark.json").read_text())
+    table = capsys.readouterr().out
+    precisions = ["fp32", "fp32", "fp32", "int8", "int8 step", "int8-optimum"]
+    assert [row["precision"] for row in results["rows"]] == precisions
+    for row in results["rows"]:
+        assert row["system"] in table
+        # Where no more than 10 items are ranked the target is among them, if it may be ranked.
+        kept = (
+            "metrics" if results["dataset"]["protocol"] == "seen_kept" else "metrics_other_protocol"
+        )
+        assert row[kept]["hr@10"] == 1.0
+        assert 1 / np.log2(num_items + 1) <= row[kept]["ndcg@10"] <= 1.0
+        if row["precision"].startswith("int8"):  # all items are in both lists
+            assert row["top10_overlap_with_fp32"] == 1.0
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 6])
+def test_exports_answer_with_all_that_is_left(
+    num_items: int, write_sequences: Write, tmp_path: Path
+) -> None:
+    dataset, run = small_run(write_sequences, tmp_path, num_items)
+    every = {f"title {item}" for item in range(1, num_items + 1)}
+    student = run / "students" / "gru" / "distilled"
+    for precision in ("fp32", "int8"):
+        folder = ensure_exported(dataset, run, student, precision)
+        config = json.loads((folder / "config.json").read_text())
+        assert config.get("top10_overlap_with_fp32", 1.0) == 1.0
+        recommender = Recommender.from_pretrained(folder)
+        answer = recommender.recommend(["title 1"], k=10)
+        assert {item.item_id for item in answer} == every - {"title 1"}
+        assert len(recommender.recommend(["title 1"], exclude_seen=False)) == num_items
+    mobile = Recommender.from_pretrained(to_mobile(ToMobileConfig(model_dir=folder)))
+    assert mobile.recommend(["title 1"]) == recommender.recommend(["title 1"])
+    histories = tmp_path / "histories.parquet"
+    users = {"user_id": ["some", "none", "unknown"], "history": [["title 1"], [], ["elsewhere"]]}
+    pl.DataFrame(users, schema_overrides={"history": pl.List(pl.String)}).write_parquet(histories)
+    written = score(ScoreConfig(model_dir=folder, histories=histories, output_dir=tmp_path / "out"))
+    lists = pl.read_parquet(written / "part-*.parquet")
+    assert lists["item_ids"].list.len().to_list() == [num_items - 1, 0, 0]
+
+
+def test_a_data_set_without_validation_targets_is_exported(
+    write_sequences: Write, tmp_path: Path
+) -> None:
+    """Who has one event or two has no validation target, and so no history to compare on."""
+    dataset = write_sequences([[1], [1, 2]], 2)
+    assert len(dataset.eval_targets("valid").users) == 0
+    about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
+    student = tmp_path / "run" / "students" / "gru" / "control"
+    shape = StudentConfig(arch="gru", num_items=2, hidden_dim=8)
+    Student(shape).eval().save_pretrained(student, **about)
+    folder = ensure_exported(dataset, tmp_path / "run", student, "int8")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["top10_overlap_with_fp32"] == 1.0  # a list of the one item that is left
+
+
+def test_a_data_set_without_test_targets_is_refused_before_anything_is_opened(
+    write_sequences: Write, tmp_path: Path
+) -> None:
+    dataset = write_sequences([[1], [2]], 2)
+    with pytest.raises(DataError, match="has no test target: there is nothing to judge"):
+        latency.main(["--data-dir", str(dataset.path), "--output-dir", str(tmp_path / "run")])
+
+
+def test_a_fresh_teacher_is_asked_for_no_more_items_than_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Teacher:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def recommend(self, items: np.ndarray, excluded: np.ndarray, k: np.ndarray) -> object:
+            asked.append(int(k[0]))
+            return runners.torch_top_k(torch.zeros(1, 2), excluded, int(k[0]))  # of one item
+
+    monkeypatch.setattr(runners, "TeacherRunner", Teacher)
+    (tmp_path / "teacher.json").write_text("{}")
+    fresh.measure_here(fresh.FreshConfig(folder=tmp_path))
+    assert asked == [1]
+
+
+def test_places_without_an_answer_are_no_items_that_lists_share() -> None:
+    assert share_in_common(np.array([0, 0]), np.array([0, 0])) == 1.0
+    assert share_in_common(np.array([4, 0, 0]), np.array([4, 5, 0])) == 0.5
+    nothing_alike = np.array([[1, 0, 0, 0]]), np.array([[2, 0, 0, 0]])
+    assert measure.overlap(*nothing_alike) == 0.0
+    alike = np.array([[3, 0, 0, 0]])
+    assert measure.overlap(alike, alike) == 1.0
+    none_left = check_arm.compare([[]], [[]])
+    assert none_left["overlap"] == none_left["same_top10"] == 1.0
+    scores = np.full((1, 3), -np.inf, np.float32)
+    assert to_executorch.overlap(np.array([[1, 2]]), scores[:, :2], scores) == 1.0
