@@ -13,6 +13,7 @@ from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError, SeqRecError
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from export import to_text_encoder
+from export.recommender import open_session
+from export.text_encoder import TextEncoder
 from teacher import base, text
 from teacher.base import load_base, load_tokenizer, resolve_model
 from teacher.check_folder import model_fingerprint, read_config, text_config
@@ -724,7 +728,7 @@ def test_a_plan_refuses_what_a_training_refuses(
             make_plan(tiny_dataset, work_of(flags, 1), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt-350m", "gemma-3", "bloom"])
+@pytest.mark.parametrize("name", ["gpt2", "electra", "gemma-3", "bloom"])
 def test_a_plan_counts_the_weights_that_are_trained_and_held(
     model_folder: Callable[[str], Path], tiny_dataset: SequenceDataset, name: str
 ) -> None:
@@ -792,6 +796,43 @@ def test_a_text_that_is_read_as_no_number_is_named(
         model.get_input_embeddings().weight[tokenizer("Emma")["input_ids"][0]] = torch.nan
     with pytest.raises(ModelError, match="reads 'Emma' as NaN"):
         text.mean_of_last_states(model, tokenizer, ["Dracula", "Emma"])
+
+
+# --- Exported, for where there is no PyTorch ------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "bits"), [("gpt2", 4), ("opt-350m", 32), ("bert", 4)])
+def test_an_exported_reader_reads_as_the_model_does_and_as_far(
+    model_folder: Callable[[str], Path], tmp_path: Path, name: str, bits: base.Bits
+) -> None:
+    folder = model_folder(name)
+    reader = {"model": name, "bits": bits, "num_layers": None, "max_tokens": 64}
+    limit = to_text_encoder._trace(folder, reader, tmp_path)
+    assert limit == 40
+    model = onnx.load(tmp_path / "model.onnx")
+    to_text_encoder.store_in_eight_bit(model)
+    matrices = [t for t in model.graph.initializer if len(t.dims) == 2 and min(t.dims) >= 16]
+    assert {t.data_type for t in matrices} <= {onnx.TensorProto.INT8}
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.enable_truncation(limit)
+    tokenizer.enable_padding()
+    encoder = TextEncoder(open_session(model.SerializeToString(), 1), tokenizer, reader)
+    texts = [*TEXTS, "Emma Dracula " * 40]  # 80 words
+    expected = text.read_texts(texts, folder, bits=bits)
+    assert to_text_encoder.cosine(encoder.encode(texts), expected).min() > 0.998
+
+
+def test_a_model_that_optimum_cannot_trace_is_one_line(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = {"model": "mine", "bits": 32, "num_layers": 1, "max_tokens": 64}
+    monkeypatch.setattr(
+        "optimum.onnxruntime.ORTModelForFeatureExtraction.from_pretrained",
+        lambda *_, **__: (_ for _ in ()).throw(ValueError("no such\nkind")),
+    )
+    with pytest.raises(ModelError, match=r"mine is a 'bloom', .*items where PyTorch is") as raised:
+        to_text_encoder._trace(model_folder("bloom"), reader, tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 # --- What an answer costs -------------------------------------------------------------------------
