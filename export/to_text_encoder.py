@@ -158,26 +158,27 @@ def store_in_eight_bit(model: ModelProto) -> None:
 
     A matrix that is multiplied, (K, N), has a scale for each column, and is restored when the file
     is loaded; one that is looked up, (V, L), has a scale for each row, and stays in 8 bit. GPT-2's
-    layers are `Gemm`, which multiplies in the same way.
+    and OPT's layers are `Gemm`, which multiplies in the same way, or has the matrix turned, (N, K).
     """
     graph = model.graph
     held = {tensor.name: tensor for tensor in graph.initializer}
     nodes, made, replaced = [], set(), set()
     for node in graph.node:
         place = {"Gather": 0, "MatMul": 1, "Gemm": 1}.get(node.op_type)
-        if any(flag.name == "transB" and flag.i for flag in node.attribute):
-            place = None
         name = "" if place is None else node.input[place]
         tensor = held.get(name)
         if tensor is None or len(tensor.dims) != 2 or tensor.data_type != TensorProto.FLOAT:
             nodes.append(node)
             continue
-        levels, scales = (f"{name}_{node.op_type}_{part}" for part in ("levels", "scales"))
+        turned = any(flag.name == "transB" and flag.i for flag in node.attribute)
+        by_rows = node.op_type == "Gather" or turned
+        kind = "rows" if by_rows else "columns"
+        levels, scales = (f"{name}_{kind}_{part}" for part in ("levels", "scales"))
         if levels not in made:
             made.add(levels)
             replaced.add(name)
             matrix = numpy_helper.to_array(tensor)
-            for part, value in zip((levels, scales), _stored(matrix, node.op_type), strict=True):
+            for part, value in zip((levels, scales), _stored(matrix, by_rows), strict=True):
                 graph.initializer.append(numpy_helper.from_array(value, part))
         if node.op_type != "Gather":
             whole = f"{node.output[0]}_weight"
@@ -196,9 +197,9 @@ def store_in_eight_bit(model: ModelProto) -> None:
     graph.initializer.extend(kept)
 
 
-def _stored(matrix: NDArray[np.float32], operator: str) -> tuple[NDArray, NDArray]:
-    """Return levels and scales of a matrix, as it is stored for an operator."""
-    if operator == "Gather":
+def _stored(matrix: NDArray[np.float32], by_rows: bool) -> tuple[NDArray, NDArray]:
+    """Return levels and scales of a matrix, with a scale for each row or for each column."""
+    if by_rows:
         return quantize_rows(matrix)
     levels, scales = quantize_rows(matrix.T)
     return np.ascontiguousarray(levels.T), np.ascontiguousarray(scales.T)

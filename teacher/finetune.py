@@ -200,6 +200,11 @@ def run(config: FinetuneConfig) -> None:
     wanted = teacher_recipe(config, dataset.fingerprint, model_fingerprint(model))
     if is_finished(folder, wanted):
         logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
+        if accelerator.is_main_process:
+            about = read_json(folder / "teacher.json")
+            if about["model"] != config.model:  # the same model, at another place today
+                write_json(folder / "teacher.json", {**about, "model": config.model})
+        accelerator.wait_for_everyone()
         if not (output_dir / "knowledge").is_dir():
             teacher = Teacher.from_pretrained(folder, device=accelerator.device)
             write_knowledge(teacher, dataset, config, output_dir, accelerator)

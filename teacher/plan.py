@@ -47,9 +47,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from teacher.base import Bits, load_base
-from teacher.check_folder import model_class, read_config, text_config
+from teacher.check_folder import article, first_line, read_config, text_config
 from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
-from teacher.shape import is_encoder, num_positions, output_width, random_base, shapes_alone
+from teacher.shape import num_positions, output_width, random_base, shapes_alone
 
 GIB = 2**30
 # NF4 with double quantization (arXiv:2305.14314, section 3): half a byte, and for each block of 64
@@ -166,14 +166,11 @@ def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: W
 
 
 def shape_of_teacher(
-    config: PretrainedConfig, num_layers: int, num_items: int, work: Work
+    config: PretrainedConfig, num_layers: int, num_items: int, work: Work, attention: str = "eager"
 ) -> Teacher:
     """Build the teacher inside `shapes_alone`, where it takes no memory."""
     # What is held in 4 bit passes fp32 from layer to layer, since all else is lifted to fp32.
     dtype = torch.bfloat16 if work.bits == 16 else torch.float32
-    # An encoder run as a decoder looks at its mask's numbers before it takes a fused kernel.
-    fused = model_class(config)._supports_sdpa and not is_encoder(config)
-    attention = "sdpa" if fused else "eager"
     base = random_base(config, num_layers, dtype, attn_implementation=attention)
     # No item is set to zero: there are no numbers.
     return teacher_on(base, num_items, torch.zeros(0, dtype=torch.long), work).train()
@@ -235,14 +232,31 @@ def kept_for_backward(teacher: Teacher, num_windows: int) -> int:
     return nbytes + 2 * scores.numel() * scores.element_size()
 
 
+def kept_by_layers(config: PretrainedConfig, num_layers: int, num_items: int, work: Work) -> int:
+    """Return what `kept_for_backward` says of so many layers.
+
+    Raises:
+        ModelError: the model looks at numbers, as one does that chooses its experts by them.
+    """
+    reason = ""
+    # Some look at their mask's numbers before they take a fused kernel; others have none.
+    for attention in ("sdpa", "eager"):
+        try:
+            with shapes_alone():
+                teacher = shape_of_teacher(config, num_layers, num_items, work, attention)
+                return kept_for_backward(teacher, work.windows_at_once)
+        except Exception as error:  # each kind of model has its own way to ask for numbers
+            reason = first_line(error)
+    raise ModelError(
+        f"what {article(config.model_type)} keeps in a step cannot be told from its shape alone "
+        f"({reason}): no plan of it. Train without --dry-run, with a small --batch-size at first"
+    )
+
+
 def activation_bytes(config: PretrainedConfig, num_layers: int, num_items: int, work: Work) -> int:
     """Return what a part of a step keeps, all its windows at full length."""
     num_windows = work.windows_at_once
-    with shapes_alone():
-        one, two = (
-            kept_for_backward(shape_of_teacher(config, layers, num_items, work), num_windows)
-            for layers in (1, 2)
-        )
+    one, two = (kept_by_layers(config, layers, num_items, work) for layers in (1, 2))
     layer = two - one
     if not work.gradient_checkpointing:
         return one + (num_layers - 1) * layer
@@ -304,7 +318,7 @@ def _seconds_of(
 ) -> tuple[float, float]:
     """Return the time to learn a batch, and to answer it."""
     with tempfile.TemporaryDirectory() as folder:
-        random_base(config, num_layers, torch.bfloat16).save_pretrained(folder)
+        random_base(config, num_layers, torch.bfloat16, words=True).save_pretrained(folder)
         base = load_base(Path(folder), bits=work.bits, num_layers=num_layers, device=device)
     teacher = teacher_on(base, len(untrained) - 1, untrained, work).to(device)
     if work.gradient_checkpointing:

@@ -76,9 +76,21 @@ def shapes_alone() -> Iterator[None]:
 
 
 def random_base(
-    config: PretrainedConfig, num_layers: int, dtype: torch.dtype, **options: object
+    config: PretrainedConfig,
+    num_layers: int,
+    dtype: torch.dtype,
+    *,
+    words: bool = False,
+    **options: object,
 ) -> PreTrainedModel:
     """Build a language model of random weights and as many layers, as `load_base` wants it.
+
+    Args:
+        config: of its text part, or of the whole.
+        num_layers: the first layers alone.
+        dtype: of all weights.
+        words: with the vectors of words, as a folder has them.
+        **options: for transformers.
 
     Raises:
         ModelError: it has fewer layers than asked for, or cannot be built so.
@@ -89,7 +101,8 @@ def random_base(
     options |= set_shape(config, num_layers, causal=True)
     try:
         base: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, **options)
-        drop_words(base)
+        if not words:
+            drop_words(base)
     # A configuration's values meet each other here for the first time.
     except Exception as error:
         raise ModelError(

@@ -260,6 +260,12 @@ def tiny_bert(tiny_items: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory
     return save_tiny_model(BertModel(config), tiny_items, tmp_path_factory.mktemp("llm") / "bert")
 
 
+@pytest.fixture(scope="session")
+def save_model(tiny_items: pl.DataFrame) -> Callable[[torch.nn.Module, Path], Path]:
+    """Return what saves a model of 200 words and a tokenizer of the tiny titles into a folder."""
+    return lambda model, folder: save_tiny_model(model, tiny_items, folder)
+
+
 def save_tiny_model(model: torch.nn.Module, items: pl.DataFrame, folder: Path) -> Path:
     """Save a transformers model with a word tokenizer trained on the items' titles."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers

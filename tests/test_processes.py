@@ -14,6 +14,7 @@ from seqrec.processes import asked_for_more, start_accelerator
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 from safetensors.numpy import load_file
 
@@ -214,3 +215,85 @@ def test_processes_that_know_nothing_of_each_other_are_refused(
     monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
     with pytest.raises(SeqRecError, match="takes each for the only one.*--device cpu"):
         start_accelerator("auto")
+
+
+@pytest.mark.parametrize("without_gpu", [True, False])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "ACCELERATE_USE_FSDP",
+        "ACCELERATE_USE_DEEPSPEED",
+        "ACCELERATE_USE_MEGATRON_LM",
+        "ACCELERATE_USE_PARALLELISM_CONFIG",
+    ],
+)
+def test_what_would_split_the_model_is_refused_with_a_gpu_and_without(
+    monkeypatch: pytest.MonkeyPatch, variable: str, without_gpu: bool
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as the launcher leaves it
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: not without_gpu)
+    monkeypatch.setenv(variable, "true")
+    command = "torchrun --nproc_per_node 2" if without_gpu else "configs/multi_gpu.yaml"
+    with pytest.raises(SeqRecError, match=f"to split the model .* Type: .*{command}") as raised:
+        start_accelerator("auto")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_gpu_that_was_asked_for_by_name_and_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SeqRecError, match="finds none. Type --device cpu"):
+        start_accelerator("cuda")
+
+
+def test_accelerates_own_settings_change_no_number_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # which no CPU has
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    accelerator = start_accelerator("cpu")
+    assert accelerator.mixed_precision == "no"
+    weight = torch.ones(1, requires_grad=True)
+    accelerator.backward(weight * 3)
+    assert weight.grad is not None
+    assert weight.grad.item() == 3.0  # not a fourth of it
+    model = torch.nn.Linear(2, 2)
+    assert accelerator.prepare(model) is model  # not compiled
+    for name in ("MIXED_PRECISION=fp16", "DYNAMO_BACKEND=inductor", "STEPS=4"):
+        assert caplog.text.count(name) == 1
+
+
+def test_settings_as_they_are_by_default_are_not_remarked_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    start_accelerator("cpu")
+    assert "is not used" not in caplog.text
+
+
+FSDP = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config: {fsdp_version: 2}
+num_machines: 1
+num_processes: 2
+mixed_precision: 'no'
+"""
+
+
+@pytest.mark.slow
+def test_accelerates_own_configuration_with_fsdp_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "default_config.yaml").write_text(FSDP)
+    command = [*ACCELERATE, "--config_file", str(tmp_path / "default_config.yaml")]
+    done = start(command, "teacher/finetune.py", "--data-dir", tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert lines  # the second process may say it too before the launcher ends it
+    assert all("was told to split the model over the processes (FSDP)" in line for line in lines)
+    assert done.returncode != 0
+    assert "RuntimeError" not in done.stderr

@@ -232,17 +232,17 @@ def test_a_model_that_is_nowhere_is_refused_with_what_is_accepted(name: str) -> 
         base.resolve_model(name)
 
 
-def test_a_model_of_the_hub_can_be_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_of_the_hub_can_be_pinned(monkeypatch: pytest.MonkeyPatch, tiny_llm: Path) -> None:
     asked = []
 
     def snapshot(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append((repository, revision))
         assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in allow_patterns)
-        return str(tmp_path)
+        return str(tiny_llm)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     for name in ("owner/name", "owner/name@0123abc"):
-        assert base.resolve_model(name) == tmp_path
+        assert base.resolve_model(name) == tiny_llm
     assert asked == [("owner/name", None), ("owner/name", "0123abc")]
 
 
