@@ -52,7 +52,7 @@ class _Pieces(io.RawIOBase):
     """Pieces of bytes as a file to read."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        self.pieces, self.rest = iter(pieces), b""
+        self.pieces, self.rest = iter(pieces), memoryview(b"")  # whose parts are no copies
 
     def readable(self) -> bool:
         return True
@@ -62,7 +62,7 @@ class _Pieces(io.RawIOBase):
             piece = next(self.pieces, None)
             if piece is None:
                 return 0
-            self.rest = piece
+            self.rest = memoryview(piece)
         count = min(len(buffer), len(self.rest))
         buffer[:count], self.rest = self.rest[:count], self.rest[count:]
         return count
@@ -381,8 +381,10 @@ def _json_rows(
 ) -> Iterator[tuple[int, dict[str, list[str | None]]]]:
     num_rows = 0
     while some := list(islice(lines, ROWS_AT_ONCE)):
-        rows = [_to_object(path, row, line) for row, line in enumerate(some, num_rows + 1)]
-        found = dict.fromkeys(name for row in rows for name in row)
+        rows = [_to_object(path, place, line) for place, line in enumerate(some, num_rows + 1)]
+        found: dict[str, None] = {}
+        for row in rows:
+            found |= dict.fromkeys(row)
         names.update(found)
         read: dict[str, list[str | None]] = {}
         for name in {**dict.fromkeys(ids), **found} if columns is None else columns:
@@ -391,8 +393,8 @@ def _json_rows(
                 read[name] = [text_of(value) for value in values]
             else:
                 read[name] = [
-                    value if type(value) is str else _to_cell(path, row, name, value, name in ids)
-                    for row, value in enumerate(values, num_rows + 1)
+                    value if type(value) is str else _to_cell(path, place, name, value, name in ids)
+                    for place, value in enumerate(values, num_rows + 1)
                 ]
         yield len(rows), read
         num_rows += len(rows)
