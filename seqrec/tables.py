@@ -374,9 +374,9 @@ def _read_text(
                 part, file.frames([c for c in columns or found if c in found])
             )
         for frame in frames:
-            in_path = _in_path(part, root, found)
-            frame = frame.with_columns(**in_path)
-            yield frame if columns is None else frame.select(columns)
+            if in_path := _in_path(part, root, found):
+                frame = frame.with_columns(**in_path)
+            yield frame if columns is None else frame[list(columns)]
     names.update(found)
     names.update(dict.fromkeys(_in_path(part, root, found)))
 

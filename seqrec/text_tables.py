@@ -32,6 +32,7 @@ import polars as pl
 
 BLOCK = 2**24  # bytes that are parsed at once
 ROWS_AT_ONCE = 1000  # by Python: more of them leave a processor's cache
+ROWS_IN_FRAME = 2**16  # a frame costs a millisecond, whatever is in it
 SEPARATORS = ",;\t|"
 ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is the beginning of this one
@@ -51,7 +52,7 @@ class _Pieces(io.RawIOBase):
     """Pieces of bytes as a file to read."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        self.pieces, self.rest = iter(pieces), b""
+        self.pieces, self.rest = iter(pieces), memoryview(b"")  # whose parts are no copies
 
     def readable(self) -> bool:
         return True
@@ -61,7 +62,7 @@ class _Pieces(io.RawIOBase):
             piece = next(self.pieces, None)
             if piece is None:
                 return 0
-            self.rest = piece
+            self.rest = memoryview(piece)
         count = min(len(buffer), len(self.rest))
         buffer[:count], self.rest = self.rest[:count], self.rest[count:]
         return count
@@ -132,6 +133,24 @@ def _to_frame(path: Path, num_before: int, columns: Mapping[str, Sequence[Any]])
                 if value is not None and re.search("[\ud800-\udfff]", value):
                     _refuse(path, row, f"column {name!r} is not UTF-8. Export it again as UTF-8")
         raise
+
+
+def _to_frames(
+    path: Path, num_before: int, chunks: Iterable[tuple[int, Mapping[str, Sequence[Any]]]]
+) -> Iterator[pl.DataFrame]:
+    """Put chunks of rows, their number and their columns, together to frames of text."""
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    for num_rows, chunk in chunks:
+        for name in {**columns, **chunk}:
+            column = columns.setdefault(name, [None] * count)
+            column.extend(chunk.get(name, [None] * num_rows))
+        count += num_rows
+        if count >= ROWS_IN_FRAME:
+            yield _to_frame(path, num_before, columns)
+            num_before, count, columns = num_before + count, 0, {}
+    if count:
+        yield _to_frame(path, num_before, columns)
 
 
 # --- CSV ----------------------------------------------------------------------------------------
@@ -205,7 +224,7 @@ class CsvFile:
             if num_rows is None or (end == 0 and (not read or len(block) > 4 * BLOCK)):
                 # Where a row ends is known only by reading on from here.
                 pieces = chain([block], iter(lambda: self.stream.read(BLOCK), b""))
-                yield from self._read_strictly(pieces, columns)
+                yield from _to_frames(self.path, self.num_rows, self._strict_rows(pieces, columns))
                 return
             rows, rest = block[:end], block[end:]
             frame = self._read_plainly(rows, num_rows, columns) if rows else None
@@ -213,7 +232,7 @@ class CsvFile:
                 self.num_rows += len(frame)
                 yield frame
             elif rows:
-                yield from self._read_strictly([rows], columns)
+                yield from _to_frames(self.path, self.num_rows, self._strict_rows([rows], columns))
 
     def _plain_rows(self, block: bytes) -> tuple[int, int | None]:
         """Return where the last whole row ends and how many there are, None if quotes are odd."""
@@ -262,13 +281,13 @@ class CsvFile:
         places = {name: str(self.names.index(name)) for name in columns}
         return frame.select(pl.col(place).alias(name) for name, place in places.items())
 
-    def _read_strictly(
+    def _strict_rows(
         self, pieces: Iterable[bytes], columns: Sequence[str]
-    ) -> Iterator[pl.DataFrame]:
+    ) -> Iterator[tuple[int, dict[str, Sequence[Any]]]]:
         """Have Python read rows, and name one that it cannot read."""
         text = io.TextIOWrapper(_as_file(pieces), "utf-8", "surrogateescape", newline="")
         reader = csv.reader(text, delimiter=self.separator, strict=True)
-        places = [self.names.index(name) for name in columns]
+        places = {name: self.names.index(name) for name in columns}
         while True:
             rows: list[list[Any]] = []  # of text, None where a row is short
             try:
@@ -278,12 +297,10 @@ class CsvFile:
                 _refuse(self.path, row, f"{error}. A quote inside quoted text has to be doubled")
             if not rows:
                 return
-            rows = self._same_width(rows)
-            fields = list(zip(*rows, strict=True)) or [()] * len(self.names)
-            selected = {name: fields[place] for name, place in zip(columns, places, strict=True)}
-            frame = _to_frame(self.path, self.num_rows, selected)
-            self.num_rows += len(rows)
-            yield frame
+            if rows := self._same_width(rows):
+                fields = list(zip(*rows, strict=True))
+                self.num_rows += len(rows)
+                yield len(rows), {name: fields[place] for name, place in places.items()}
 
     def _same_width(self, rows: list[list[Any]]) -> list[list[Any]]:
         """Drop blank lines, fill short rows up; refuse rows with more fields than names."""
@@ -338,7 +355,7 @@ def json_lines(
     ids: Collection[str],
     names: dict[str, None],
 ) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a file of JSON objects, one on a line; blank lines are no rows.
+    """Return the rows of a file of JSON objects, one on a line; blank lines are no rows.
 
     Args:
         path: what messages name.
@@ -352,10 +369,22 @@ def json_lines(
     """
     text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")  # type: ignore
     lines = (line for line in text if not line.isspace())
+    return _to_frames(path, 0, _json_rows(path, lines, columns, ids, names))
+
+
+def _json_rows(
+    path: Path,
+    lines: Iterator[str],
+    columns: Sequence[str] | None,
+    ids: Collection[str],
+    names: dict[str, None],
+) -> Iterator[tuple[int, dict[str, list[str | None]]]]:
     num_rows = 0
     while some := list(islice(lines, ROWS_AT_ONCE)):
-        rows = [_to_object(path, row, line) for row, line in enumerate(some, num_rows + 1)]
-        found = dict.fromkeys(name for row in rows for name in row)
+        rows = [_to_object(path, place, line) for place, line in enumerate(some, num_rows + 1)]
+        found: dict[str, None] = {}
+        for row in rows:
+            found |= dict.fromkeys(row)
         names.update(found)
         read: dict[str, list[str | None]] = {}
         for name in {**dict.fromkeys(ids), **found} if columns is None else columns:
@@ -364,10 +393,10 @@ def json_lines(
                 read[name] = [text_of(value) for value in values]
             else:
                 read[name] = [
-                    value if type(value) is str else _to_cell(path, row, name, value, name in ids)
-                    for row, value in enumerate(values, num_rows + 1)
+                    value if type(value) is str else _to_cell(path, place, name, value, name in ids)
+                    for place, value in enumerate(values, num_rows + 1)
                 ]
-        yield _to_frame(path, num_rows, read)
+        yield len(rows), read
         num_rows += len(rows)
 
 

@@ -119,6 +119,7 @@ def test_any_text_of_csv_is_read_as_python_reads_it_or_a_row_is_named(
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_tables, "BLOCK", block)
         patch.setattr(text_tables, "ROWS_AT_ONCE", 2 if block == 16 else 1000)
+        patch.setattr(text_tables, "ROWS_IN_FRAME", 3 if block == 16 else 2**16)
         path = Path(folder) / "log.csv"
         path.write_bytes(b"u,i,t\n" + body.encode())
         try:
