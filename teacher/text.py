@@ -111,7 +111,7 @@ def read_texts(
     model_key = hashlib.sha256(
         f"{model_fingerprint(folder)} {bits} {num_layers} {MAX_TOKENS}".encode()
     ).hexdigest()
-    file = cache_dir() / "text-vectors" / f"{folder.name}-{model_key[:12]}.safetensors"
+    file = cache_dir() / "text-vectors" / f"{model_key[:24]}.safetensors"
     cached = _cached_vectors(file)
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in cached}

@@ -683,11 +683,17 @@ def test_a_model_with_other_weights_in_it_trains_again_and_one_that_moved_does_n
     Teacher.from_pretrained(out / "teacher")  # found where it is now
 
 
-def test_texts_are_read_anew_by_other_weights(copied: Callable[[], Path]) -> None:
+def test_texts_are_read_anew_by_other_weights_and_not_under_another_name(
+    copied: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = copied()
     first = text.read_texts(["Emma"], folder, bits=32)
     swap_weights(folder)
-    assert not np.allclose(text.read_texts(["Emma"], folder, bits=32), first)
+    second = text.read_texts(["Emma"], folder, bits=32)
+    assert not np.allclose(second, first)
+    moved = folder.rename(folder.with_name("moved"))
+    monkeypatch.setattr(text, "load_base", lambda *_, **__: pytest.fail("read again"))
+    assert np.array_equal(text.read_texts(["Emma"], moved, bits=32), second)
 
 
 # --- Positions ------------------------------------------------------------------------------------
