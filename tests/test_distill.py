@@ -509,3 +509,11 @@ def test_cold_items_compete_as_strongly_as_known_ones_can_bear(
     found = choose_cold_item_scale(make_student(6), dataset, lambda student: left.pop(0))
     assert found == scale
     assert left == []  # no more is tried than it takes
+
+
+def test_a_catalogue_of_one_item_can_be_learnt(
+    config: DistillConfig, write_sequences: WriteSequences, make_knowledge: MakeKnowledge
+) -> None:
+    dataset = write_sequences([[1, 1, 1, 1], [1, 1, 1]], 1)
+    student = train("gru", config, dataset, make_knowledge(dataset))
+    assert torch.isfinite(student(torch.tensor([[1]]))).all()
