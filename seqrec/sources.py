@@ -237,11 +237,12 @@ def cache_dir() -> Path:
             folder = Path(cache) / "seqrec"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # the latter of a user without a home
-        raise _cache_error(chosen or "~/.cache/seqrec", error) from error
+        raise cache_error(chosen or "~/.cache/seqrec", error) from error
     return folder
 
 
-def _cache_error(folder: Path | str, error: Exception) -> SourceError:
+def cache_error(folder: Path | str, error: Exception) -> SourceError:
+    """Return what to say of a cache that cannot be written."""
     return SourceError(
         f"the cache {folder} cannot be written ({error}). Set SEQREC_CACHE to a folder that can"
     )
@@ -361,7 +362,7 @@ def _fetch(archive: Archive, download: Download | None = None) -> Path:
                 _unpack(file, archive.members, unfinished)
     except OSError as error:
         if not _is_complete(folder):  # else another process was faster
-            raise _cache_error(cache_dir(), error) from error
+            raise cache_error(cache_dir(), error) from error
     return folder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.item_table import apply_map, fit_whitening
-from seqrec.sources import cache_dir
+from seqrec.sources import cache_dir, cache_error
 from seqrec.texts import MAX_TOKENS, item_texts, texts_as_read
 
 import numpy as np
@@ -116,12 +116,16 @@ def read_texts(
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in cached}
     if missing:
+        beside = file.with_suffix(f".{os.getpid()}.tmp")
+        try:  # before the reading, which takes minutes
+            file.parent.mkdir(parents=True, exist_ok=True)
+            beside.touch()
+        except OSError as error:
+            raise cache_error(file.parent, error) from error
         tokenizer = load_tokenizer(folder)
         model = load_base(folder, bits=bits, num_layers=num_layers, causal=False, device=device)
         new = mean_of_last_states(model, tokenizer, list(missing.values()))
         cached |= dict(zip(missing, new, strict=True))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(f".{os.getpid()}.tmp")
         stored_keys = np.stack(
             [np.frombuffer(bytes.fromhex(key), dtype=np.uint8) for key in cached]
         )

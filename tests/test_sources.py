@@ -441,6 +441,11 @@ def test_a_cache_that_cannot_be_made_is_refused_before_anything_is_fetched_or_re
             fetch_dataset("ml-100k")
         with pytest.raises(SourceError, match=advice):
             teacher.text.read_texts(["a title"], tmp_path, bits=16)
+    # The cache is there, but what belongs in it cannot be written.
+    monkeypatch.setenv("SEQREC_CACHE", str(tmp_path))
+    (tmp_path / "text-vectors").touch()
+    with pytest.raises(SourceError, match=advice):
+        teacher.text.read_texts(["a title"], tmp_path, bits=16)
 
 
 def test_a_user_without_a_home_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
