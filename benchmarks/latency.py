@@ -47,6 +47,7 @@ stdout. Schema "seqrec-benchmark/2":
       p50_ms_by_history         with --sweeps, ONNX files: one user's request by history length
       size_mib        of the file; of the weights in memory for the teacher
       num_parameters
+      teacher_weight  distilled rows: of the language model's answers in their soft targets
       gain_over_control         distilled rows: NDCG@10 minus the fp32 control's, user by user:
                                 mean, low, high
       gain_over_peers           int8 distilled rows: the same over each peer, by its name
@@ -370,6 +371,11 @@ def describe(system: System, headline: str, other: str) -> dict[str, Any]:
         **system.timing,
         "size_mib": float(runner.size_mib),
         "num_parameters": int(runner.num_parameters),
+        **(
+            {"teacher_weight": runner.teacher_weight}
+            if getattr(runner, "teacher_weight", None) is not None
+            else {}
+        ),
         **system.comparison,
         **(
             {"peer": runner.versions, "training": runner.training}

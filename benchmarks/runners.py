@@ -160,6 +160,7 @@ class OnnxRunner:
     num_parameters: int
     max_len: int
     folder: Path
+    teacher_weight: float | None = None  # of the language model in a distilled one's soft targets
 
     @classmethod
     def from_pretrained(cls, folder: Path, num_threads: int) -> "OnnxRunner":
@@ -174,6 +175,7 @@ class OnnxRunner:
             config["num_parameters"],
             config["max_len"],
             folder,
+            config.get("teacher_weight"),
         )
 
     @property

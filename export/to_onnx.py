@@ -144,6 +144,7 @@ def export_student(
         "dataset_fingerprint": dataset.fingerprint,
         "student_sha256": sha256_file(student_folder / "model.safetensors"),
         "valid_metrics": about.get("valid_metrics", {}),
+        "teacher_weight": about.get("teacher_weight"),
         "text_map": _text_map(student_folder),
     }
     with (
@@ -207,12 +208,18 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
     """Return the model card as Markdown."""
     roles = {
         "control": "trained on the data alone: the baseline for the distilled one",
-        "distilled": "trained on the data and on what a fine-tuned language model answered on it",
+        "distilled": "trained on the data, on what a language model reads in the items' texts, and "
+        "on what teachers answer",
     }
     metrics = [
         f"- {name.upper()} on validation targets, in PyTorch, while they were held out: {value:.4f}"
         for name, value in config["valid_metrics"].items()
     ]
+    if (weight := config["teacher_weight"]) is not None:
+        metrics.append(
+            f"- weight of the language model's answers in its soft targets: {weight:g}, "
+            f"of the auxiliary teachers': {1 - weight:g}"
+        )
     if config["precision"] != "fp32":
         share, kept = config["eight_bit_share"], config["top10_overlap_with_fp32"]
         metrics.append(f"- weights held in 8 bit: {share:.1%}")

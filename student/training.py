@@ -206,9 +206,9 @@ def train_student(
     if is_finished(folder, wanted):
         logger.info("%s: already trained, in %s", label, folder)
         return
-    fused = knowledge is not None and config.item_table == "fused"
-    components = knowledge.text_components if knowledge is not None and fused else None
-    student = new_student(arch, config, dataset, components).to(accelerator.device)
+    texts = knowledge if config.item_table == "fused" else None
+    student = new_student(arch, config, dataset, texts and texts.text_components)
+    student = student.to(accelerator.device)
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
 
     def validate(model: Student) -> float:
@@ -220,7 +220,8 @@ def train_student(
             accelerator=accelerator,
         )
 
-    def train(known: SequenceDataset, selecting: bool, num_epochs: int) -> None:
+    def train(known: SequenceDataset, num_epochs: int) -> None:
+        selecting = known is dataset
         targets = soft_targets[0 if selecting else 1] if soft_targets else None
         # The teachers' answers to prefixes that are asked in the test are no part of the refit.
         whole = selecting and targets is not None
@@ -244,34 +245,46 @@ def train_student(
             label=label if selecting else f"{label} refit",
         )
 
-    train(dataset, True, config.num_epochs)
+    train(dataset, config.num_epochs)
     scale = config.cold_item_scale
     if scale is None:
         scale = choose_cold_item_scale(student, dataset, validate)
     selected = fold(student, dataset.untrained_items, scale)
-    about: dict[str, Any] = {
-        "role": wanted["role"],
-        "seed": config.seed,
-        "dataset_fingerprint": dataset.fingerprint,
-        "valid_metrics": {"ndcg@10": validate(selected)},
-    }
-    if knowledge is not None and fused:
-        about |= {"text_reader": knowledge.meta["teacher"], "cold_item_scale": scale}
-    if soft_targets:
-        about["teacher_weight"] = soft_targets[0].meta["teacher_weight"]
-    further = refit_epochs(dataset, config.refit_share, config.num_epochs)
-    if further:
+    about = describe(wanted, texts, soft_targets, scale, validate(selected))
+    parts = {".": selected}
+    if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
         complete = dataset.before_test()
-        train(complete, False, further)
+        train(complete, further)
+        parts = {".": fold(student, complete.untrained_items, scale), SELECTION: selected}
     if accelerator.is_main_process:
-        final = fold(student, complete.untrained_items, scale) if further else selected
         with atomic_directory(folder) as beside:
-            if further:
-                selected.save_pretrained(beside / SELECTION, **about)
-            final.save_pretrained(beside, **about)
-            if knowledge is not None and isinstance(student.item_embedding, FusedItemTable):
+            for name, part in parts.items():
+                part.save_pretrained(beside / name, **about)
+            if isinstance(student.item_embedding, FusedItemTable) and texts is not None:
                 projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
-                TextMap.compose(knowledge.text_map, scale * projection).save(beside / TEXT_MAP_FILE)
+                TextMap.compose(texts.text_map, scale * projection).save(beside / TEXT_MAP_FILE)
             write_json(beside / "recipe.json", wanted)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def describe(
+    wanted: dict[str, Any],
+    texts: Knowledge | None,
+    soft_targets: Sequence[SoftTargets],
+    cold_item_scale: float,
+    valid_ndcg: float,
+) -> dict[str, Any]:
+    """Return what a student's `config.json` says beside its shape.
+
+    Validation is of the student before the refit: afterwards it would know the answers.
+    """
+    about = {
+        **{name: wanted[name] for name in ("role", "seed", "dataset_fingerprint")},
+        "valid_metrics": {"ndcg@10": valid_ndcg},
+    }
+    if texts is not None:
+        about |= {"text_reader": texts.meta["teacher"], "cold_item_scale": cold_item_scale}
+    if soft_targets:
+        about["teacher_weight"] = soft_targets[0].meta["teacher_weight"]
+    return about
