@@ -49,6 +49,13 @@ def row(name: str, arch: str, gains: dict[str, Any], level: float = 0.1) -> dict
         "metrics": {"seen_excluded": metrics, "seen_kept": metrics},
         "valid_ndcg@10": 0.1,
         "gain_over": gains,
+        "by_frequency": {
+            "1-5": {
+                "num_targets": 4,
+                "ndcg@10": 0.02,
+                "over_no_language_model": over(25.0) if taught else None,
+            }
+        },
         "num_parameters": 1234,
         "file_bytes": 2**20,
         "times": {"train": {"wall_s": 7200.0, "cpu_s": 5400.0, "num_cells": 2}},
@@ -306,3 +313,25 @@ def test_a_kept_run_is_a_section_and_a_missing_one_is_none(tmp_path: Path) -> No
     assert "a/b.npy" in page
     assert "4 tries, seed 7" in page
     assert page.index("## Killed at random moments") < page.index("## Damaged files")
+
+
+def test_what_the_language_model_adds_stands_apart_from_what_the_recipe_adds(
+    tmp_path: Path,
+) -> None:
+    results = make_results()
+    for values in results["rows"]:
+        if values["row"] == "distilled":
+            values["gain_over"]["no-language-model"] = over(10.0)
+    lines = lines_of(results, tmp_path)
+    assert "| row | all targets | items with 1-5 events |" in lines
+    gain = "| distilled | +10.0 % [+8.0, +12.0] | +25.0 % [+23.0, +27.0] |"
+    assert gain in lines
+
+
+def test_results_of_the_recipe_before_fused_tables_say_so(tmp_path: Path) -> None:
+    results = make_results()
+    said = "Measured with the recipe before fused item tables"
+    assert not any(line.startswith(said) for line in lines_of(results, tmp_path))
+    for values in results["rows"]:
+        del values["by_frequency"]
+    assert any(line.startswith(said) for line in lines_of(results, tmp_path))
