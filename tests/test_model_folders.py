@@ -261,7 +261,7 @@ def test_a_teacher_of_one_layer_learns(
     flags = flags_for(folder, bits=bits, dropout=0.0)
     torch.manual_seed(0)
     teacher = teacher_on(model, 6, torch.zeros(7, dtype=torch.bool), work_of(flags, 1)).train()
-    teacher.text_vectors[1:].normal_()
+    teacher.item_table.components[1:].normal_()
     parts = teacher.named_parameters()
     adapter = {n: p for n, p in parts if "lora_B" in n and "experts" not in n}
     assert adapter
@@ -865,7 +865,7 @@ def test_an_answer_works_out_the_items_once(
     assert calls == [1]
     assert all(torch.equal(answer, fresh) for answer in answers)
     teacher.train()
-    next(p for n, p in teacher.named_parameters() if n == "item_embedding.weight").data[1:] += 1
+    teacher.item_table.residual.weight.data[1:] += 1
     with torch.no_grad():
         changed = teacher.eval()(items)
     assert not torch.allclose(changed, fresh)
@@ -878,9 +878,7 @@ def test_the_bytes_of_an_answer_are_those_of_the_weights_that_it_takes(teacher: 
     # A byte for each block's constant, and for each layer: NF4's 16 values, and of the constants
     # the mean, their 256 values and a number for each 256.
     nf4 = linear // 2 + blocks + layers * 4 * (16 + 1 + 256 + 1)
-    rank, item_dim, norms = 2, 8, 3 * 32
-    adapter = rank * (4 * 32 + 32 + 16 + 16 + 32 + 32 + 2 * 48 + 32 + 48)
-    del adapter
+    item_dim, norms = 8, 3 * 32
     lora = sum(p.numel() for n, p in teacher.named_parameters() if "lora_" in n)
     head = 31 * item_dim + (item_dim * 32 + 32) + (32 * item_dim + item_dim)
     frequencies = sum(b.nbytes for b in teacher.base.buffers())
