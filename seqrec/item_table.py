@@ -27,6 +27,11 @@ LEAST_VARIANCE = 1e-6  # of a component, as a fraction of the largest: below it 
 ROWS_AT_ONCE = 65_536
 
 
+def most_components(num_items: int, width: int) -> int:
+    """Return how many components the text vectors of a catalogue have: 128, or what they can."""
+    return max(min(NUM_COMPONENTS, width, num_items - 1), 1)
+
+
 def fit_whitening(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the affine map from text vectors to whitened principal components.
 
@@ -54,7 +59,7 @@ def fit_whitening(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     variances, axes = np.linalg.eigh(correlation)
     variances, axes = variances[::-1], axes[:, ::-1]  # the largest first
     count = int((variances > max(LEAST_VARIANCE * variances[0], 1e-12)).sum())
-    count = max(min(count, NUM_COMPONENTS), 1)
+    count = max(min(count, most_components(*vectors.shape)), 1)
     weight = axes[:, :count] / np.sqrt(variances[:count].clip(1e-12)) / scale[:, None]
     if variances[0] <= 1e-12:  # all texts are the same
         weight = np.zeros_like(weight)

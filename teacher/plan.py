@@ -33,7 +33,7 @@ from seqrec.batching import (
 )
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.item_table import NUM_COMPONENTS
+from seqrec.item_table import most_components
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs
 from seqrec.sources import MODEL_BUNDLES, fetch_model
 from seqrec.texts import item_texts
@@ -160,8 +160,10 @@ def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: W
         lora_alpha=work.lora_alpha,
         dropout=work.dropout,
     )
-    components = torch.zeros(num_items + 1, NUM_COMPONENTS, dtype=torch.float16)
-    text_map = torch.zeros(output_width(base) + 1, NUM_COMPONENTS)
+    width = output_width(base)
+    num_components = most_components(num_items, width)
+    components = torch.zeros(num_items + 1, num_components, dtype=torch.float16)
+    text_map = torch.zeros(width + 1, num_components)
     return Teacher(base, components, text_map, untrained, shape)
 
 
