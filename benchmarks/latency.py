@@ -363,6 +363,7 @@ def time_systems(
 def describe(system: System, headline: str, other: str) -> dict[str, Any]:
     """Return a system's row."""
     runner = system.runner
+    weight = getattr(runner, "teacher_weight", None)
     return {
         "system": runner.system,
         "precision": runner.precision,
@@ -371,11 +372,7 @@ def describe(system: System, headline: str, other: str) -> dict[str, Any]:
         **system.timing,
         "size_mib": float(runner.size_mib),
         "num_parameters": int(runner.num_parameters),
-        **(
-            {"teacher_weight": runner.teacher_weight}
-            if getattr(runner, "teacher_weight", None) is not None
-            else {}
-        ),
+        **({} if weight is None else {"teacher_weight": weight}),
         **system.comparison,
         **(
             {"peer": runner.versions, "training": runner.training}

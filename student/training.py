@@ -207,8 +207,8 @@ def train_student(
         logger.info("%s: already trained, in %s", label, folder)
         return
     texts = knowledge if config.item_table == "fused" else None
-    student = new_student(arch, config, dataset, texts and texts.text_components)
-    student = student.to(accelerator.device)
+    components = None if texts is None else texts.text_components
+    student = new_student(arch, config, dataset, components).to(accelerator.device)
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
 
     def validate(model: Student) -> float:
