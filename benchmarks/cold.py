@@ -7,9 +7,9 @@ warm: once all is chosen, systems are trained on the validation events, too. All
 one ranking: a system that always put cold items first would win the one group and lose the other.
 
 "chance" is what a random order gives, computed, not drawn. Popularity and the control know nothing
-of a cold item: to the one it was never taken, and the other's row for it is a random one that
-training pushed down. Of users with a test target all are judged, in the headline protocol. Exports
-that are missing or stale are made first.
+of a cold item: to the one it was never taken, and the other's row for it is zero. Of users with a
+test target all are judged, in the headline protocol. Exports that are missing or stale are made
+first.
 
 Writes `cold.json` into the output directory, and a table to stdout. Schema "seqrec-cold/1":
 

@@ -241,7 +241,7 @@ def _model_card(about: Mapping[str, Any], size_mib: float) -> str:
             "",
             f"- size of `{MODEL}`: {size_mib:.1f} MiB, {about['eight_bit_share']:.1%} of the "
             "weights in 8 bit",
-            f"- cosine of its standardised vectors with the language model's own, over "
+            "- cosine of the rows made of its vectors with those of the language model's, over "
             f"{found['num_texts']} titles: {found['mean']:.4f}, at least {found['least']:.4f}",
             f"- licence: that of {model}, {licence}",
             "",
