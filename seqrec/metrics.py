@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from seqrec.data import PAD, EvalTargets, SequenceDataset
+from seqrec.data import EvalTargets, SequenceDataset
+from seqrec.histories import PAD, pad_left
 from seqrec.processes import sum_over_processes
 
 import numpy as np
@@ -61,14 +62,14 @@ def target_ranks(scores: Tensor, targets: Tensor, excluded: Tensor | None = None
     if excluded is not None:
         hidden = (excluded == targets[:, None]).any(dim=1)
         scores.scatter_(1, excluded, -torch.inf)
-    own = scores.gather(1, targets[:, None])  # (N, 1)
-    better = (scores > own).sum(dim=1)
+    target_scores = scores.gather(1, targets[:, None])  # (N, 1)
+    better = (scores > target_scores).sum(dim=1)
     before = torch.zeros_like(better)  # of equal score and lower number
     # Ties are rare, and to look for them takes most of the time: only where there are any.
-    tied = ((scores >= own).sum(dim=1) - better > 1).nonzero().squeeze(1)
+    tied = ((scores >= target_scores).sum(dim=1) - better > 1).nonzero().squeeze(1)
     columns = torch.arange(scores.shape[1], device=scores.device)
     lower = columns < targets[tied, None]
-    before[tied] = ((scores[tied] == own[tied]) & lower).sum(dim=1)
+    before[tied] = ((scores[tied] == target_scores[tied]) & lower).sum(dim=1)
     return torch.where(hidden, NOT_RANKED, better + before + 1)
 
 
@@ -82,8 +83,8 @@ def list_ranks(top_items: NDArray[np.int64], targets: NDArray[np.int64]) -> NDAr
     Returns:
         int64 (N,): the rank, or `NOT_RANKED` where the target is not in the list.
     """
-    found = top_items == targets[:, None]
-    return np.where(found.any(axis=1), found.argmax(axis=1) + 1, NOT_RANKED)
+    hits = top_items == targets[:, None]
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, NOT_RANKED)
 
 
 def hit_rate(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
@@ -220,20 +221,6 @@ class Evaluation:
             "seen_excluded": summarize(self.excluding_seen),
             "seen_kept": summarize(self.keeping_seen),
         }
-
-
-def pad_left(
-    sequences: Sequence[NDArray[np.integer]], max_len: int | None = None
-) -> NDArray[np.int64]:
-    """Stack the last `max_len` items of each sequence, newest at the right, int64 (N, T)."""
-    if max_len is not None:
-        sequences = [sequence[-max_len:] for sequence in sequences]
-    width = max((len(sequence) for sequence in sequences), default=0)
-    stacked = np.full((len(sequences), width), PAD, dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        if len(sequence):
-            stacked[row, -len(sequence) :] = sequence
-    return stacked
 
 
 def evaluation_batches(

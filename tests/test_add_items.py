@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seqrec.data import SequenceDataset, choose_cold_items, hold_out_items, write_dataset
+from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import DataError, ModelError
 from seqrec.files import selection, sha256_file
 from seqrec.knowledge import load_knowledge
 from seqrec.metrics import evaluate, hit_rate, ndcg
+from seqrec.splits import choose_cold_items, hold_out_items
 
 import numpy as np
 import onnx
@@ -26,14 +27,15 @@ from tokenizers import Tokenizer
 
 from benchmarks import cold
 from benchmarks.cold import by_group, chance_values
-from export import add_items as module
-from export import to_text_encoder as to_text_encoder_module
-from export.add_items import AddItemsConfig, add_items
+from export.config import AddItemsConfig, ToTextEncoderConfig
+from export.new_items import add_items as module
+from export.new_items import to_text_encoder as to_text_encoder_module
+from export.new_items.add_items import add_items
+from export.new_items.text_encoder import TextEncoder
+from export.new_items.to_text_encoder import cosine, to_text_encoder
+from export.onnx_graph.exporting import ensure_exported
+from export.onnx_graph.item_table import append_rows
 from export.recommender import OUTPUT_NAMES, Recommender, open_session
-from export.table import append_rows
-from export.text_encoder import TextEncoder
-from export.to_onnx import ensure_exported
-from export.to_text_encoder import ToTextEncoderConfig, cosine, to_text_encoder
 from student.config import DistillConfig
 from student.distill import distil
 from student.model import Student

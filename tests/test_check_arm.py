@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from export import check_arm as module
-from export.check_arm import CheckArmConfig, Machine, check_arm
-from export.to_onnx import export_student
+from export.onnx_graph.exporting import export_student
 from student.model import Student, StudentConfig
+from tests.reliability import check_arm as module
+from tests.reliability.check_arm import CheckArmConfig, Machine, check_arm
 
 
 def export_random(dataset: SequenceDataset, folder: Path, seed: int) -> Path:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import export.to_onnx
-from export.graph import write_graph
-from export.parity import check_parity
+from export.onnx_graph import exporting
+from export.onnx_graph.exporting import check_parity, ensure_exported, export_student
+from export.onnx_graph.graph import write_graph
 from export.recommender import OUTPUT_NAMES, open_session
-from export.to_onnx import ensure_exported, export_student, main
+from export.to_onnx import main
 from student.model import Arch, Student, StudentConfig
 
 NUM_ITEMS, MAX_LEN = 40, 9
@@ -174,7 +174,7 @@ def test_a_failed_export_leaves_nothing_behind(
             student.item_embedding.weight[5] += 1
         write_graph(student, path)
 
-    monkeypatch.setattr(export.to_onnx, "write_graph", write_wrong_graph)
+    monkeypatch.setattr(exporting, "write_graph", write_wrong_graph)
     with pytest.raises(ModelError, match="Nothing was written"):
         export_student(folder, tiny_dataset, tmp_path / "export" / "out", "fp32")
     assert list((tmp_path / "export").iterdir()) == []

@@ -9,12 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export import graph, table
-from export.graph import build_graph
-from export.nodes import quantize_rows
-from export.parity import check_parity
+from export.onnx_graph import graph, item_table
+from export.onnx_graph.builder import quantize_rows
+from export.onnx_graph.exporting import check_parity
+from export.onnx_graph.graph import build_graph
+from export.onnx_graph.item_table import append_rows, restore_at_lookup
 from export.recommender import OUTPUT_NAMES, open_session
-from export.table import append_rows, restore_at_lookup
 from student.model import Arch, Student, StudentConfig
 
 NOTHING = np.zeros((1, 0), dtype=np.int64)
@@ -138,7 +138,7 @@ def test_rows_restored_at_each_request_are_those_restored_at_loading(
 @pytest.fixture
 def grouped(monkeypatch: pytest.MonkeyPatch) -> Student:
     """A student of 300 items whose graph looks for the best group by group, with many ties."""
-    monkeypatch.setattr(table, "GROUPED_FROM", 100)
+    monkeypatch.setattr(item_table, "GROUPED_FROM", 100)
     student = make_student("gru", num_items=300)
     with torch.no_grad():
         weight = student.item_embedding.weight

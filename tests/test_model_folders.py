@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from export import to_text_encoder
+from export.new_items import to_text_encoder
+from export.new_items.text_encoder import TextEncoder
 from export.recommender import open_session
-from export.text_encoder import TextEncoder
 from teacher import base, text
 from teacher.base import load_base, load_tokenizer, resolve_model
 from teacher.check_folder import model_fingerprint, read_config, text_config

@@ -12,6 +12,7 @@ from typing import Any
 
 from seqrec import data as data_module
 from seqrec import prepare as module
+from seqrec import splits
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, SourceError
 from seqrec.prepare import PrepareConfig, prepare, prepare_named
@@ -189,7 +190,7 @@ def test_any_log_is_what_plain_python_makes_of_it_in_any_number_of_parts(
     repeats = sum(len(sequence) - len(set(sequence)) for sequence in ordered)
     assert whole.meta["repeat_share"] == repeats / count
 
-    monkeypatch.setattr(data_module, "EVENTS_AT_ONCE", 50)  # less than some users have
+    monkeypatch.setattr(splits, "EVENTS_AT_ONCE", 50)  # less than some users have
     monkeypatch.setattr(data_module, "TEXTS_AT_ONCE", 7)
     bounds = [0, *sorted(rng.integers(0, count, 4).tolist()), count]
     for number, (first, last) in enumerate(itertools.pairwise(bounds)):

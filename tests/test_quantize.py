@@ -11,8 +11,9 @@ import torch
 from onnx import TensorProto, helper
 
 from benchmarks.measure import overlap
-from export.graph import write_graph
-from export.quantize import eight_bit_share, quantize, require_eight_bit
+from export.onnx_graph.builder import eight_bit_share
+from export.onnx_graph.graph import write_graph
+from export.onnx_graph.quantize import quantize, require_eight_bit
 from export.recommender import open_session
 from student.model import Arch, Student, StudentConfig
 

@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.arguments import as_list
+from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from export.to_onnx import export_student
 from student.model import Student, StudentConfig
 
 MAX_LEN = 6

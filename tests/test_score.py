@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 import torch
 
-from export import score as score_module
+from export import scoring as score_module
+from export.config import ScoreConfig
+from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from export.score import Part, ScoreConfig, Scored, list_parts, score
-from export.to_onnx import export_student
+from export.scoring import Part, Scored, list_parts, score
 from student.model import Student, StudentConfig
 
 MAX_LEN = 6

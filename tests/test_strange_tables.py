@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from export.to_onnx import export_student
 from student.model import Student, StudentConfig
 
 FORMATS = (".parquet", ".csv", ".jsonl")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seqrec import text_tables
+from seqrec import json_lines, text_tables
 from seqrec.data import SequenceDataset
 from seqrec.errors import DataError
 from seqrec.prepare import PrepareConfig, prepare
@@ -118,7 +118,8 @@ def test_any_text_of_csv_is_read_as_python_reads_it_or_a_row_is_named(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_tables, "BLOCK", block)
-        patch.setattr(text_tables, "ROWS_AT_ONCE", 2 if block == 16 else 1000)
+        for module in (text_tables, json_lines):
+            patch.setattr(module, "ROWS_AT_ONCE", 2 if block == 16 else 1000)
         patch.setattr(text_tables, "ROWS_IN_FRAME", 3 if block == 16 else 2**16)
         path = Path(folder) / "log.csv"
         path.write_bytes(b"u,i,t\n" + body.encode())

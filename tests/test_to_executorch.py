@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 import torch
 
-from export import to_executorch as module
-from export.recommender import Recommender
-from export.to_executorch import (
+from export.config import ToExecutorchConfig
+from export.mobile import executorch_program as module
+from export.mobile.executorch_program import (
     MODEL_FILE,
     REQUIREMENTS,
-    ToExecutorchConfig,
-    check_exact,
+    compare,
     make_questions,
-    overlap,
     to_executorch,
 )
-from export.to_onnx import export_student
+from export.onnx_graph.exporting import export_student
+from export.parity import best_items, overlap
+from export.recommender import Recommender
 from student.model import Arch, Student, StudentConfig
 
 MAX_LEN = 12
@@ -201,7 +201,7 @@ EXPECTED = np.array([[LOWEST, 1.0, 2.0, 2.0]], np.float32)
     ("items", "scores"), [([2, 3, 1], [2, 2, 1]), ([3, 2, 1], [2, 2, 1]), ([3, 2], [2, 2])]
 )
 def test_ties_may_stand_in_any_order(items: list[int], scores: list[float]) -> None:
-    found = check_exact(np.array([items]), np.array([scores], np.float32), EXPECTED)
+    found = compare(np.array([items]), np.array([scores], np.float32), EXPECTED, "fp32")
     assert found["score_difference"] == 0.0
 
 
@@ -213,19 +213,19 @@ def test_an_answer_that_does_not_follow_from_the_scores_is_refused(
     items: list[int], scores: list[float]
 ) -> None:
     with pytest.raises(ModelError, match="does not answer as ONNX Runtime does"):
-        check_exact(np.array([items]), np.array([scores], np.float32), EXPECTED)
+        compare(np.array([items]), np.array([scores], np.float32), EXPECTED, "fp32")
 
 
 def test_places_without_an_answer_are_not_compared() -> None:
     expected = np.array([[LOWEST, LOWEST, 2.0, LOWEST]], np.float32)
     answer = np.array([[2, 1, 1]]), np.array([[2, LOWEST, LOWEST]], np.float32)
-    assert check_exact(*answer, expected)["overlap"] == 1.0
+    assert compare(*answer, expected, "fp32")["overlap"] == 1.0
 
 
 def test_overlap_is_the_share_of_the_best_items() -> None:
     expected = np.array([[LOWEST, 1, 2, 3], [LOWEST, 3, 2, 1]], np.float32)
-    scores = np.ones((2, 2), np.float32)
-    assert overlap(np.array([[3, 2], [1, 3]]), scores, expected) == 0.75
+    pairs = zip([[3, 2], [1, 3]], best_items(expected, 2), strict=True)
+    assert [overlap(*pair) for pair in pairs] == [1.0, 0.5]
 
 
 def test_every_requirement_is_pinned() -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from export import to_mobile as module
-from export.graph import write_graph
+from export.config import ToMobileConfig
+from export.mobile import ort_format as module
+from export.mobile.ort_format import MODEL_FILE, OPERATORS, to_mobile
+from export.onnx_graph.exporting import Precision, export_student
+from export.onnx_graph.graph import write_graph
 from export.recommender import Recommender
-from export.to_mobile import MODEL_FILE, OPERATORS, ToMobileConfig, to_mobile
-from export.to_onnx import Precision, export_student
 from student.model import Arch, Student, StudentConfig
 
 MAX_LEN = 12

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seqrec.data import SequenceDataset, leave_one_out, write_dataset
+from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import DataError, ModelError
+from seqrec.splits import leave_one_out
 
 import numpy as np
 import polars as pl
@@ -29,10 +30,11 @@ from onnx.helper import (
 
 import export.to_web
 from benchmarks.include import format_included, read_included
+from export.config import ServeConfig, ToWebConfig
+from export.onnx_graph.exporting import Precision, export_student
 from export.recommender import Recommender, open_session
-from export.serve_web import ServeConfig, open_server
-from export.to_onnx import Precision, export_student
-from export.to_web import SCHEMA, SCRIPT, WASM, ToWebConfig, to_web
+from export.serve_web import open_server
+from export.to_web import SCHEMA, SCRIPT, WASM, to_web
 from student.model import Student, StudentConfig
 
 MAX_LEN = 6

@@ -1,8 +1,8 @@
 """The item table of a graph: stored once, read by history lookup and scores.
 
 The table is most of a file. In fp32 it is the constant `item_table`, float32 (R, H). In int8 it is
-these (see `export.nodes`), where the first holds levels + 128: on x86 without VNNI, ONNX Runtime
-adds products of signed levels in 16 bits, which overflow.
+these (see `export.onnx_graph.builder`), where the first holds levels + 128: on x86 without VNNI,
+ONNX Runtime adds products of signed levels in 16 bits, which overflow.
 
     item_table      uint8 (R, H)
     item_scales     float32 (R, 1)
@@ -17,8 +17,8 @@ Scores are products of integers. A user's state is rounded to 8 bit by its own l
 so that its scores do not depend on who else is in the batch.
 
 Row n is item n, row PAD is zero. From `GROUPED_FROM` rows on, zero rows fill the last group of
-`GROUP` (see `export.graph`). The constant `no_items`, int64 (1, M), names the rows that are no
-items: PAD and those.
+`GROUP` (see `export.onnx_graph.graph`). The constant `no_items`, int64 (1, M), names the rows that
+are no items: PAD and those.
 
 Shape letters: R rows, M rows without an item, B users, T history, H hidden.
 """
@@ -33,7 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.nodes import EPSILON, TOP_LEVEL, FloatArray, GraphBuilder, Rows, quantize_rows
+from export.onnx_graph.builder import (
+    EPSILON,
+    TOP_LEVEL,
+    FloatArray,
+    GraphBuilder,
+    Rows,
+    quantize_rows,
+)
 
 if TYPE_CHECKING:  # where items are added to a finished file there may be no PyTorch
     from student.model import Student
@@ -131,7 +138,7 @@ class ItemTable:
 
 
 def restore_at_lookup(model: ModelProto) -> None:
-    """Let a model from `export.graph` restore only what a request looks up, in place.
+    """Let a model from `export.onnx_graph.graph` restore only what a request looks up, in place.
 
     For formats that keep what is computed when a file is loaded: a small table would be in them in
     8 bit and in fp32.
@@ -140,20 +147,20 @@ def restore_at_lookup(model: ModelProto) -> None:
     restoring: dict[str, NodeProto] = {}  # by its output: what makes rows of the whole table
     nodes: list[NodeProto] = []
 
-    def look_up(name: str, places: str) -> str:
+    def look_up(name: str, rows: str) -> str:
         """Add the lookup of a constant's rows, or of what is made of them."""
         if name in per_row:
-            nodes.append(helper.make_node("Gather", [name, places], [f"{name}_at_{places}"]))
+            nodes.append(helper.make_node("Gather", [name, rows], [f"{name}_at_{rows}"]))
         elif name in restoring:
             node = NodeProto()
             node.CopyFrom(restoring[name])
-            node.input[:] = [look_up(given, places) for given in node.input]
-            node.output[:] = [f"{name}_at_{places}"]
-            node.name = f"{node.name}_at_{places}"
+            node.input[:] = [look_up(given, rows) for given in node.input]
+            node.output[:] = [f"{name}_at_{rows}"]
+            node.name = f"{node.name}_at_{rows}"
             nodes.append(node)
         else:
             return name
-        return f"{name}_at_{places}"
+        return f"{name}_at_{rows}"
 
     for node in model.graph.node:
         first = node.input[0]
@@ -169,7 +176,7 @@ def restore_at_lookup(model: ModelProto) -> None:
 
 
 def append_rows(model: ModelProto, rows: FloatArray) -> None:
-    """Append items' rows (N, H) to the table of a model from `export.graph`, in place.
+    """Append items' rows (N, H) to the table of a model from `export.onnx_graph.graph`, in place.
 
     The rows that are there stay as they are to the last bit: in 8 bit, too, each has its own scale.
 
@@ -215,9 +222,9 @@ def _stored(rows: FloatArray, names: tuple[str, ...] | list[str]) -> dict[str, N
         return {TABLE: rows.astype(np.float32)}
     levels, scales = quantize_rows(rows)
     variance = (levels.astype(np.float64) * scales).var(axis=1, keepdims=True)
-    found = {
+    constants = {
         TABLE: (levels.astype(np.int16) + ZERO_LEVEL).astype(np.uint8),
         SCALES: scales,
         NORMS: (1 / np.sqrt(variance + EPSILON)).astype(np.float32),
     }
-    return {name: found[name] for name in names}
+    return {name: constants[name] for name in names}

@@ -1,6 +1,6 @@
-"""Whether a student answers on ARM as it does here. Entry point: `python -m export.check_arm`.
+"""Whether a student answers on ARM as it does here, a part of `make torture`.
 
-    python -m export.check_arm --model-dir runs/ml-100k/export/gru-distilled-int8
+    python -m tests.reliability.check_arm --model-dir runs/ml-100k/export/gru-distilled-int8
 
 ONNX Runtime multiplies 8-bit matrices by other code on ARM than on x86. So the very directory that
 is shipped is opened by the very client that is shipped, under emulation of ARM processors, and its
@@ -31,17 +31,18 @@ from typing import Any
 
 from seqrec.config import flag, parse_flags
 from seqrec.errors import ModelError, SourceError, run_main
+from seqrec.fetch import cache_dir
 from seqrec.files import atomic_directory
-from seqrec.sources import cache_dir
 
 import numpy as np
 from tabulate import tabulate
 
+from export.parity import overlap
 from export.recommender import Recommender
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = "qemu-user-static"
 # Debian's Python, and all that it and the wheels are linked against.
 PACKAGES = (
@@ -80,7 +81,7 @@ json.dump([[[a.item_id, a.score] for a in answer] for answer in answers], sys.st
 
 @dataclass(frozen=True, kw_only=True)
 class CheckArmConfig:
-    """Flags of `export.check_arm`."""
+    """Flags of `tests.reliability.check_arm`."""
 
     model_dir: Path = flag(
         Path("runs/ml-100k/export/transformer-distilled-int8"),
@@ -267,17 +268,17 @@ def compare(
     >>> compare([[]], [[]])
     {'same_top10': 1.0, 'overlap': 1.0, 'score_difference': 0.0}
     """
-    same, shares, largest = [], [], 0.0
+    same, overlaps, largest = [], [], 0.0
     for first, second in zip(here, there, strict=True):
         scores = dict(second)
-        both = [abs(score - scores[item]) for item, score in first if item in scores]
-        same.append([item for item, _ in first] == [item for item, _ in second])
-        longest = max(len(first), len(second))
-        shares.append(len(both) / longest if longest else 1.0)  # nothing was left for either
-        largest = max([largest, *both])
+        listed = [item for item, _ in first]
+        same.append(listed == [item for item, _ in second])
+        overlaps.append(overlap(listed, list(scores)))
+        differences = (abs(score - scores[item]) for item, score in first if item in scores)
+        largest = max([largest, *differences])
     return {
         "same_top10": float(np.mean(same)),
-        "overlap": float(np.mean(shares)),
+        "overlap": float(np.mean(overlaps)),
         "score_difference": largest,
     }
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.nodes import GraphBuilder, Rows
-from export.recommender import NEW_STATE, STATE
+from export.contract import ITEMS, NEW_STATE, STATE
+from export.onnx_graph.builder import GraphBuilder, Rows
 from student.model import LOWEST, CausalBlock, GRUEncoder, Student, TransformerEncoder
 
 Weights = NDArray[np.float64]
@@ -78,12 +78,12 @@ def gru_weights(encoder: GRUEncoder, layer: int) -> tuple[Weights, Weights]:
 
     ONNX has the update gate first. The scale of the encoder's input is in the first layer's.
     """
-    found = []
+    matrices = []
     for name in ("ih", "hh"):
         matrix = weights(getattr(encoder.gru, f"weight_{name}_l{layer}"))
         reset, update, new = np.split(matrix, 3)
-        found.append(np.concatenate([update, reset, new])[None])
-    given, kept = found
+        matrices.append(np.concatenate([update, reset, new])[None])
+    given, kept = matrices
     return (given * encoder.input_scale if layer == 0 else given), kept
 
 
@@ -115,8 +115,8 @@ class _Masks:
 
     def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
-        self.length = graph.node("Shape", "items", start=1, end=2)  # (1,)
-        padding = graph.node("Equal", "items", graph.constant(0))
+        self.length = graph.node("Shape", ITEMS, start=1, end=2)  # (1,)
+        padding = graph.node("Equal", ITEMS, graph.constant(0))
         self.padding = graph.node("Unsqueeze", padding, graph.constant([1]))  # (B, 1, T)
 
     def of_last(self, block: CausalBlock) -> str:

@@ -1,6 +1,6 @@
 """Lowers a student to an ExecuTorch program and asks it; run by `export.to_executorch`.
 
-    python -m export.executorch_worker STUDENT PRECISION K FOLDER
+    python -m export.mobile.executorch_worker STUDENT PRECISION K FOLDER
 
 In an environment of its own (`executorch.txt`), since ExecuTorch's pins contradict ours. Files of
 FOLDER, arrays as numpy writes them:
