@@ -17,6 +17,7 @@ from seqrec.batching import Batch, TrainingBatches
 from seqrec.errors import SeqRecError
 from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.processes import require_agreement
+from seqrec.progress import progress_bar
 from seqrec.schedule import is_large
 
 import numpy as np
@@ -26,7 +27,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -274,12 +274,11 @@ def fit(
     rank, num_processes = accelerator.process_index, accelerator.num_processes
     num_parts = num_processes * config.gradient_accumulation
     total_steps = config.num_epochs * batches.steps_per_epoch()
-    bar = tqdm(
+    bar = progress_bar(
         total=total_steps,
         initial=progress.step,
         desc=label,
         unit="step",
-        mininterval=1,
         disable=not accelerator.is_main_process,
     )
     while progress.epoch < config.num_epochs and not _out_of_patience(progress, config):

@@ -16,8 +16,9 @@ Writes into the output directory:
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seqrec.config import default_output_dir, parse_flags, recipe_digest
 from seqrec.data import SequenceDataset, load_dataset
@@ -34,10 +35,12 @@ from accelerate import Accelerator
 
 from student.config import DistillConfig, scheduled
 from student.model import Arch, Student
+from student.side_by_side import num_side_by_side, run_side_by_side
 from student.soft_targets import SoftTargets, prepare_soft_targets
 from student.training import is_finished, student_recipe, train_student
 
 AUXILIARY_ARCHS: tuple[Arch, ...] = ("transformer", "gru")
+Role = Literal["control", "auxiliary", "distilled"]
 AUXILIARY_SEED = 1000  # another than the students', whose errors they should not share
 
 
@@ -50,6 +53,11 @@ def auxiliary_config(config: DistillConfig, dataset: SequenceDataset) -> Distill
     names = ("kd_weight", "cold_item_scale", "teacher_weight", "temperature", "top_k", "keep_rest")
     reset = {name: getattr(alone, name) for name in names}
     return scheduled(dataclasses.replace(config, seed=AUXILIARY_SEED, **reset), dataset)
+
+
+def auxiliary_archs(config: DistillConfig) -> tuple[Arch, ...]:
+    """Return the auxiliary teachers: none where the teacher is all that is listened to."""
+    return AUXILIARY_ARCHS if config.teacher_weight != 1 else ()
 
 
 def auxiliary_knowledge(config: DistillConfig, knowledge: Knowledge) -> Knowledge | None:
@@ -101,7 +109,7 @@ def make_soft_targets(
     """
     config = scheduled(config, dataset)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    archs = AUXILIARY_ARCHS if config.teacher_weight != 1 else ()
+    archs = auxiliary_archs(config)
     for arch in archs:
         train_auxiliary(arch, config, dataset, knowledge, accelerator)
     folders = [auxiliary_folder(arch, config, dataset, knowledge) for arch in archs]
@@ -166,6 +174,58 @@ def distil(
     return Student.from_pretrained(folder)
 
 
+def student_folder(output_dir: Path, role: str, arch: Arch) -> Path:
+    """Return where `main` has a student, or the control of one."""
+    return output_dir / "students" / arch / role
+
+
+def train_one(role: Role, arch: Arch, config: DistillConfig, num_threads: int) -> None:
+    """Train one of those that `main` asks for, unless that is done already."""
+    accelerator = start_accelerator(config.device)
+    set_up_cpu(num_threads, accelerator.num_processes)
+    dataset = load_dataset(config.data_dir)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    knowledge = load_knowledge(output_dir / "knowledge", dataset)
+    if role == "auxiliary":
+        train_auxiliary(arch, config, dataset, knowledge, accelerator)
+    else:
+        folder = student_folder(output_dir, role, arch)
+        known = knowledge if role == "distilled" else None
+        distil(arch, config, dataset, known, folder, accelerator)
+
+
+def train_all(
+    archs: Sequence[Arch],
+    config: DistillConfig,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    accelerator: Accelerator,
+) -> None:
+    """Train controls, auxiliary teachers and then students, as many at once as there are cores."""
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    at_once = num_side_by_side(dataset, accelerator)
+    ruled = scheduled(config, dataset)
+
+    def unfinished(role: Role) -> list[Arch]:
+        known = knowledge if role == "distilled" else None
+        recipes = {arch: student_recipe(arch, ruled, dataset, known) for arch in archs}
+        return [
+            arch
+            for arch, wanted in recipes.items()
+            if not is_finished(student_folder(output_dir, role, arch), wanted)
+        ]
+
+    students = unfinished("distilled")
+    first: list[tuple[Role, Arch, DistillConfig]] = []
+    if students and config.kd_weight > 0:
+        first = [("auxiliary", arch, config) for arch in auxiliary_archs(config)]
+    first += [("control", arch, config) for arch in unfinished("control")]
+    run_side_by_side(train_one, first, at_once)
+    if students and config.kd_weight > 0:
+        make_soft_targets(config, dataset, knowledge, accelerator)
+    run_side_by_side(train_one, [("distilled", arch, config) for arch in students], at_once)
+
+
 def main() -> None:
     """Train the asked-for students and their controls, and show what the teacher gave."""
     config = parse_flags(
@@ -177,11 +237,11 @@ def main() -> None:
     dataset = load_dataset(config.data_dir)
     knowledge = load_knowledge(output_dir / "knowledge", dataset)
     archs: list[Arch] = ["gru", "transformer"] if config.arch == "both" else [config.arch]
+    train_all(archs, config, dataset, knowledge, accelerator)
     reports, weights = {}, {}
     for arch in archs:
-        for role, teacher in (("control", None), ("distilled", knowledge)):
-            folder = output_dir / "students" / arch / role
-            distil(arch, config, dataset, teacher, folder, accelerator)
+        for role in ("control", "distilled"):
+            folder = student_folder(output_dir, role, arch)
             result = evaluate(
                 Student.from_pretrained(selection(folder)).to(accelerator.device),
                 dataset,
