@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.config import default_output_dir, flag, parse_flags, to_json
+from seqrec.config import default_output_dir, flag, parse_flags, recipe, recipe_digest, to_json
 
 import pytest
+
+from student.config import DistillConfig
+from teacher.finetune import FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,3 +127,26 @@ def test_a_config_survives_the_way_through_json() -> None:
 
 def test_the_default_output_directory_bears_the_name_of_the_data() -> None:
     assert default_output_dir(Path("data/ml-100k")) == Path("runs/ml-100k")
+
+
+def test_a_recipe_holds_the_flags_that_affect_the_result_and_no_others() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Training:
+        """Two flags that decide what comes out, and one that does not."""
+
+        seed: int = flag(0, "seed")
+        cutoffs: tuple[int, ...] = flag((5, 10), "where to cut")
+        num_threads: int | None = flag(None, "threads", affects_result=False)
+
+    made = recipe(Training(num_threads=2), dataset_fingerprint="x")
+    assert made == {"seed": 0, "cutoffs": [5, 10], "dataset_fingerprint": "x"}
+    assert recipe_digest(recipe(Training())) == recipe_digest(recipe(Training(num_threads=3)))
+    assert recipe_digest(recipe(Training())) != recipe_digest(recipe(Training(seed=1)))
+
+
+@pytest.mark.parametrize("kind", [DistillConfig, FinetuneConfig])
+def test_where_and_how_fast_a_stage_runs_is_in_no_recipe(kind: Any) -> None:
+    flags = {field.name for field in dataclasses.fields(kind)}
+    left_out = {"data_dir", "output_dir", "device", "num_threads"}
+    left_out |= {"gradient_accumulation", "gradient_checkpointing", "dry_run"} & flags
+    assert recipe(kind()).keys() == flags - left_out
