@@ -34,8 +34,8 @@ from seqrec.config import (
 )
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
+from seqrec.evaluation import evaluate, validation_ndcg
 from seqrec.files import SELECTION, read_json, write_json
-from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table

@@ -11,9 +11,10 @@ from typing import Any
 
 from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import DataError, ModelError
+from seqrec.evaluation import evaluate
 from seqrec.files import selection, sha256_file
 from seqrec.knowledge import load_knowledge
-from seqrec.metrics import evaluate, hit_rate, ndcg
+from seqrec.metrics import hit_rate, ndcg
 from seqrec.splits import choose_cold_items, hold_out_items
 
 import numpy as np

@@ -10,9 +10,9 @@ import seqrec.training
 from seqrec import schedule
 from seqrec.batching import TrainingBatches
 from seqrec.data import PAD, SequenceDataset
+from seqrec.evaluation import validation_ndcg
 from seqrec.files import read_json
 from seqrec.knowledge import Knowledge
-from seqrec.metrics import validation_ndcg
 
 import numpy as np
 import pytest

@@ -155,8 +155,10 @@ def test_help_loads_no_heavy_library(name: str) -> None:
     assert not names & HEAVY
 
 
-def test_the_client_loads_numpy_alone_until_a_model_is_opened() -> None:
-    program = "import sys, export.recommender; sys.stderr.write(' '.join(sys.modules))"
-    names = loaded(program)
+@pytest.mark.parametrize("name", ["export.recommender", "seqrec.metrics", "export.parity"])
+def test_what_clients_and_reports_import_needs_numpy_alone(name: str) -> None:
+    """ONNX Runtime is loaded when a model is opened."""
+    program = "import importlib, sys; importlib.import_module(sys.argv[1]); "
+    names = loaded(program + "sys.stderr.write(' '.join(sys.modules))", name)
     assert "numpy" in names
     assert not names & (HEAVY | {"polars", "onnxruntime"})

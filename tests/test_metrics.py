@@ -3,22 +3,19 @@
 import math
 from collections.abc import Callable
 
-from seqrec import metrics
-from seqrec.data import PAD, SequenceDataset
+from seqrec import evaluation
+from seqrec.data import SequenceDataset
+from seqrec.evaluation import evaluate, popularity_scores, sample_targets, target_ranks
+from seqrec.histories import PAD, pad_left
 from seqrec.metrics import (
     NOT_RANKED,
     Evaluation,
     bootstrap_interval,
-    evaluate,
     hit_rate,
     list_ranks,
     ndcg,
-    pad_left,
-    popularity_scores,
     reciprocal_rank,
-    sample_targets,
     summarize,
-    target_ranks,
 )
 
 import ir_measures
@@ -233,7 +230,7 @@ def test_a_large_catalogue_is_ranked_for_a_few_users_at_once(
 ) -> None:
     score = random_scores(tiny_dataset)
     whole = evaluate(score, tiny_dataset, "test", max_len=4)
-    monkeypatch.setattr(metrics, "SCORES_AT_ONCE", 100)
+    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 100)
 
     def watched(items: Tensor) -> Tensor:
         assert len(items) <= 3  # 30 items each
@@ -250,7 +247,7 @@ def test_so_many_users_are_validated_as_the_catalogue_allows_and_all_are_tested(
     score = random_scores(tiny_dataset)
     whole = evaluate(score, tiny_dataset, "valid", max_len=4)
     targets = tiny_dataset.eval_targets("valid")
-    monkeypatch.setattr(metrics, "MAX_VALIDATION_SCORES", 12 * 30)
+    monkeypatch.setattr(evaluation, "MAX_VALIDATION_SCORES", 12 * 30)
     sample = sample_targets(targets, 12)
     chosen = np.searchsorted(targets.users, sample.users)
     assert len(set(chosen.tolist())) == 12
