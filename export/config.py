@@ -6,6 +6,8 @@ from typing import Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, flag
 
+DEFAULT_MODEL_DIR = Path("runs/ml-100k/export/transformer-distilled-int8")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
@@ -38,10 +40,7 @@ class AddItemsConfig:
 class ToTextEncoderConfig:
     """Flags of `export.to_text_encoder`."""
 
-    model_dir: Path = flag(
-        Path("runs/ml-100k/export/transformer-distilled-int8"),
-        "exported distilled student, from export.to_onnx",
-    )
+    model_dir: Path = flag(DEFAULT_MODEL_DIR, "exported distilled student, from export.to_onnx")
     output_dir: Path | None = flag(None, "directory to write; default text-encoder beside it")
 
 
@@ -49,10 +48,7 @@ class ToTextEncoderConfig:
 class ToMobileConfig:
     """Flags of `export.to_mobile`."""
 
-    model_dir: Path = flag(
-        Path("runs/ml-100k/export/transformer-distilled-int8"),
-        "exported student, from export.to_onnx",
-    )
+    model_dir: Path = flag(DEFAULT_MODEL_DIR, "exported student, from export.to_onnx")
     output_dir: Path | None = flag(
         None, "directory to write; default mobile/<its name> beside export"
     )
@@ -62,10 +58,7 @@ class ToMobileConfig:
 class ToExecutorchConfig:
     """Flags of `export.to_executorch`."""
 
-    model_dir: Path = flag(
-        Path("runs/ml-100k/export/transformer-distilled-int8"),
-        "exported student, from export.to_onnx",
-    )
+    model_dir: Path = flag(DEFAULT_MODEL_DIR, "exported student, from export.to_onnx")
     student_dir: Path | None = flag(
         None, "what it was exported from; default students/<its name> beside export"
     )
@@ -123,10 +116,7 @@ class ScoreConfig:
 class ToWebConfig:
     """Flags of `export.to_web`."""
 
-    model_dir: Path = flag(
-        Path("runs/ml-100k/export/transformer-distilled-int8"),
-        "exported student, from export.to_onnx",
-    )
+    model_dir: Path = flag(DEFAULT_MODEL_DIR, "exported student, from export.to_onnx")
     output_dir: Path | None = flag(None, "folder to write; default web beside export")
     data_dir: Path | None = flag(
         None, "prepared data set, for its popular titles; default data/<its name>"

@@ -176,7 +176,7 @@ from export.recommender import Recommender
 answer = Recommender.from_pretrained(sys.argv[1]).recommend(["b07", "b08"], k=3)
 sys.stdout.write(" ".join(item.item_id for item in answer))
 """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     result = subprocess.run(
         [sys.executable, "-c", program, str(folder)], cwd=root, capture_output=True, text=True
     )

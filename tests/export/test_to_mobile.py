@@ -109,7 +109,7 @@ def test_what_was_converted_is_not_converted_again(export: Path) -> None:
 def test_the_command_says_where_it_wrote(export: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "export.to_mobile", f"--model-dir={export}"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,

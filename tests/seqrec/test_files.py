@@ -270,7 +270,7 @@ def test_a_folder_that_took_the_name_of_a_swept_one_is_not_swept(
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_clean_removes_caches_and_no_work_of_hours(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).parents[1] / "Makefile", tmp_path)
+    shutil.copy(Path(__file__).parents[2] / "Makefile", tmp_path)
     kept = [
         "data/mine/__pycache__/a",
         "runs/mine/model",

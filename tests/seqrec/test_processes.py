@@ -22,7 +22,7 @@ from student.config import DistillConfig
 from student.distill import distil
 from teacher.finetune import FinetuneConfig, run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 

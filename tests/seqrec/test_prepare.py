@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "ml-100k"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "ml-100k"
 
 # Not sorted by user or time. "u1": t r e (by time), "u2": r x t, "u3": e.
 INTERACTIONS = pl.DataFrame(
@@ -658,7 +658,7 @@ def test_bad_input_ends_the_command_with_one_line_and_code_2(bench: Workbench) -
     items = bench.write("items.csv", ITEMS)
     command = [sys.executable, "-m", "seqrec.prepare", "--output-dir", str(bench.output)]
     command += ["--interactions", str(table), "--items", str(items)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     result = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert result.returncode == 2
     assert result.stdout == ""
