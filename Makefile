@@ -37,6 +37,7 @@ torture: .venv/installed
 	$(BIN)/python -m benchmarks.torture
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m tests.reliability.check_arm
 
 audit: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[audit]"

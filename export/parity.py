@@ -1,72 +1,103 @@
-"""Whether a file answers as PyTorch does."""
+"""Whether two forms of the same student answer alike.
 
-from pathlib import Path
+Shape letters: B users, E excluded, I items, K answers.
+"""
 
-from seqrec.data import PAD
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from seqrec.errors import ModelError
+from seqrec.histories import PAD
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from export.nodes import TOLERANCE
-from export.recommender import OUTPUT_NAMES, open_session
-from student.model import Student
+from export.contract import EXCLUDED, ITEMS, OUTPUT_NAMES, K
+from export.recommender import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+TOLERANCE = 1e-4  # by which a score may differ between two forms
 
 
-def check_parity(student: Student, path: Path, *, seed: int = 0) -> None:
-    """Compare a file's answers with PyTorch's on random histories.
+def ask(
+    session: "ort.InferenceSession", items: IntArray, excluded: IntArray, k: int
+) -> tuple[IntArray, FloatArray]:
+    """Return a graph's top items and scores, (B, K) each, for items (B, T) and excluded (B, E)."""
+    top_items, top_scores = session.run(
+        OUTPUT_NAMES, {ITEMS: items, EXCLUDED: excluded, K: np.array([k])}
+    )
+    return top_items, top_scores
 
-    Batches of 1 to 33 users mix all lengths from 1 to max_len; each is asked with no exclusions,
-    with some, and with almost all items excluded.
+
+def all_scores(
+    session: "ort.InferenceSession", items: IntArray, excluded: IntArray, num_items: int
+) -> FloatArray:
+    """Return a graph's scores of all items, (B, I + 1); -inf: PAD, or excluded."""
+    top_items, top_scores = ask(session, items, excluded, num_items)
+    scores = np.full((len(items), num_items + 1), -np.inf, dtype=np.float32)
+    np.put_along_axis(scores, top_items, top_scores, axis=1)
+    return scores
+
+
+def require_same(
+    top_items: IntArray,
+    top_scores: FloatArray,
+    expected: FloatArray,
+    complaint: str,
+    tolerance: float = TOLERANCE,
+) -> float:
+    """Check that lists of items follow from the scores of all items.
+
+    Items whose scores tie within the tolerance may change places: it is enough that the expected
+    score of each item is the one of its rank, and that no item is listed twice.
 
     Args:
-        student: what the file was made from.
-        path: an fp32 file from `write_graph`.
-        seed: of the random histories.
+        top_items: (B, K).
+        top_scores: (B, K), -inf where there is no answer.
+        expected: (B, I + 1), -inf where an item is left out.
+        complaint: what the message says first, without a full stop.
+        tolerance: by which scores may differ.
+
+    Returns:
+        The largest difference of scores.
 
     Raises:
-        ModelError: an answer differs: a score by more than 1e-4, or an item other than by a tie.
+        ModelError: the lists are others.
     """
-    session = open_session(path, num_threads=1)
-    rng = np.random.default_rng(seed)
-    num_items, max_len = student.config.num_items, student.config.max_len
-    for num_users in (1, 2, 33):
-        for width in {1, 2, max(max_len // 2, 1), max_len}:
-            lengths = rng.integers(1, width + 1, num_users)
-            lengths[0] = width
-            items = rng.integers(1, num_items + 1, (num_users, width))
-            items[np.arange(width) < width - lengths[:, None]] = PAD
-            for num_excluded in (0, 3, num_items - 1):
-                excluded = rng.integers(0, num_items + 1, (num_users, num_excluded))
-                k = np.array([min(10, num_items)])
-                answer = session.run(OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k})
-                with torch.inference_mode():
-                    expected = student(torch.from_numpy(items)).numpy()
-                np.put_along_axis(expected, excluded, -np.inf, axis=1)
-                expected[:, PAD] = -np.inf
-                _compare(
-                    answer[0],
-                    answer[1],
-                    expected,
-                    f"{num_users} users, {width} items, {num_excluded} excluded",
-                )
-
-
-def _compare(
-    top_items: np.ndarray, top_scores: np.ndarray, expected: np.ndarray, where: str
-) -> None:
-    """Raise a `ModelError` unless a (B, K) answer follows from the scores (B, I + 1)."""
-    k = top_items.shape[1]
-    best = -np.sort(-expected, axis=1)[:, :k]
-    # Items that tie within the tolerance may stand in another order: it is enough that each has,
-    # in PyTorch, the score that belongs to its place, and that none is there twice.
-    own = np.take_along_axis(expected, top_items, axis=1)
-    distinct = all(len(set(row)) == k for row in top_items.tolist())
-    close = [np.allclose(scores, best, rtol=0, atol=TOLERANCE) for scores in (top_scores, own)]
+    best = -np.sort(-expected, axis=1)[:, : top_items.shape[1]]
+    listed = np.take_along_axis(expected, top_items, axis=1)
+    there = np.isfinite(best)
+    distinct = all(
+        len(np.unique(items[given])) == given.sum()
+        for items, given in zip(top_items, there, strict=True)
+    )
+    close = [np.allclose(scores, best, rtol=0, atol=tolerance) for scores in (top_scores, listed)]
+    both = there & np.isfinite(top_scores)
+    difference = float(np.abs(top_scores[both] - best[both]).max(initial=0.0))
     if not (distinct and all(close)):
-        finite = np.isfinite(best) & np.isfinite(top_scores)
-        worst = np.abs(top_scores - best, where=finite, out=np.zeros_like(best)).max()
         raise ModelError(
-            f"the ONNX graph does not answer as PyTorch does ({where}): scores differ by up to "
-            f"{worst:.2g}, {TOLERANCE:g} is allowed. Nothing was written"
+            f"{complaint}: scores differ by up to {difference:.2g}, {tolerance:g} is allowed. "
+            "Nothing was written"
         )
+    return difference
+
+
+def best_items(expected: FloatArray, k: int) -> list[IntArray]:
+    """Return each user's K best items, fewer where fewer are left, by scores (B, I + 1)."""
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+    return [items[row[items] > -np.inf] for items, row in zip(order, expected, strict=True)]
+
+
+def overlap(first: Sequence[Any] | NDArray[Any], second: Sequence[Any] | NDArray[Any]) -> float:
+    """Return the fraction of the longer list's items that both lists hold; two empty ones agree: 1.
+
+    PAD is no item: a list may end in it where fewer items are left.
+
+    >>> overlap(np.array([5, 3, PAD, PAD]), np.array([3, 7, PAD, PAD]))
+    0.5
+    """
+    items = [set(np.asarray(listed).tolist()) - {PAD} for listed in (first, second)]
+    longest = max(map(len, items))
+    return len(items[0] & items[1]) / longest if longest else 1.0

@@ -10,7 +10,7 @@
 
 A recommender is a directory, version 2:
 
-    model.onnx    histories in, best items out; see `export.graph`
+    model.onnx    histories in, best items out; see `export.onnx_graph.graph`
     items.json    {"ids": [...], "titles": [...]}, element i is item number i + 1
     config.json   format, version, arch, precision, max_len, num_items, fingerprints, checksums
     README.md     the model card
@@ -18,8 +18,6 @@ A recommender is a directory, version 2:
                             client does not read it, and it need not be shipped
 
 A directory from `export.to_mobile` has `model.ort` in place of `model.onnx`.
-
-Version 1, whose graphs keep no state and hold their table in another form, is read as well.
 
 A `Recommender` does not change, so threads may share one. A `Session` is one user's: of its calls
 only one may run at a time. Both can be pickled and copied, for other processes: what is pickled is
@@ -30,33 +28,28 @@ ONNX Runtime's telemetry is off, unless onnxruntime was loaded before this modul
 Shape letters: B users, T history, E excluded, K answers.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from seqrec.artifact import Artifact, Kind
 from seqrec.errors import ModelError
-from seqrec.files import read_json
+from seqrec.histories import pad_left
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.arguments import as_list, item_number, shown, whole_number
-from export.session import Session
+from export.contract import INPUT_NAMES, NEW_STATE, OUTPUT_NAMES, STATE
 
-FORMAT = "seqrec-recommender"
-VERSION = 2
-READABLE = (1, 2)
-PAD = 0  # `seqrec.data.PAD`; that module needs polars
+if TYPE_CHECKING:  # it takes a while to load, and opening a model is soon enough
+    import onnxruntime as ort
+
 HOW = "Export it again: python -m export.to_onnx"
-# What a graph takes and gives: `export.graph` says what they hold.
-INPUT_NAMES = ("items", "excluded", "k")
-OUTPUT_NAMES = ("top_items", "top_scores")
-STATE, NEW_STATE = "state", "new_state"
+RECOMMENDER = Kind("seqrec-recommender", 2, "recommender", ModelError, file_name="config.json")
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -82,7 +75,7 @@ class Recommender:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        session: "ort.InferenceSession",
         item_ids: Sequence[str],
         titles: Sequence[str],
         config: dict[str, Any],
@@ -112,20 +105,17 @@ class Recommender:
             TypeError, ValueError: `num_threads` is no whole number of at least 1.
         """
         folder, num_threads = Path(folder), whole_number(num_threads, "num_threads")
-        how = HOW
-        try:
-            config, contents = read_checked(folder, FORMAT, READABLE, HOW)
-            items = json.loads(contents["items.json"])
+        opened = RECOMMENDER.open(folder, HOW)
+        config = opened.description
+        with opened.reading():
+            items = json.loads(opened.read("items.json"))
             _require_items(items, config)
-            how = _how_to_open(config)
-            session = open_session(contents[config.get("model_file", "model.onnx")], num_threads)
-            source = folder.absolute(), num_threads
-            return cls(session, items["ids"], items["titles"], config, source=source)
-        except (
-            *(OSError, ValueError, KeyError, AttributeError, TypeError),
-            *(OverflowError, RecursionError),
-        ) as error:
-            raise ModelError(f"no usable recommender in {folder} ({error}). {how}") from error
+            model = opened.read(config.get("model_file", "model.onnx"))
+            remedy = _how_to_open(config)
+        with Artifact(RECOMMENDER, folder, config, remedy).reading():
+            session = open_session(model, num_threads)
+        source = folder.absolute(), num_threads
+        return cls(session, items["ids"], items["titles"], config, source=source)
 
     def __reduce__(self) -> tuple[Callable[..., "Recommender"], tuple[Any, ...]]:
         """Pickle the folder's path and checksums."""
@@ -173,11 +163,11 @@ class Recommender:
         A score differs from that of `recommend` by rounding at most.
         """
         rows = as_list(histories, "histories", of="histories")
-        seen = _pad_left([self.known(own, f"histories[{row}]") for row, own in enumerate(rows)])
+        seen = pad_left([self.known(ids, f"histories[{row}]") for row, ids in enumerate(rows)])
         excluded = self.excluded(seen, exclude_seen, candidates)
         return self.answer(seen[:, -self.max_len :], excluded, k)[0]
 
-    def start_session(self, history: Iterable[Any] = ()) -> Session:
+    def start_session(self, history: Iterable[Any] = ()) -> "Session":
         """Follow one user from here on: `add` each new item to the session and ask it.
 
         Args:
@@ -192,13 +182,13 @@ class Recommender:
             ids = as_list(ids, what, ordered=ordered)
         numbers = self.numbers
         try:
-            found = [numbers.get(item_id) for item_id in ids]
+            matches = [numbers.get(item_id) for item_id in ids]
         except TypeError:  # something in it cannot be looked up
-            found = [None] * len(ids)
-        if None in found:  # unknown, or of another type
-            for at, number in enumerate(found):
-                found[at] = number or item_number(ids[at], numbers, f"{what}[{at}]")
-        known = [number for number in found if number]
+            matches = [None] * len(ids)
+        if None in matches:  # unknown, or of another type
+            for at, number in enumerate(matches):
+                matches[at] = number or item_number(ids[at], numbers, f"{what}[{at}]")
+        known = [number for number in matches if number]
         if not known:
             few = ", ".join(repr(item_id)[:60] for item_id in ids[:5])
             few += ", ..." if len(ids) > 5 else ""
@@ -273,6 +263,73 @@ class Recommender:
         return lists, new_state[0] if new_state else None
 
 
+class Session:
+    """One user's visit, made by `Recommender.start_session`.
+
+    With a GRU the session keeps the encoder's state, and an answer costs the items that are new
+    since the last one: it is `recommend`'s for the whole history, also beyond `max_len`, where
+    `recommend` looks at the newest `max_len` only. With a Transformer it keeps the newest `max_len`
+    items, and its answer is `recommend`'s.
+    """
+
+    def __init__(self, recommender: Recommender, history: Sequence[int]) -> None:
+        self._recommender = recommender
+        self._seen = list(dict.fromkeys(history))
+        self._items = list(history[-recommender.max_len :])  # since `_state`, oldest first
+        self._state: FloatArray | None = None
+        self._next: FloatArray | None = None  # the state after `_items`, once it is known
+
+    def __copy__(self) -> "Session":
+        """Return a session that goes its own way from here on; the recommender is shared."""
+        copied = Session(self._recommender, self._items)
+        copied._seen, copied._items = list(self._seen), list(self._items)
+        copied._state, copied._next = self._state, self._next  # arrays that nobody changes
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
+        """Return the same as `copy.copy`."""
+        return self.__copy__()
+
+    def add(self, item_id: Any) -> bool:
+        """Say what the user took next. False: it is not in the catalogue, and changes nothing.
+
+        Raises:
+            TypeError: it is no id, but a list of them, say.
+        """
+        number = self._recommender.number(item_id)
+        if number is None:
+            return False
+        if number not in self._seen:
+            self._seen.append(number)
+        if self._next is not None:
+            self._state, self._next, self._items = self._next, None, []
+        self._items.append(number)
+        if not self._recommender.keeps_state:
+            del self._items[: -self._recommender.max_len]
+        return True
+
+    def recommend(
+        self, k: int = 10, exclude_seen: bool = True, candidates: Iterable[Any] | None = None
+    ) -> list[Recommendation]:
+        """Recommend for the user as of now; arguments as in `Recommender.recommend`.
+
+        Raises:
+            ValueError: no item was added yet, no candidate is in the catalogue, or `k` is below 1.
+            TypeError: an argument is of a kind that cannot be read.
+        """
+        if not self._items:
+            raise ValueError("the session is empty. Add an item of the catalogue first")
+        seen = np.array([self._seen], dtype=np.int64)
+        (answer,), self._next = self._recommender.answer(
+            np.array([self._items], dtype=np.int64),
+            self._recommender.excluded(seen, exclude_seen, candidates),
+            k,
+            self._state,
+            keep_state=True,
+        )
+        return answer
+
+
 def _reopen(
     kind: type[Recommender], folder: Path, num_threads: int, checksums: dict[str, str]
 ) -> Recommender:
@@ -288,51 +345,20 @@ def _reopen(
 
 def _how_to_open(config: dict[str, Any]) -> str:
     """Return what to do if ONNX Runtime refuses the model: it may be older than the export's."""
+    import onnxruntime as ort
+
     made_with = str(config.get("made_with", {}).get("onnxruntime", ""))
     if _release(ort.__version__) >= _release(made_with):
         return HOW
     return (
         f"It was exported with onnxruntime {made_with}, and {ort.__version__} is installed here: "
-        f"pip install --upgrade onnxruntime"
+        "pip install --upgrade onnxruntime"
     )
 
 
 def _release(version: str) -> list[int]:
     """Return a version's first two numbers."""
     return [int(number) for number in re.findall(r"\d+", version)[:2]]
-
-
-def read_checked(
-    folder: Path, kind: str, versions: Sequence[int], how: str
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read a directory's `config.json`, and the files of which it has checksums.
-
-    Args:
-        folder: the directory.
-        kind: the `format` that is expected.
-        versions: those that can be read, the newest last.
-        how: what the message ends with: how to make it again.
-
-    Raises:
-        ModelError: it is of another format or version, or a file is damaged.
-        OSError, ValueError, KeyError: there is none, or its `config.json` is none.
-    """
-    config = read_json(folder / "config.json")
-    if config.get("format") != kind or config.get("version") not in versions:
-        raise ModelError(
-            f"{folder} is {config.get('format')} version {config.get('version')}, expected "
-            f"{kind} version {versions[-1]}. {how}"
-        )
-    contents: dict[str, bytes] = {}
-    for name, expected in config["sha256"].items():
-        if Path(name).name != name:
-            raise ValueError(f"config.json names {name!r}, which is outside of the directory")
-        contents[name] = (folder / name).read_bytes()
-        if (found := hashlib.sha256(contents[name]).hexdigest()) != expected:
-            raise ModelError(
-                f"{folder / name} is damaged: SHA-256 is {found}, expected {expected}. {how}"
-            )
-    return config, contents
 
 
 def _require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
@@ -349,12 +375,14 @@ def _require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError(f"config.json has max_len {config['max_len']!r}")
 
 
-def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:
+def open_session(model: Path | bytes, num_threads: int) -> "ort.InferenceSession":
     """Open an ONNX file, or its bytes, in plain ONNX Runtime on the CPU.
 
     Raises:
         ValueError: ONNX Runtime refuses it, with a class of its own for every reason.
     """
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
@@ -364,14 +392,3 @@ def open_session(model: Path | bytes, num_threads: int) -> ort.InferenceSession:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(" ".join(str(error).split())) from error
-
-
-def _pad_left(rows: Sequence[Sequence[int]]) -> IntArray:
-    """Stack item numbers, newest at the right, int64 (B, longest)."""
-    if len(rows) == 1:
-        return np.array(rows, dtype=np.int64)
-    width = max(map(len, rows), default=0)
-    padded = np.full((len(rows), width), PAD, dtype=np.int64)
-    for target, row in zip(padded, rows, strict=True):
-        target[width - len(row) :] = row
-    return padded

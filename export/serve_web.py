@@ -10,28 +10,14 @@ import functools
 import http.server
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from seqrec.config import flag, parse_flags
+from seqrec.config import parse_flags
 from seqrec.errors import DataError, run_main
 
+from export.config import ServeConfig
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """Flags of `export.serve_web`."""
-
-    site_dir: Path = flag(Path("runs/ml-100k/web"), "folder that export.to_web wrote")
-    host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 lets other devices in")
-    port: int = flag(8000, "port to listen on; 0: any that is free")
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        if not 0 <= self.port < 2**16:
-            raise ValueError("--port: 0 to 65535")
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):

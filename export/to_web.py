@@ -24,13 +24,12 @@ import gzip
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrec.config import flag, parse_flags
-from seqrec.data import load_dataset
+from seqrec.config import parse_flags
 from seqrec.errors import DataError, run_main
+from seqrec.fetch import Archive, fetch_npm_package
 from seqrec.files import (
     atomic_directory,
     require_replaceable,
@@ -38,11 +37,10 @@ from seqrec.files import (
     sha256_file,
     write_json,
 )
-from seqrec.sources import Archive, fetch_npm_package
 
 import numpy as np
-import onnxruntime as ort
 
+from export.config import ToWebConfig
 from export.recommender import Recommender
 
 logger = logging.getLogger(__name__)
@@ -60,29 +58,6 @@ ONNXRUNTIME_WEB = Archive(
     "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
     (SCRIPT, WASM),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToWebConfig:
-    """Flags of `export.to_web`."""
-
-    model_dir: Path = flag(
-        Path("runs/ml-100k/export/transformer-distilled-int8"),
-        "exported student, from export.to_onnx",
-    )
-    output_dir: Path | None = flag(None, "folder to write; default web beside export")
-    data_dir: Path | None = flag(
-        None, "prepared data set, for its popular titles; default data/<its name>"
-    )
-    num_suggested: int = flag(12, "popular titles that are suggested at first; 0: none")
-    npm_archive: Path | None = flag(
-        None, "what npm pack wrote, for a machine without npm or network"
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        if self.num_suggested < 0:
-            raise ValueError("--num-suggested: 0 or more")
 
 
 def to_web(config: ToWebConfig) -> Path:
@@ -123,7 +98,7 @@ def to_web(config: ToWebConfig) -> Path:
     return folder
 
 
-def _popular_items(config: ToWebConfig, about: dict[str, Any]) -> list[int]:
+def _popular_items(config: ToWebConfig, exported: dict[str, Any]) -> list[int]:
     """Return the item numbers most frequent in training, ties by the lower number.
 
     Empty where the data set of the export is not at its usual place, and none was named.
@@ -131,15 +106,17 @@ def _popular_items(config: ToWebConfig, about: dict[str, Any]) -> list[int]:
     Raises:
         DataError: the data set that was named is not there, or is not the student's.
     """
-    data_dir = config.data_dir or Path("data") / str(about["dataset"])
+    data_dir = config.data_dir or Path("data") / str(exported["dataset"])
     if config.data_dir is None and not data_dir.exists():
         logger.info("%s is not there, so no title is suggested. Name it: --data-dir", data_dir)
         return []
+    from seqrec.data import load_dataset  # loads Polars
+
     dataset = load_dataset(data_dir)
-    if dataset.fingerprint != about["dataset_fingerprint"]:
+    if dataset.fingerprint != exported["dataset_fingerprint"]:
         raise DataError(
             f"{data_dir} is data set {dataset.fingerprint}, but {config.model_dir} was made from "
-            f"{about['dataset_fingerprint']}. Name that one: --data-dir"
+            f"{exported['dataset_fingerprint']}. Name that one: --data-dir"
         )
     counts = dataset.train_counts()[1:]
     most = np.argsort(-counts, kind="stable")[:NUM_POPULAR] + 1
@@ -152,8 +129,10 @@ def _copy_runtime(package: Path, folder: Path) -> None:
     shutil.copy(package / SCRIPT, folder / "ort.js")  # not every server knows .mjs
     packed = gzip.compress((package / WASM).read_bytes(), compresslevel=9, mtime=0)
     (folder / f"{Path(WASM).name}.gz").write_bytes(packed)
+    import onnxruntime
+
     for name in ("LICENSE", "ThirdPartyNotices.txt"):  # npm's package has none; Python's does
-        shutil.copy(Path(ort.__file__).parent / name, folder / f"{Path(name).stem}.txt")
+        shutil.copy(Path(onnxruntime.__file__).parent / name, folder / f"{Path(name).stem}.txt")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

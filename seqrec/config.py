@@ -20,9 +20,18 @@ DEFAULT_DATASET = "ml-100k"
 DEFAULT_DATA_DIR = Path("data") / DEFAULT_DATASET
 
 
-def flag(default: Any, help: str) -> Any:
-    """Declare a dataclass field with its command-line help text."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def flag(default: Any, help: str, *, affects_result: bool = True) -> Any:
+    """Declare a dataclass field with its command-line help text.
+
+    Args:
+        default: of the flag; None where the program chooses.
+        help: one line.
+        affects_result: False for what changes only where, how fast or in how much memory the same
+            result is made; such a flag is in no `recipe`.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "affects_result": affects_result}
+    )
 
 
 def _argument_options(annotation: Any) -> dict[str, Any]:
@@ -83,13 +92,13 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def recipe(config: Any, **extra: Any) -> dict[str, Any]:
-    """Return what decides a stage's result, as JSON values: all flags but where, and on what.
+    """Return what decides a stage's result, as JSON values: the flags that affect it, and `extra`.
 
     Two runs with equal recipes make the same thing, so a finished one need not be repeated.
     """
-    beside_the_point = {"data_dir", "output_dir", "device", "num_threads"}
-    beside_the_point |= {"gradient_accumulation", "gradient_checkpointing", "dry_run"}
-    return {k: v for k, v in to_json(config).items() if k not in beside_the_point} | extra
+    values = to_json(config)
+    fields = (f for f in dataclasses.fields(config) if f.metadata["affects_result"])
+    return {field.name: values[field.name] for field in fields} | extra
 
 
 def recipe_digest(wanted: dict[str, Any]) -> str:

@@ -21,37 +21,33 @@ Shape letters: U users, I items, C cold items, E events, T history.
 """
 
 import hashlib
-import tokenize
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from seqrec.artifact import Kind
 from seqrec.errors import DataError
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.files import atomic_directory
+from seqrec.histories import PAD as PAD  # imported from here by others
+from seqrec.splits import IntArray, Split, user_parts
+from seqrec.splits import leave_one_out as leave_one_out
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-PAD = 0  # fills the left of a short history; never an item
-FORMAT = "seqrec-data"
-VERSION = 1
+DATASET = Kind("seqrec-data", 1, "data set", DataError)
 # A set whose users come back to the same items cannot be judged with seen items left out.
 MAX_REPEAT_SHARE = 0.01
-EVENTS_AT_ONCE = 2**22  # that anything is worked out for, lest all at once take several times E
 TEXTS_AT_ONCE = 2**16
 
 META_TYPES: dict[type, tuple[str, ...]] = {
     str: ("name", "split", "fingerprint"),
-    int: ("num_users", "num_items", "num_events"),
+    int: ("num_users", "num_items", "num_events", "num_cold_items"),
     float: ("repeat_share",),
     list: ("text_columns",),
 }
-
-IntArray = NDArray[np.int64]
-Split = Literal["leave-one-out", "temporal"]
 
 
 @dataclass(frozen=True)
@@ -160,164 +156,6 @@ class SequenceDataset:
         return np.flatnonzero(self.train_counts()[1:] == 0) + 1
 
 
-@dataclass(frozen=True)
-class UserPart:
-    """Some users who follow one another, and all of their events: E' of E."""
-
-    rows: slice  # of the users
-    events: slice
-    offsets: IntArray  # the users', from 0
-
-    @property
-    def users(self) -> IntArray:
-        """Whose each event is, int64 (E',), from 0."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-    @property
-    def positions(self) -> IntArray:
-        """Where in its user's sequence each event stands, int64 (E',)."""
-        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
-
-
-def user_parts(offsets: IntArray) -> Iterator[UserPart]:
-    """Cut the users into parts of at most `EVENTS_AT_ONCE` events, or of one user."""
-    first = 0
-    while first < len(offsets) - 1:
-        limit = offsets[first] + EVENTS_AT_ONCE
-        last = max(int(np.searchsorted(offsets, limit, side="right")) - 1, first + 1)
-        events = slice(int(offsets[first]), int(offsets[last]))
-        yield UserPart(slice(first, last), events, offsets[first : last + 1] - offsets[first])
-        first = last
-
-
-def leave_one_out(lengths: IntArray) -> IntArray:
-    """Split by position: the last event is the test target, the one before it validates.
-
-    Users with fewer than three events are trained on and never evaluated.
-
-    Args:
-        lengths: events per user, int64 (U,).
-
-    Returns:
-        int64 (U, 3), as `split.npy`.
-    """
-    enough = lengths >= 3
-    return np.stack(
-        [
-            np.where(enough, lengths - 2, lengths),
-            np.where(enough, lengths - 2, -1),
-            np.where(enough, lengths - 1, -1),
-        ],
-        axis=1,
-    )
-
-
-def temporal(
-    timestamps: IntArray, offsets: IntArray, valid_share: float, test_share: float
-) -> IntArray:
-    """Split at two moments that are the same for all users, so that no one's future is trained on.
-
-    The moments are chosen so that about `valid_share` and `test_share` of all events lie between
-    and after them. A user's target in a period is the first event in it; the history is all that
-    lies before the period, so one recommendation made at the moment itself is judged. Users
-    without history before a period have no target in it.
-
-    Args:
-        timestamps: int64 (E,), ascending within each user.
-        offsets: int64 (U + 1,).
-        valid_share: share of events between the moments.
-        test_share: share of events after the second moment.
-
-    Returns:
-        int64 (U, 3), as `split.npy`.
-    """
-    valid_start, test_start = np.quantile(
-        timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher"
-    )
-    lengths = np.diff(offsets)
-    before_valid, before_test = np.empty_like(lengths), np.empty_like(lengths)
-    for part in user_parts(offsets):
-        own, num_users = timestamps[part.events], len(part.offsets) - 1
-        for before, moment in ((before_valid, valid_start), (before_test, test_start)):
-            before[part.rows] = np.bincount(part.users[own < moment], minlength=num_users)
-    return np.stack(
-        [
-            before_valid,
-            np.where((before_valid > 0) & (before_valid < before_test), before_valid, -1),
-            np.where((before_test > 0) & (before_test < lengths), before_test, -1),
-        ],
-        axis=1,
-    )
-
-
-def choose_cold_items(events: NDArray[np.int32], share: float, seed: int) -> IntArray:
-    """Draw a share of the items that occur in the events, rounded; int64 (C,), ascending."""
-    known = np.unique(events).astype(np.int64)
-    drawn = np.random.default_rng(seed).permutation(known)[: round(share * len(known))]
-    return np.sort(drawn)
-
-
-def hold_out_items(
-    events: NDArray[np.int32], offsets: IntArray, split: IntArray, cold_items: IntArray
-) -> tuple[NDArray[np.int32], IntArray, IntArray]:
-    """Drop every event of the cold items that is not a user's test target.
-
-    The split is made first, so each user is tested on the event that would be the target anyway. A
-    cold validation target is dropped as well, and its user has none: it stands in the history of
-    the test target, and nothing may be chosen by items that are to be new. A target that is left
-    without any history is dropped, since nothing can be asked of a model there.
-
-    Args:
-        events: int32 (E,).
-        offsets: int64 (U + 1,).
-        split: int64 (U, 3), leave-one-out: a user's targets are the last events of the sequence.
-        cold_items: int64 (C,).
-
-    Returns:
-        Events, offsets and split of what is left; all users stay, some perhaps without events.
-    """
-    parts = [
-        _hold_out(events[part.events], part, split[part.rows], cold_items)
-        for part in user_parts(offsets)
-    ]
-    kept, lengths, splits = zip(*parts, strict=True)
-    return (
-        np.concatenate(kept),
-        np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
-        np.concatenate(splits),
-    )
-
-
-def _hold_out(
-    events: NDArray[np.int32], part: UserPart, split: IntArray, cold_items: IntArray
-) -> tuple[NDArray[np.int32], IntArray, IntArray]:
-    """Do it for some users; return their events, lengths and split."""
-    users, positions, num_users = part.users, part.positions, len(split)
-    is_cold = np.isin(events, cold_items)
-    train, valid, test = (
-        positions < split[users, 0],
-        positions == split[users, 1],
-        positions == split[users, 2],
-    )
-    train_lengths = np.bincount(users[train & ~is_cold], minlength=num_users)
-    num_valid = np.bincount(users[valid & ~is_cold], minlength=num_users)
-    num_shown = train_lengths + num_valid  # before the test target
-    kept = ~is_cold | test
-    kept &= ~test | (num_shown > 0)[users]
-    return (
-        events[kept],
-        np.bincount(users[kept], minlength=num_users),
-        np.stack(
-            [
-                train_lengths,
-                np.where((num_valid > 0) & (train_lengths > 0), train_lengths, -1),
-                np.where((split[:, 2] >= 0) & (num_shown > 0), num_shown, -1),
-            ],
-            axis=1,
-        ),
-    )
-
-
 def repeat_share(events: NDArray[np.int32], offsets: IntArray) -> float:
     """Return the share of events whose item the user had met before."""
     num_repeats, base = 0, int(events.max()) + 1
@@ -336,7 +174,7 @@ def compute_fingerprint(
     cold_items: IntArray,
 ) -> str:
     """Return the SHA-256 over everything a model can depend on."""
-    digest = hashlib.sha256(f"{FORMAT} {VERSION}".encode())
+    digest = hashlib.sha256(f"{DATASET.format} {DATASET.version}".encode())
     for column in [*items.get_columns(), user_ids]:
         digest.update(f"\0{column.name}\0".encode())
         for texts in column.to_frame().iter_slices(TEXTS_AT_ONCE):
@@ -379,8 +217,6 @@ def write_dataset(
     cold_items = np.empty(0, dtype=np.int64) if cold_items is None else cold_items
     user_ids = user_ids.rename("user_id")  # the fingerprint covers names
     meta = {
-        "format": FORMAT,
-        "version": VERSION,
         "name": name,
         "num_users": len(user_ids),
         "num_items": len(items),
@@ -403,8 +239,7 @@ def write_dataset(
         np.save(folder / "split.npy", split)
         if len(cold_items):
             np.save(folder / "cold_items.npy", cold_items)
-        meta["sha256"] = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
-        write_json(folder / "meta.json", meta)
+        DATASET.write(folder, meta)
     return load_dataset(path)
 
 
@@ -414,56 +249,52 @@ def load_dataset(path: Path) -> SequenceDataset:
     Raises:
         DataError: there is none at `path`, it is of another version, or its parts disagree.
     """
-    how = "python -m seqrec.prepare --interactions FILE --items FILE --output-dir " + str(path)
-    if not (path / "meta.json").is_file():
-        raise DataError(f"no prepared data set at {path}. Make one: {how}")
-    try:
-        meta = read_json(path / "meta.json")
-        _verify(path, meta)
-        events, offsets, split = (
-            np.load(path / f"{part}.npy", mmap_mode="r", allow_pickle=False)
-            for part in ("events", "offsets", "split")
-        )
-        cold_items = np.empty(0, dtype=np.int64)
-        if meta.get("num_cold_items"):
-            cold_items = np.load(path / "cold_items.npy", allow_pickle=False)
-        num_rows = [
-            pl.scan_parquet(path / f"{part}.parquet", glob=False).select(pl.len()).collect().item()
-            for part in ("items", "user_ids")
-        ]
-        if (events.ndim, offsets.ndim, split.shape[1:]) != (1, 1, (3,)) or not len(offsets):
-            raise ValueError("an array has another shape")
-    except (
-        *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),  # NumPy's
-        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
-    ) as error:
-        raise DataError(
-            f"the data set at {path} is damaged ({error}). Make it again: {how}"
-        ) from error
-    if (meta.get("format"), meta.get("version")) != (FORMAT, VERSION):
-        raise DataError(
-            f"{path} is {meta.get('format')} version {meta.get('version')}, expected {FORMAT} "
-            f"version {VERSION}. Make it again: {how}"
-        )
-    dataset = SequenceDataset(
-        path, meta, events, np.asarray(offsets), np.asarray(split), cold_items
+    opened = DATASET.open(
+        path,
+        "Make it: python -m seqrec.prepare --interactions FILE --items FILE --output-dir "
+        + str(path),
     )
-    if (len(offsets) - 1, len(events), len(split), len(cold_items), *num_rows) != (
-        meta["num_users"],
-        meta["num_events"],
-        meta["num_users"],
-        meta.get("num_cold_items", 0),  # sets made before there were any do not say
-        meta["num_items"],
-        meta["num_users"],
-    ) or offsets[-1] != len(events):
-        raise DataError(
-            f"the data set at {path} is damaged: its parts differ in length. Make it again: {how}"
+    with opened.reading():
+        _check_types(opened.description)
+        opened.verify()
+        events = opened.array("events.npy", np.int32, 1)
+        offsets = opened.array("offsets.npy", np.int64, 1)
+        split = opened.array("split.npy", np.int64, 2)
+        cold_items = np.empty(0, dtype=np.int64)
+        if opened.description["num_cold_items"]:
+            cold_items = np.array(opened.array("cold_items.npy", np.int64, 1))
+        dataset = SequenceDataset(
+            path, opened.description, events, np.asarray(offsets), np.asarray(split), cold_items
         )
-    if not _are_in_range(dataset):
-        raise DataError(
-            f"the data set at {path} is damaged: its numbers are out of range. Make it again: {how}"
-        )
+        _check_lengths(dataset)
+        if not _are_in_range(dataset):
+            raise ValueError("its numbers are out of range")
     return dataset
+
+
+def _check_types(meta: dict[str, Any]) -> None:
+    """Raise a `ValueError` if the description of a data set lacks something."""
+    for kind, names in META_TYPES.items():
+        for name in names:
+            if type(meta.get(name)) not in (kind, int if kind is float else kind):
+                raise ValueError(f"meta.json has {name} {str(meta.get(name))[:40]!r}")
+
+
+def _check_lengths(dataset: SequenceDataset) -> None:
+    """Raise a `ValueError` if the parts of a data set do not fit each other."""
+    meta, offsets = dataset.meta, dataset.offsets
+    tables = [
+        pl.scan_parquet(dataset.path / f"{part}.parquet", glob=False).select(pl.len()).collect()
+        for part in ("items", "user_ids")
+    ]
+    counts = {
+        "num_users": {len(offsets) - 1, len(dataset.split), tables[1].item()},
+        "num_items": {tables[0].item()},
+        "num_events": {len(dataset.events), int(offsets[-1])},
+        "num_cold_items": {len(dataset.cold_items)},
+    }
+    if dataset.split.shape[1] != 3 or any(counts[name] != {meta[name]} for name in counts):
+        raise ValueError("its parts differ in length")
 
 
 def _are_in_range(dataset: SequenceDataset) -> bool:
@@ -471,9 +302,7 @@ def _are_in_range(dataset: SequenceDataset) -> bool:
     events, offsets, split = dataset.events, dataset.offsets, dataset.split
     lengths = np.diff(offsets)
     return bool(
-        events.dtype == np.int32
-        and (offsets.dtype, split.dtype) == (np.int64, np.int64)
-        and offsets[0] == 0
+        offsets[0] == 0
         and lengths.min(initial=0) >= 0
         and 1 <= events.min(initial=1)
         and events.max(initial=1) <= dataset.num_items
@@ -481,17 +310,3 @@ def _are_in_range(dataset: SequenceDataset) -> bool:
         and (split[:, 0] <= lengths).all()
         and (split[:, 1:] < lengths[:, None]).all()
     )
-
-
-def _verify(path: Path, meta: dict[str, Any]) -> None:
-    """Raise a `ValueError` if a set's files are not those it was written with, or say nothing."""
-    for kind, names in META_TYPES.items():
-        for name in names:
-            if type(meta.get(name)) not in (kind, int if kind is float else kind):
-                raise ValueError(f"meta.json has {name} {str(meta.get(name))[:40]!r}")
-    checksums = meta.get("sha256", {})  # sets made before there were any have none
-    if not isinstance(checksums, dict):
-        raise ValueError("meta.json has no checksums")
-    for name, expected in checksums.items():
-        if Path(name).name != name or sha256_file(path / name) != expected:
-            raise ValueError(f"{name} has another checksum than meta.json says")

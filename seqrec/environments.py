@@ -13,8 +13,8 @@ import venv
 from pathlib import Path
 
 from seqrec.errors import SourceError
+from seqrec.fetch import cache_dir
 from seqrec.files import atomic_directory
-from seqrec.sources import cache_dir
 
 logger = logging.getLogger(__name__)
 

@@ -82,5 +82,5 @@ def _disk_refusal(error: Exception) -> str | None:
     if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", str(error)):
         return f"an array could not be written whole ({error})"
     # Rust libraries (safetensors, Polars) say it in words.
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return str(error) if found and int(found[1]) in REFUSALS else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return str(error) if match and int(match[1]) in REFUSALS else None

@@ -25,12 +25,12 @@ L width of the language model, C text components.
 import contextlib
 import hashlib
 import json
-import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from seqrec.artifact import Kind
 from seqrec.batching import prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.errors import SeqRecError, StaleKnowledgeError
@@ -46,8 +46,7 @@ from seqrec.files import (
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = "seqrec-knowledge"
-VERSION = 3
+KNOWLEDGE = Kind("seqrec-knowledge", 3, "teacher knowledge", StaleKnowledgeError, suffix=".npy")
 SHARD = "shard-{:05d}"
 ANSWERS_AT_ONCE = 65_536
 ROWS_AT_ONCE = 65_536
@@ -174,16 +173,13 @@ def save_knowledge(
                     "Train it again with a smaller --learning-rate"
                 )
         meta = {
-            "format": FORMAT,
-            "version": VERSION,
             "prefixes_per_user": prefixes_per_user,
             "num_rows": len(states),
             "num_items": dataset.num_items,
             "dataset_fingerprint": dataset.fingerprint,
             "teacher": teacher,
-            "sha256": {name: sha256_file(folder / f"{name}.npy") for name in ARRAYS},
         }
-        write_json(folder / "meta.json", meta)
+        KNOWLEDGE.write(folder, meta, ARRAYS)
 
 
 def save_shard(
@@ -274,61 +270,32 @@ def load_knowledge(path: Path, dataset: SequenceDataset) -> Knowledge:
 def _open(path: Path, dataset: SequenceDataset) -> Knowledge:
     output_dir = path.parent.parent if path.name == SELECTION else path.parent
     rebuild = f"Rebuild it: {rebuild_command(dataset, output_dir)}"
-    if not (path / "meta.json").is_file():
-        raise StaleKnowledgeError(f"no teacher knowledge at {path}. {rebuild}")
-    try:
-        meta = read_json(path / "meta.json")
-        per_user = meta.get("prefixes_per_user")
-        if not isinstance(meta.get("sha256"), dict) or type(per_user) is not int or per_user < 1:
-            raise ValueError("checksums or prefixes_per_user are missing")
-    except (OSError, ValueError) as error:
-        raise StaleKnowledgeError(f"{path}/meta.json is damaged ({error}). {rebuild}") from error
-    if (meta.get("format"), meta.get("version")) != (FORMAT, VERSION):
-        found = f"{meta.get('format')} version {meta.get('version')}"
-        raise StaleKnowledgeError(
-            f"{path} is {found}, expected {FORMAT} version {VERSION}. {rebuild}"
-        )
+    opened = KNOWLEDGE.open(path, rebuild)
+    meta = opened.description
     if meta.get("dataset_fingerprint") != dataset.fingerprint:
         raise StaleKnowledgeError(
             f"{path} was made from data set {str(meta.get('dataset_fingerprint'))[:12]}, but "
             f"{dataset.path} is {dataset.fingerprint[:12]}. {rebuild}"
         )
-    arrays = {name: _load_array(path / f"{name}.npy", meta, rebuild) for name in ARRAYS}
-    rows = row_numbers(dataset, per_user)
-    dim, num_components = arrays["item_vectors"].shape[1], arrays["text_components"].shape[1]
-    expected = {
-        "states": (int((rows >= 0).sum()), dim),
-        "item_vectors": (dataset.num_items + 1, dim),
-        "text_components": (dataset.num_items + 1, num_components),
-        "text_map": (len(arrays["text_map"]), num_components),
-    }
-    for name, shape in expected.items():
-        if arrays[name].shape != shape:
-            raise StaleKnowledgeError(
-                f"{path}/{name}.npy is of shape {arrays[name].shape}, expected {shape}. {rebuild}"
-            )
+    with opened.reading():
+        per_user = meta.get("prefixes_per_user")
+        if type(per_user) is not int or per_user < 1:
+            raise ValueError(f"meta.json has prefixes_per_user {per_user!r}")
+        arrays = {name: opened.array(name, dtype, 2) for name, dtype in ARRAYS.items()}
+        rows = row_numbers(dataset, per_user)
+        dim, num_components = arrays["item_vectors"].shape[1], arrays["text_components"].shape[1]
+        expected = {
+            "states": (int((rows >= 0).sum()), dim),
+            "item_vectors": (dataset.num_items + 1, dim),
+            "text_components": (dataset.num_items + 1, num_components),
+            "text_map": (len(arrays["text_map"]), num_components),
+        }
+        for name, array in arrays.items():
+            if array.shape != expected[name]:
+                raise ValueError(f"{name}.npy is of shape {array.shape}, not {expected[name]}")
+            if not _is_finite(array):
+                raise ValueError(f"{name}.npy holds NaN or infinity")
     return Knowledge(path, meta, **arrays, rows=rows)
-
-
-def _load_array(file: Path, meta: dict[str, Any], rebuild: str) -> NDArray[Any]:
-    if not file.is_file():
-        raise StaleKnowledgeError(f"{file} is missing. {rebuild}")
-    if sha256_file(file) != meta["sha256"].get(file.stem):
-        raise StaleKnowledgeError(
-            f"{file} is damaged: its checksum is not the one in meta.json. {rebuild}"
-        )
-    try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        raise StaleKnowledgeError(f"{file} cannot be read ({error}). {rebuild}") from error
-    if (array.dtype, array.ndim) != (ARRAYS[file.stem], 2):
-        raise StaleKnowledgeError(
-            f"{file} holds {array.dtype} in {array.ndim} dimensions, expected "
-            f"{np.dtype(ARRAYS[file.stem])} in 2. {rebuild}"
-        )
-    if not _is_finite(array):
-        raise StaleKnowledgeError(f"{file} holds NaN or infinity. {rebuild}")
-    return array
 
 
 def _is_finite(array: NDArray[Any]) -> bool:

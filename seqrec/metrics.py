@@ -1,4 +1,4 @@
-"""HR@K, NDCG@K and MRR@K over the whole catalogue, from the rank of one target per user.
+"""HR@K, NDCG@K and MRR@K, from the rank of one target per user, and their intervals.
 
 With a single relevant item, for the target's rank r (1 is best):
 
@@ -6,70 +6,23 @@ With a single relevant item, for the target's rank r (1 is best):
     NDCG@K = [r <= K] / log2(r + 1)          the ideal DCG is 1
     MRR@K  = [r <= K] / r
 
-Ties are broken the same way always: of two items with the same score the lower item number ranks
-first, as ONNX's TopK does. Shape letters: N users, I items, K cutoff.
+Needs numpy alone. Shape letters: N users, K cutoff.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-from seqrec.data import PAD, EvalTargets, SequenceDataset
-from seqrec.processes import sum_over_processes
+from seqrec.histories import PAD
+from seqrec.histories import pad_left as pad_left  # imported from here by others
 
 import numpy as np
-import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
 
 CUTOFFS = (5, 10, 20)
-USERS_AT_ONCE = 256
-SCORES_AT_ONCE = 2**25  # 128 MiB, and a few times that in between
-MAX_VALIDATION_SCORES = 5 * 10**9
-NOT_RANKED = np.iinfo(
-    np.int64
-).max  # the target was excluded, or is not in the list that was returned
-Part = Literal["valid", "test"]
-ScoreFunction = Callable[[Tensor], Tensor]
-
-
-def target_ranks(scores: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Rank each user's target among all items.
-
-    Args:
-        scores: float (N, I + 1); column PAD is no item and is ignored.
-        targets: int64 (N,), 1..I.
-        excluded: int64 (N, M), items left out of the ranking, PAD where there are fewer. A target
-            that is itself excluded cannot be recommended: its rank is `NOT_RANKED`.
-
-    Returns:
-        int64 (N,), 1 is best.
-
-    Raises:
-        ValueError: a score is NaN.
-
-    >>> target_ranks(torch.tensor([[9.0, 1.0, 3.0, 3.0]]), torch.tensor([3])).tolist()
-    [2]
-    """
-    if scores.amax(dim=1).isnan().any():  # the largest of anything and NaN is NaN
-        raise ValueError("scores hold NaN")
-    scores = scores.clone()
-    scores[:, PAD] = -torch.inf
-    hidden = torch.zeros_like(targets, dtype=torch.bool)
-    if excluded is not None:
-        hidden = (excluded == targets[:, None]).any(dim=1)
-        scores.scatter_(1, excluded, -torch.inf)
-    own = scores.gather(1, targets[:, None])  # (N, 1)
-    better = (scores > own).sum(dim=1)
-    before = torch.zeros_like(better)  # of equal score and lower number
-    # Ties are rare, and to look for them takes most of the time: only where there are any.
-    tied = ((scores >= own).sum(dim=1) - better > 1).nonzero().squeeze(1)
-    columns = torch.arange(scores.shape[1], device=scores.device)
-    lower = columns < targets[tied, None]
-    before[tied] = ((scores[tied] == own[tied]) & lower).sum(dim=1)
-    return torch.where(hidden, NOT_RANKED, better + before + 1)
+# The rank of a target that was excluded, or is not in the list.
+NOT_RANKED = np.iinfo(np.int64).max
 
 
 def list_ranks(top_items: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -82,8 +35,8 @@ def list_ranks(top_items: NDArray[np.int64], targets: NDArray[np.int64]) -> NDAr
     Returns:
         int64 (N,): the rank, or `NOT_RANKED` where the target is not in the list.
     """
-    found = top_items == targets[:, None]
-    return np.where(found.any(axis=1), found.argmax(axis=1) + 1, NOT_RANKED)
+    hits = top_items == targets[:, None]
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, NOT_RANKED)
 
 
 def hit_rate(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
@@ -222,127 +175,6 @@ class Evaluation:
         }
 
 
-def pad_left(
-    sequences: Sequence[NDArray[np.integer]], max_len: int | None = None
-) -> NDArray[np.int64]:
-    """Stack the last `max_len` items of each sequence, newest at the right, int64 (N, T)."""
-    if max_len is not None:
-        sequences = [sequence[-max_len:] for sequence in sequences]
-    width = max((len(sequence) for sequence in sequences), default=0)
-    stacked = np.full((len(sequences), width), PAD, dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        if len(sequence):
-            stacked[row, -len(sequence) :] = sequence
-    return stacked
-
-
-def evaluation_batches(
-    dataset: SequenceDataset, targets: EvalTargets, batch_size: int
-) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int32]]]]:
-    """Yield (indices into `targets`, target items, whole histories), longest histories together."""
-    order = np.argsort(-targets.positions, kind="stable")
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        histories = [
-            dataset.sequence(user)[:position]
-            for user, position in zip(targets.users[chosen], targets.positions[chosen], strict=True)
-        ]
-        yield chosen, targets.items[chosen], histories
-
-
-def users_at_once(wanted: int, num_items: int) -> int:
-    """Return how many users' scores over the catalogue may be held at once, at most `wanted`."""
-    return max(min(wanted, SCORES_AT_ONCE // num_items), 1)
-
-
-def sample_targets(targets: EvalTargets, at_most: int) -> EvalTargets:
-    """Return the targets, or a sample of them that is always the same, users in order."""
-    if len(targets.users) <= at_most:
-        return targets
-    drawn = np.random.default_rng(0).permutation(len(targets.users))[: max(at_most, 1)]
-    drawn.sort()
-    return EvalTargets(targets.users[drawn], targets.positions[drawn], targets.items[drawn])
-
-
-def evaluate(
-    score: ScoreFunction,
-    dataset: SequenceDataset,
-    part: Part,
-    *,
-    max_len: int,
-    batch_size: int = USERS_AT_ONCE,
-    device: torch.device | str = "cpu",
-    accelerator: Accelerator | None = None,
-) -> Evaluation:
-    """Rank every target of a part of the split among all items, under both protocols.
-
-    Args:
-        score: maps left-padded histories, int64 (B, T), to scores (B, I + 1), T at most `max_len`.
-        dataset: where histories and targets come from.
-        part: "valid" while anything is still being chosen; "test" once, at the end. Of validation
-            targets a fixed sample is taken if users times items are more than 5 * 10^9: 5,000 of
-            them with a million items.
-        max_len: how many of the newest items the model is shown. Seen items are excluded over the
-            whole history all the same.
-        batch_size: users at once; fewer if the catalogue is so large that their scores would be
-            more than 128 MiB.
-        device: where `score` wants its input.
-        accelerator: of several processes, each ranks its share of the targets, every one of them
-            once, and all get the whole; all have to call this. None: this process ranks all.
-    """
-    protocols = (True, False)
-    return Evaluation(
-        *_ranks(score, dataset, part, protocols, max_len, device, accelerator, batch_size)
-    )
-
-
-@torch.inference_mode()
-def _ranks(
-    score: ScoreFunction,
-    dataset: SequenceDataset,
-    part: Part,
-    protocols: Sequence[bool],  # whether seen items are left out
-    max_len: int,
-    device: torch.device | str,
-    accelerator: Accelerator | None,
-    batch_size: int,
-) -> NDArray[np.int64]:
-    """Return the ranks under each protocol, (len(protocols), N); see `evaluate`."""
-    targets = dataset.eval_targets(part)
-    if part == "valid":
-        targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
-    batch_size = users_at_once(batch_size, dataset.num_items)
-    ranks = np.zeros((len(protocols), len(targets.users)), dtype=np.int64)
-    first, step = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    batches = itertools.islice(evaluation_batches(dataset, targets, batch_size), first, None, step)
-    for chosen, items, histories in batches:
-        shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
-        scores, wanted = score(shown).float().cpu(), torch.from_numpy(items)
-        for own, exclude_seen in zip(ranks, protocols, strict=True):
-            seen = torch.from_numpy(pad_left(histories)) if exclude_seen else None
-            own[chosen] = target_ranks(scores, wanted, seen).numpy()
-    return sum_over_processes(accelerator, ranks)
-
-
-def validation_ndcg(
-    score: ScoreFunction,
-    dataset: SequenceDataset,
-    *,
-    max_len: int,
-    batch_size: int = USERS_AT_ONCE,
-    device: torch.device | str = "cpu",
-    accelerator: Accelerator | None = None,
-) -> float:
-    """Return what training chooses by: NDCG@10 on the validation targets, headline protocol.
-
-    Arguments as of `evaluate`.
-    """
-    protocols = (dataset.exclude_seen,)
-    (ranks,) = _ranks(score, dataset, "valid", protocols, max_len, device, accelerator, batch_size)
-    return float(ndcg(ranks, 10).mean())
-
-
-def popularity_scores(dataset: SequenceDataset) -> ScoreFunction:
-    """Return the popularity baseline: every user gets the items most frequent in training."""
-    counts = torch.from_numpy(dataset.train_counts()).float()  # (I + 1,)
-    return lambda items: counts.expand(len(items), -1)
+def __getattr__(name: str) -> Any:
+    """To remove: give those who do not know yet that it has moved what `seqrec.evaluation` has."""
+    return getattr(importlib.import_module("seqrec.evaluation"), name)

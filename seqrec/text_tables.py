@@ -1,4 +1,4 @@
-"""CSV, TSV and JSON lines -> frames of text, with every row of a file accounted for.
+"""CSV and TSV -> frames of text, with every row of a file accounted for.
 
 A block of CSV is handed to Polars only where its meaning is beyond doubt: each field is quoted
 whole or not at all (RFC 4180), no line is blank, no carriage return stands alone. The rows that
@@ -14,9 +14,7 @@ import contextlib
 import csv
 import gzip
 import io
-import json
 import lzma
-import math
 import re
 import sys
 import zlib
@@ -119,7 +117,8 @@ def open_text(path: Path) -> Iterator[Stream]:
         ) from error
 
 
-def _refuse(path: Path, row: int, complaint: str) -> NoReturn:
+def refuse_row(path: Path, row: int, complaint: str) -> NoReturn:
+    """Raise a `DataError` that names a row, from 1; 0 is the header."""
     raise DataError(f"{path}, {f'row {row}' if row else 'header'}: {complaint}")
 
 
@@ -131,11 +130,11 @@ def _to_frame(path: Path, num_before: int, columns: Mapping[str, Sequence[Any]])
         for name, values in columns.items():
             for row, value in enumerate(values, num_before + 1):
                 if value is not None and re.search("[\ud800-\udfff]", value):
-                    _refuse(path, row, f"column {name!r} is not UTF-8. Export it again as UTF-8")
+                    refuse_row(path, row, f"column {name!r} is not UTF-8. Export it again as UTF-8")
         raise
 
 
-def _to_frames(
+def to_frames(
     path: Path, num_before: int, chunks: Iterable[tuple[int, Mapping[str, Sequence[Any]]]]
 ) -> Iterator[pl.DataFrame]:
     """Put chunks of rows, their number and their columns, together to frames of text."""
@@ -188,7 +187,7 @@ class CsvFile:
         try:
             names = next(csv.reader(lines, delimiter=self.separator, strict=True), [])
         except csv.Error as error:
-            _refuse(path, 0, f"{error}. A quote inside quoted text has to be doubled")
+            refuse_row(path, 0, f"{error}. A quote inside quoted text has to be doubled")
         if not names:
             raise DataError(f"{path} is empty. Export it again")
         self.names: list[str] = names
@@ -224,7 +223,7 @@ class CsvFile:
             if num_rows is None or (end == 0 and (not read or len(block) > 4 * BLOCK)):
                 # Where a row ends is known only by reading on from here.
                 pieces = chain([block], iter(lambda: self.stream.read(BLOCK), b""))
-                yield from _to_frames(self.path, self.num_rows, self._strict_rows(pieces, columns))
+                yield from to_frames(self.path, self.num_rows, self._strict_rows(pieces, columns))
                 return
             rows, rest = block[:end], block[end:]
             frame = self._read_plainly(rows, num_rows, columns) if rows else None
@@ -232,7 +231,7 @@ class CsvFile:
                 self.num_rows += len(frame)
                 yield frame
             elif rows:
-                yield from _to_frames(self.path, self.num_rows, self._strict_rows([rows], columns))
+                yield from to_frames(self.path, self.num_rows, self._strict_rows([rows], columns))
 
     def _plain_rows(self, block: bytes) -> tuple[int, int | None]:
         """Return where the last whole row ends and how many there are, None if quotes are odd."""
@@ -278,8 +277,8 @@ class CsvFile:
         if (first.filter(second == "").str.strip_chars() == "").any():  # a line of blanks, perhaps
             return None
         frame.columns = [str(number) for number in range(len(self.names))]
-        places = {name: str(self.names.index(name)) for name in columns}
-        return frame.select(pl.col(place).alias(name) for name, place in places.items())
+        indices = {name: str(self.names.index(name)) for name in columns}
+        return frame.select(pl.col(index).alias(name) for name, index in indices.items())
 
     def _strict_rows(
         self, pieces: Iterable[bytes], columns: Sequence[str]
@@ -287,20 +286,20 @@ class CsvFile:
         """Have Python read rows, and name one that it cannot read."""
         text = io.TextIOWrapper(_as_file(pieces), "utf-8", "surrogateescape", newline="")
         reader = csv.reader(text, delimiter=self.separator, strict=True)
-        places = {name: self.names.index(name) for name in columns}
+        indices = {name: self.names.index(name) for name in columns}
         while True:
             rows: list[list[Any]] = []  # of text, None where a row is short
             try:
                 rows.extend(islice(reader, ROWS_AT_ONCE))
             except csv.Error as error:
                 row = self.num_rows + len(self._same_width(rows)) + 1
-                _refuse(self.path, row, f"{error}. A quote inside quoted text has to be doubled")
+                refuse_row(self.path, row, f"{error}. A quote inside quoted text has to be doubled")
             if not rows:
                 return
             if rows := self._same_width(rows):
                 fields = list(zip(*rows, strict=True))
                 self.num_rows += len(rows)
-                yield len(rows), {name: fields[place] for name, place in places.items()}
+                yield len(rows), {name: fields[index] for name, index in indices.items()}
 
     def _same_width(self, rows: list[list[Any]]) -> list[list[Any]]:
         """Drop blank lines, fill short rows up; refuse rows with more fields than names."""
@@ -312,7 +311,7 @@ class CsvFile:
             if not row or (len(row) == 1 < width and not (row[0] or "").strip()):
                 continue
             if any(row[width:]):
-                _refuse(
+                refuse_row(
                     self.path,
                     self.num_rows + len(kept) + 1,
                     f"{len(row)} fields, but the header has {width}. Put text that holds a "
@@ -320,105 +319,3 @@ class CsvFile:
                 )
             kept.append(row[:width] + [None] * (width - len(row)))
         return kept
-
-
-# --- JSON lines ---------------------------------------------------------------------------------
-
-
-def text_of(value: Any) -> str:
-    """Return a value as text: lists joined by commas, nested ones too, objects as JSON.
-
-    >>> text_of([["Books", None], ["Sea"]])
-    'Books, Sea'
-    """
-    match value:
-        case None | {} if not value:
-            return ""
-        case str():
-            return value
-        case bool():
-            return str(value).lower()
-        case float() if math.isnan(value):
-            return ""
-        case list() | tuple():
-            return ", ".join(text for part in value if (text := text_of(part)))
-        case dict():
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-        case _:
-            return str(value)
-
-
-def json_lines(
-    path: Path,
-    stream: Stream,
-    columns: Sequence[str] | None,
-    ids: Collection[str],
-    names: dict[str, None],
-) -> Iterator[pl.DataFrame]:
-    """Return the rows of a file of JSON objects, one on a line; blank lines are no rows.
-
-    Args:
-        path: what messages name.
-        stream: from `open_text`.
-        columns: those to read, numbers and text; or None for all, which then are text for a reader.
-        ids: columns whose numbers have to be whole; they are read in any case.
-        names: gets the columns that occur.
-
-    Raises:
-        DataError: a row cannot be read.
-    """
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")  # type: ignore
-    lines = (line for line in text if not line.isspace())
-    return _to_frames(path, 0, _json_rows(path, lines, columns, ids, names))
-
-
-def _json_rows(
-    path: Path,
-    lines: Iterator[str],
-    columns: Sequence[str] | None,
-    ids: Collection[str],
-    names: dict[str, None],
-) -> Iterator[tuple[int, dict[str, list[str | None]]]]:
-    num_rows = 0
-    while some := list(islice(lines, ROWS_AT_ONCE)):
-        rows = [_to_object(path, place, line) for place, line in enumerate(some, num_rows + 1)]
-        found: dict[str, None] = {}
-        for row in rows:
-            found |= dict.fromkeys(row)
-        names.update(found)
-        read: dict[str, list[str | None]] = {}
-        for name in {**dict.fromkeys(ids), **found} if columns is None else columns:
-            values = [row.get(name) for row in rows]
-            if columns is None and name not in ids:
-                read[name] = [text_of(value) for value in values]
-            else:
-                read[name] = [
-                    value if type(value) is str else _to_cell(path, place, name, value, name in ids)
-                    for place, value in enumerate(values, num_rows + 1)
-                ]
-        yield len(rows), read
-        num_rows += len(rows)
-
-
-def _to_object(path: Path, row: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        _refuse(
-            path,
-            row,
-            f"no JSON ({getattr(error, 'msg', error)}). Expected one JSON object on each line",
-        )
-    if not isinstance(value, dict):
-        _refuse(path, row, f"a {type(value).__name__}. Expected one JSON object on each line")
-    return value
-
-
-def _to_cell(path: Path, row: int, name: str, value: Any, is_id: bool) -> str | None:
-    """Return an id or a time as text; None stays None."""
-    if value is None:
-        return None
-    if type(value) is int or (type(value) is float and not is_id):
-        return repr(value)
-    expected = "ids are text or whole numbers" if is_id else "times are numbers or text"
-    _refuse(path, row, f"column {name!r} is {json.dumps(value)[:40]}, but {expected}. Convert it")

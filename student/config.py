@@ -20,8 +20,12 @@ from seqrec.schedule import (
 class DistillConfig:
     """Flags of `student.distill`."""
 
-    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
-    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
+    data_dir: Path = flag(
+        DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare", affects_result=False
+    )
+    output_dir: Path | None = flag(
+        None, "where all stages write; default runs/<name of data-dir>", affects_result=False
+    )
     arch: Literal["gru", "transformer", "both"] = flag(
         "both", "what to train: a GRU, a Transformer, or both to choose by the benchmark"
     )
@@ -70,9 +74,11 @@ class DistillConfig:
     batch_size: int = flag(0, "windows per step, shared by the processes; 0: by the data's size")
     learning_rate: float = flag(0.0, "peak learning rate; 0: by the batch size")
     device: Literal["auto", "cpu", "cuda"] = flag(
-        "auto", "where to train; auto takes a GPU if there is one"
+        "auto", "where to train; auto takes a GPU if there is one", affects_result=False
     )
-    num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
+    num_threads: int = flag(
+        0, "CPU threads per process; 0: all cores, shared by the processes", affects_result=False
+    )
     seed: int = flag(0, "seed of all randomness")
 
     def __post_init__(self) -> None:

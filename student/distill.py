@@ -23,9 +23,9 @@ from typing import Any, Literal
 from seqrec.config import default_output_dir, parse_flags, recipe_digest
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import run_main
+from seqrec.evaluation import evaluate
 from seqrec.files import read_json, selection
 from seqrec.knowledge import Knowledge, load_knowledge
-from seqrec.metrics import evaluate
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import refit_epochs

@@ -27,16 +27,16 @@ from typing import Any
 
 from seqrec.batching import cut_windows, make_batch, prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
-from seqrec.knowledge import Knowledge
-from seqrec.metrics import (
+from seqrec.evaluation import (
     MAX_VALIDATION_SCORES,
-    ndcg,
-    pad_left,
     sample_targets,
     target_ranks,
     users_at_once,
 )
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.histories import pad_left
+from seqrec.knowledge import Knowledge
+from seqrec.metrics import ndcg
 
 import numpy as np
 import torch

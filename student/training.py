@@ -17,10 +17,10 @@ from typing import Any
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import recipe
 from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.evaluation import validation_ndcg
 from seqrec.files import SELECTION, atomic_directory, read_json, write_json
 from seqrec.item_table import FusedItemTable
 from seqrec.knowledge import Knowledge
-from seqrec.metrics import validation_ndcg
 from seqrec.schedule import is_large, refit_epochs
 from seqrec.training import FitConfig, LossFunction, draw_different, fit
 

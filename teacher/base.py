@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from seqrec.errors import ModelError, SourceError
+from seqrec.fetch import cache_dir
 from seqrec.files import atomic_directory, sha256_file
-from seqrec.sources import MODEL_BUNDLES, cache_dir, fetch_model
+from seqrec.sources import MODEL_BUNDLES, fetch_model
 
 import torch
 from peft import prepare_model_for_kbit_training
@@ -110,11 +111,11 @@ def _convert_gguf(file: Path) -> Path:
     logger.info("unpacking %s to safetensors, once, into %s", file.name, folder)
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.bfloat16, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        if missing := sorted(set(found["missing_keys"]) - {"lm_head.weight"}):
+        if missing := sorted(set(loading["missing_keys"]) - {"lm_head.weight"}):
             raise ValueError(f"it lacks {len(missing)} tensors, {missing[0]} among them")
     # Readers of this format meet a file that is cut off, or of an unknown kind, in many ways.
     except Exception as error:
@@ -180,15 +181,14 @@ def load_base(
         bits: 4 for NF4 with double quantization (QLoRA, arXiv:2305.14314), computing as
             `compute_dtype` says; 16 for bf16; 32 for fp32. There is no falling back from one to
             another.
-        num_layers: keep the first layers only; None keeps all.
-        causal: make an encoder such as BERT attend to earlier positions only, as decoders always
-            do, and drop the vectors of words: it is given items.
+        num_layers: keep the first layers only; None: all.
+        causal: make an encoder attend to earlier positions only, as decoders do, and drop the
+            vectors of words: it is given items.
         device: where to put it.
 
     Raises:
-        ModelError: 4 bit is not available here, the weights are not 4-bit after loading, some are
-            missing or no numbers, the model has fewer layers than asked for, or it looks at later
-            positions although `causal`.
+        ModelError: 4 bit is not available, weights are missing, no numbers or not 4-bit, the model
+            has fewer layers than asked for, or looks at later positions although `causal`.
     """
     check_no_adapter(folder)
     config = read_config(folder, bits=bits)
@@ -196,16 +196,9 @@ def load_base(
     options = set_shape(config, num_layers, causal=causal, name=folder.name)
     if bits == 4:
         _require_bitsandbytes()
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute_dtype(device),
-            # A head shares the words' vectors; left to choose, it would skip the last layer, too.
-            llm_int8_skip_modules=["lm_head", "language_model.lm_head", "model.lm_head"],
-        )
+        options["quantization_config"] = _quantization(device)
     try:
-        model, found = model_class(config).from_pretrained(
+        model, loading = model_class(config).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32 if bits == 32 else torch.bfloat16,
@@ -214,7 +207,7 @@ def load_base(
             output_loading_info=True,
             **options,
         )
-        model = _text_part(model, set(found["missing_keys"]))
+        model = _text_part(model, set(loading["missing_keys"]))
         if causal:
             drop_words(model)
     except ModelError:
@@ -233,6 +226,18 @@ def load_base(
     model.eval()
     _check_answers(model, folder, causal=causal)
     return model
+
+
+def _quantization(device: torch.device | str) -> BitsAndBytesConfig:
+    """Return what NF4 with double quantization asks of bitsandbytes."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(device),
+        # A head shares the words' vectors; left to choose, it would skip the last layer, too.
+        llm_int8_skip_modules=["lm_head", "language_model.lm_head", "model.lm_head"],
+    )
 
 
 def _prepare_4bit(

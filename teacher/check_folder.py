@@ -147,13 +147,13 @@ def _weight_files(folder: Path) -> list[Path]:
             )
         return [folder / name for name in names]
     for patterns in (PICKLES, OTHERS, ("*.safetensors",)):
-        found = sorted(file.name for pattern in patterns for file in folder.glob(pattern))
-        if found:
-            raise ModelError(_no_weights(folder, found[0], is_pickle=patterns is PICKLES))
+        others = sorted(file.name for pattern in patterns for file in folder.glob(pattern))
+        if others:
+            raise ModelError(_no_weights(folder, others[0], is_pickle=patterns is PICKLES))
     raise ModelError(f"{folder} holds no weights: expected {WEIGHTS}, or several and {INDEX}")
 
 
-def _no_weights(folder: Path, found: str, *, is_pickle: bool) -> str:
+def _no_weights(folder: Path, name: str, *, is_pickle: bool) -> str:
     """Return what to say of weights that are not read."""
     if is_pickle:
         code = (
@@ -161,13 +161,13 @@ def _no_weights(folder: Path, found: str, *, is_pickle: bool) -> str:
             "AutoModel.from_pretrained(d).save_pretrained(d, safe_serialization=True)"
         )
         return (
-            f"{folder} holds its weights as a pickle ({found}), which can run code when it is read "
+            f"{folder} holds its weights as a pickle ({name}), which can run code when it is read "
             "and is not read here. If you trust it, have transformers write them as safetensors: "
             f"python -c {shlex.quote(code)}"
         )
-    if found.endswith(".safetensors"):
-        return f"{folder} holds {found}, expected {WEIGHTS}, or several and {INDEX}. Rename it"
-    return f"{folder} holds weights as {found} alone, expected {WEIGHTS}. Fetch that file as well"
+    if name.endswith(".safetensors"):
+        return f"{folder} holds {name}, expected {WEIGHTS}, or several and {INDEX}. Rename it"
+    return f"{folder} holds weights as {name} alone, expected {WEIGHTS}. Fetch that file as well"
 
 
 def _check_weights(file: Path) -> None:
@@ -248,8 +248,11 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
             f"{name} is {article(config.model_type)}, of which transformers has no language model "
             f"that reads vectors in place of words (as of those for pictures, or for sound). {TAKE}"
         )
-    if bits is not None and (found := getattr(config, "quantization_config", None)) is not None:
-        _check_quantization(found, bits, name)
+    if (
+        bits is not None
+        and (quantization := getattr(config, "quantization_config", None)) is not None
+    ):
+        _check_quantization(quantization, bits, name)
     return config
 
 
@@ -276,8 +279,8 @@ def _check_kind(folder: Path, name: str) -> None:
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """Return the configuration of the part that reads text; of most models, that is the whole."""
     with contextlib.suppress(ValueError):  # it has several
-        found: PretrainedConfig = config.get_text_config()
-        return found
+        text: PretrainedConfig = config.get_text_config()
+        return text
     return config
 
 
@@ -287,8 +290,8 @@ def _class_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
             kind = getattr(transformers, name, None)
             if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
                 return kind
-    found = MODEL_MAPPING.get(type(config), None)
-    return found[0] if isinstance(found, Sequence) else found
+    known = MODEL_MAPPING.get(type(config), None)
+    return known[0] if isinstance(known, Sequence) else known
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -307,15 +310,15 @@ def _reads_vectors(config: PretrainedConfig) -> bool:
     return asked <= set(given) and all(hasattr(config, name) for name in shape)
 
 
-def _check_quantization(found: Any, bits: int, name: str) -> None:
+def _check_quantization(quantization: Any, bits: int, name: str) -> None:
     """Refuse weights that are quantized already, but for the very kind that is asked for."""
-    about = found if isinstance(found, dict) else found.to_dict()
-    method, kind = str(about.get("quant_method", "?")), about.get("bnb_4bit_quant_type")
-    if method.startswith("bitsandbytes") and about.get("load_in_4bit") and kind == "nf4":
+    settings = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    method, kind = str(settings.get("quant_method", "?")), settings.get("bnb_4bit_quant_type")
+    if method.startswith("bitsandbytes") and settings.get("load_in_4bit") and kind == "nf4":
         if bits == 4:
             return
         raise ModelError(f"{name} is stored in 4 bit (NF4) and cannot be had in {bits}: --bits 4")
-    width = about.get("bits") or ("8" if about.get("load_in_8bit") else None)
+    width = settings.get("bits") or ("8" if settings.get("load_in_8bit") else None)
     in_bits = f" in {width} bit" if width else ""
     raise ModelError(
         f"{name} is quantized already ({method}{in_bits}), so it can neither be held in NF4 nor "

@@ -34,8 +34,8 @@ from seqrec.config import (
 )
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import ModelError, run_main
+from seqrec.evaluation import evaluate, validation_ndcg
 from seqrec.files import SELECTION, read_json, write_json
-from seqrec.metrics import evaluate, validation_ndcg
 from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
@@ -65,8 +65,12 @@ logger = logging.getLogger(__name__)
 class FinetuneConfig:
     """Flags of `teacher/finetune.py`."""
 
-    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
-    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
+    data_dir: Path = flag(
+        DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare", affects_result=False
+    )
+    output_dir: Path | None = flag(
+        None, "where all stages write; default runs/<name of data-dir>", affects_result=False
+    )
     model: str = flag(
         "smollm2-135m",
         "language model: a bundle (smollm2-135m, minilm-l6), a hub id, a folder or a .gguf file",
@@ -84,10 +88,14 @@ class FinetuneConfig:
         0, "windows per step, shared by the processes; 0: by the size of the data"
     )
     gradient_accumulation: int = flag(
-        1, "parts that a step's windows are computed in, for less memory; the result is the same"
+        1,
+        "parts that a step's windows are computed in, for less memory; the result is the same",
+        affects_result=False,
     )
     gradient_checkpointing: bool = flag(
-        False, "keep layers' inputs alone and compute the rest again, for less memory; same result"
+        False,
+        "keep layers' inputs alone and compute the rest again, for less memory; same result",
+        affects_result=False,
     )
     refit_share: float = flag(
         0.25,
@@ -100,11 +108,15 @@ class FinetuneConfig:
         500, "newest prefixes kept per user for the student; bounds the size on disk"
     )
     device: Literal["auto", "cpu", "cuda"] = flag(
-        "auto", "where to train; auto takes a GPU if there is one"
+        "auto", "where to train; auto takes a GPU if there is one", affects_result=False
     )
-    num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
+    num_threads: int = flag(
+        0, "CPU threads per process; 0: all cores, shared by the processes", affects_result=False
+    )
     seed: int = flag(0, "seed of all randomness")
-    dry_run: bool = flag(False, "show weights, memory and time that it would take, and stop")
+    dry_run: bool = flag(
+        False, "show weights, memory and time that it would take, and stop", affects_result=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -16,24 +16,12 @@ it. What the second layer took is what each further one will take. The optimizer
 """
 
 import contextlib
-import copy
-import itertools
-import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqrec.batching import (
-    BATCHES_PER_BUCKET,
-    Batch,
-    TrainingBatches,
-    bucketed_order,
-    cut_windows,
-)
+from seqrec.batching import bucketed_order, cut_windows
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.item_table import most_components
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, refit_epochs
 from seqrec.sources import MODEL_BUNDLES, fetch_model
 from seqrec.texts import item_texts
@@ -43,45 +31,22 @@ import psutil
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from teacher.base import Bits, load_base
+from teacher.base import Bits
 from teacher.check_folder import article, first_line, read_config, text_config
-from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
-from teacher.shape import num_positions, output_width, random_base, shapes_alone
+from teacher.model import Teacher
+from teacher.pace import Pace, measure_pace
+from teacher.shape import num_positions, random_base, shapes_alone
+from teacher.work import Work, teacher_on
 
 GIB = 2**30
 # NF4 with double quantization (arXiv:2305.14314, section 3): half a byte, and for each block of 64
 # weights a constant in 8 bit, of which 256 share one in fp32.
 BYTES_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 CHARACTERS_PER_TOKEN = 4  # of titles, about
-SECONDS_OF_MEASURING = 0.5
 HEAP_FACTOR = 2  # memory that a CPU's heap takes for what is alive at once, about
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What the flags of a fine-tuning ask for; widths and counts."""
-
-    model: str
-    bits: Bits
-    num_layers: int  # 0: all
-    lora_rank: int
-    lora_alpha: int
-    item_dim: int
-    max_len: int
-    batch_size: int  # windows per step
-    num_parts: int  # processes times parts of gradient accumulation: they share a step's windows
-    num_epochs: int
-    refit_share: float
-    dropout: float
-    gradient_checkpointing: bool
-
-    @property
-    def windows_at_once(self) -> int:
-        """A part of a step, which memory suffices for: validation and answers take no more."""
-        return -(-self.batch_size // self.num_parts)
 
 
 @dataclass(frozen=True)
@@ -143,28 +108,6 @@ def config_of(name: str, bits: Bits) -> PretrainedConfig:
         return text_config(read_config(path, bits=bits))
     repository, _, revision = name.partition("@")
     return text_config(read_config(repository, bits=bits, revision=revision or "main"))
-
-
-def teacher_on(base: PreTrainedModel, num_items: int, untrained: Tensor, work: Work) -> Teacher:
-    """Put a teacher's trainable parts on a language model; the items' text components are zero."""
-    shape = TeacherConfig(
-        model=work.model,
-        model_fingerprint="",
-        dataset_fingerprint="",
-        bits=work.bits,
-        num_layers=base.config.num_hidden_layers,
-        num_items=num_items,
-        item_dim=work.item_dim,
-        max_len=work.max_len,
-        lora_rank=work.lora_rank,
-        lora_alpha=work.lora_alpha,
-        dropout=work.dropout,
-    )
-    width = output_width(base)
-    num_components = most_components(num_items, width)
-    components = torch.zeros(num_items + 1, num_components, dtype=torch.float16)
-    text_map = torch.zeros(width + 1, num_components)
-    return Teacher(base, components, text_map, untrained, shape)
 
 
 def shape_of_teacher(
@@ -267,91 +210,6 @@ def activation_bytes(config: PretrainedConfig, num_layers: int, num_items: int, 
     return one - layer + num_layers * given + layer  # and one layer at a time, computed again
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Seconds that one position takes: an item of a history, or a token of a text."""
-
-    training: float  # forward and back
-    answering: float  # forward, and all items' scores for each history
-    reading: float  # forward, through the layers alone
-
-
-def measure_pace(
-    config: PretrainedConfig,
-    num_layers: int,
-    dataset: SequenceDataset,
-    work: Work,
-    device: torch.device,
-) -> Pace:
-    """Time a part of a step, and answers to it, with one layer and with two."""
-    batches = TrainingBatches(dataset, work.max_len, work.batch_size, seed=0, stride=work.max_len)
-    some = list(itertools.islice(batches.epoch(0)[1], BATCHES_PER_BUCKET))
-    mean = sum(batch.items.numel() for batch in some) / len(some)
-    usual = min(some, key=lambda batch: abs(batch.items.numel() - mean))
-    batch, _ = usual.to(device).share(0, work.num_parts)
-    untrained = item_mask(dataset.untrained_items, dataset.num_items)
-    small = copy.deepcopy(config)
-    small.vocab_size, small.pad_token_id = 1, None  # no word is read
-    num_positions = batch.items.numel()
-    training, answering = _seconds_of(small, 1, untrained, work, batch, device)
-    if num_layers == 1:
-        return Pace(*(seconds / num_positions for seconds in (training, answering, answering)))
-    training_2, answering_2 = _seconds_of(small, 2, untrained, work, batch, device)
-    learning, layer = _second(training, training_2), _second(answering, answering_2)
-    return Pace(
-        training=(training + (num_layers - 1) * learning) / num_positions,
-        answering=(answering + (num_layers - 1) * layer) / num_positions,
-        reading=num_layers * layer / num_positions,
-    )
-
-
-def _second(one: float, two: float) -> float:
-    """Return a second layer's time; half of both where it is less than the noise."""
-    return two - one if two > one else two / 2
-
-
-def _seconds_of(
-    config: PretrainedConfig,
-    num_layers: int,
-    untrained: Tensor,
-    work: Work,
-    batch: Batch,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Return the time to learn a batch, and to answer it."""
-    with tempfile.TemporaryDirectory() as folder:
-        random_base(config, num_layers, torch.bfloat16, words=True).save_pretrained(folder)
-        base = load_base(Path(folder), bits=work.bits, num_layers=num_layers, device=device)
-    teacher = teacher_on(base, len(untrained) - 1, untrained, work).to(device)
-    if work.gradient_checkpointing:
-        teacher.base.gradient_checkpointing_enable({"use_reentrant": False})
-
-    def learn() -> None:
-        next_item_loss(teacher, batch).backward()
-        teacher.zero_grad()
-
-    @torch.no_grad()
-    def answer() -> None:
-        teacher(batch.items)
-
-    teacher.train()
-    training = _least_seconds(learn, device)
-    teacher.eval()
-    return training, _least_seconds(answer, device)
-
-
-def _least_seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Return the shortest of some runs, after one that warms up."""
-    times: list[float] = []
-    while len(times) < 4 or sum(times) < SECONDS_OF_MEASURING:
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
 def make_plan(
     dataset: SequenceDataset, work: Work, device: torch.device, num_processes: int = 1
 ) -> Plan:
@@ -376,39 +234,12 @@ def make_plan(
     with shapes_alone():
         teacher = shape_of_teacher(config, num_layers, dataset.num_items, work)
     trained = sum(p.numel() for p in teacher.parameters() if p.requires_grad)
-    table, large = teacher.item_table.residual.weight.numel(), teacher.is_large
-    kept = activation_bytes(config, num_layers, dataset.num_items, work)
-    frozen = {name: p for name, p in teacher.base.named_parameters() if not p.requires_grad}
-    linear = {
-        id(module.weight)
-        for name, module in teacher.base.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and not module.weight.requires_grad
-    }
-    multiplied = sum(p.numel() for p in frozen.values() if id(p) in linear)
-    others = sum(p.numel() for p in frozen.values()) - multiplied
+    multiplied, others = count_frozen(teacher)
     full = {4: 4, 16: 2, 32: 4}[work.bits]
     frozen_bytes = others * full + multiplied * (BYTES_4BIT if work.bits == 4 else full)
+    table, large = teacher.item_table.residual.weight.numel(), teacher.is_large
+    kept = activation_bytes(config, num_layers, dataset.num_items, work)
     pace = measure_pace(config, num_layers, dataset, work, device)
-
-    windows = cut_windows(dataset, work.max_len, work.max_len)
-    lengths = windows.ends - windows.starts
-    batches = bucketed_order(lengths, work.batch_size, np.random.default_rng(0))
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    answered = cut_windows(dataset, work.max_len, whole=True)
-    histories = np.minimum(np.diff(dataset.offsets), work.max_len).sum()
-    further = refit_epochs(dataset, work.refit_share, work.num_epochs)
-    texts = item_texts(dataset.items)
-    characters = sum(len(text) for text in texts)
-    answers = int((answered.ends - answered.starts).sum()) * (2 if further else 1)
-    seconds = {
-        "reading item texts": characters / CHARACTERS_PER_TOKEN * pace.reading,
-        "training": padded * (work.num_epochs + further) * pace.training / num_processes,
-        "validation and test": int(histories)
-        * (work.num_epochs + 1)
-        * pace.answering
-        / num_processes,
-        "answers for the students": answers * pace.answering / num_processes,
-    }
     return Plan(
         num_layers=num_layers,
         num_weights=sum(p.numel() for p in teacher.parameters()),
@@ -420,5 +251,40 @@ def make_plan(
         # To answer, a large catalogue's vectors are all worked out: texts' part, and the sum.
         activation_bytes=max(kept * (HEAP_FACTOR if on_cpu else 1), 2 * 4 * table * large),
         library_bytes=library_bytes,
-        seconds={name: float(value) for name, value in seconds.items()},
+        seconds=stage_seconds(dataset, work, pace, num_processes),
     )
+
+
+def count_frozen(teacher: Teacher) -> tuple[int, int]:
+    """Count the frozen weights: of linear layers, which may be held in 4 bit, and all others."""
+    frozen = {name: p for name, p in teacher.base.named_parameters() if not p.requires_grad}
+    linear = {
+        id(module.weight)
+        for module in teacher.base.modules()
+        if isinstance(module, nn.Linear | Conv1D) and not module.weight.requires_grad
+    }
+    multiplied = sum(p.numel() for p in frozen.values() if id(p) in linear)
+    return multiplied, sum(p.numel() for p in frozen.values()) - multiplied
+
+
+def stage_seconds(
+    dataset: SequenceDataset, work: Work, pace: Pace, num_processes: int
+) -> dict[str, float]:
+    """Return the seconds that each stage takes."""
+    windows = cut_windows(dataset, work.max_len, work.max_len)
+    lengths = windows.ends - windows.starts
+    batches = bucketed_order(lengths, work.batch_size, np.random.default_rng(0))
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    answered = cut_windows(dataset, work.max_len, whole=True)
+    histories = int(np.minimum(np.diff(dataset.offsets), work.max_len).sum())
+    further = refit_epochs(dataset, work.refit_share, work.num_epochs)
+    characters = sum(len(text) for text in item_texts(dataset.items))
+    answers = int((answered.ends - answered.starts).sum()) * (2 if further else 1)
+    evaluated = histories * (work.num_epochs + 1)
+    seconds = {
+        "reading item texts": characters / CHARACTERS_PER_TOKEN * pace.reading,
+        "training": padded * (work.num_epochs + further) * pace.training / num_processes,
+        "validation and test": evaluated * pace.answering / num_processes,
+        "answers for the students": answers * pace.answering / num_processes,
+    }
+    return {name: float(value) for name, value in seconds.items()}

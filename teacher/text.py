@@ -9,8 +9,8 @@ from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
+from seqrec.fetch import cache_dir, cache_error
 from seqrec.item_table import apply_map, fit_whitening
-from seqrec.sources import cache_dir, cache_error
 from seqrec.texts import MAX_TOKENS, item_texts, texts_as_read
 
 import numpy as np

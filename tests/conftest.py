@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from seqrec.data import SequenceDataset, leave_one_out, write_dataset
+from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import SourceError
+from seqrec.fetch import fetch_npm_package
 from seqrec.knowledge import Knowledge, load_knowledge, save_knowledge
-from seqrec.sources import fetch_npm_package
+from seqrec.splits import leave_one_out
 
 import numpy as np
 import polars as pl

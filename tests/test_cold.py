@@ -3,18 +3,11 @@
 from pathlib import Path
 
 from seqrec.batching import TrainingBatches
-from seqrec.data import (
-    PAD,
-    SequenceDataset,
-    choose_cold_items,
-    hold_out_items,
-    leave_one_out,
-    load_dataset,
-    write_dataset,
-)
+from seqrec.data import PAD, SequenceDataset, load_dataset, write_dataset
 from seqrec.errors import DataError, ModelError
-from seqrec.metrics import evaluation_batches
+from seqrec.evaluation import evaluation_batches
 from seqrec.prepare import PrepareConfig, prepare
+from seqrec.splits import choose_cold_items, hold_out_items, leave_one_out
 
 import numpy as np
 import polars as pl
@@ -204,7 +197,7 @@ def test_a_cold_set_without_its_list_of_cold_items_is_refused(
     path = tmp_path / "cold"
     prepare(PrepareConfig(**tables, output_dir=path, cold_share=COLD_SHARE))
     (path / "cold_items.npy").unlink()
-    with pytest.raises(DataError, match=r"damaged .*cold_items.* Make it again: python -m seqrec"):
+    with pytest.raises(DataError, match=r"no usable .*cold_items.* Make it: python -m seqrec"):
         load_dataset(path)
 
 

@@ -248,7 +248,8 @@ def test_the_commands_after_the_demo_run_without_flags(
     with pytest.raises(SeqRecError, match=r"no fine-tuned teacher in runs/ml-100k/teacher\. Train"):
         importlib.import_module("benchmarks.latency").main([])  # it is not part of this demo
     # What needs npm, a language model, an emulator or another environment finds the student.
-    for target in ("to_web", "to_text_encoder", "to_executorch", "check_arm"):
-        config = config_of(f"export.{target}")
+    targets = [f"export.{name}" for name in ("to_web", "to_text_encoder", "to_executorch")]
+    for target in [*targets, "tests.reliability.check_arm"]:
+        config = config_of(target)
         assert config is not None
         assert Recommender.from_pretrained(config().model_dir).recommend(["b07"])

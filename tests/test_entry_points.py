@@ -19,7 +19,7 @@ COMMANDS = {
     "to_executorch": ["-m", "export.to_executorch"],
     "to_text_encoder": ["-m", "export.to_text_encoder"],
     "score": ["-m", "export.score"],
-    "check_arm": ["-m", "export.check_arm"],
+    "check_arm": ["-m", "tests.reliability.check_arm"],
     "latency": ["-m", "benchmarks.latency"],
     "peers": ["-m", "benchmarks.peers"],
     "cold": ["-m", "benchmarks.cold"],

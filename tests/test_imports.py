@@ -1,5 +1,7 @@
 import ast
+import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,90 @@ def test_no_module_hides_a_library() -> None:
     taken = {"datasets", "peft", "evaluate", "onnx", "logging", "types", "copy", "random", "token"}
     for package in PACKAGES:
         assert not {file.stem for file in modules(package)} & taken
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Return what a file imports, also for type checkers only or inside of a function."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def first_circle(imports: dict[str, set[str]]) -> list[str]:
+    """Return the modules of a circle in order, the first again at the end; [] if there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for package in PACKAGES
+        for file in modules(package)
+    }
+    imports = {
+        name: imported_modules(ast.parse(file.read_text(encoding="utf-8"))) & files.keys()
+        for name, file in files.items()
+    }
+    assert first_circle(imports) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert first_circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(first_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+
+
+HEAVY = {
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers"),
+    *("onnx", "onnxruntime", "optimum", "ray", "matplotlib", "plotly", "executorch"),
+}
+LOADED = """
+import runpy, sys
+try:
+    sys.argv = [sys.argv[1], "--help"]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+sys.stderr.write(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+COMMANDS = [
+    "seqrec.prepare",
+    *("export.to_onnx", "export.add_items", "export.to_text_encoder", "export.to_mobile"),
+    *("export.to_executorch", "export.score", "export.to_web", "export.serve_web"),
+]
+
+
+def loaded(program: str, *arguments: str) -> set[str]:
+    """Return the packages that a program has loaded when it ends; it writes them to stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_loads_no_heavy_library(name: str) -> None:
+    """Which would make it take seconds."""
+    assert "argparse" in (names := loaded(LOADED, name))
+    assert not names & HEAVY
+
+
+@pytest.mark.parametrize("name", ["export.recommender", "seqrec.metrics", "export.parity"])
+def test_what_clients_and_reports_import_needs_numpy_alone(name: str) -> None:
+    """ONNX Runtime is loaded when a model is opened."""
+    program = "import importlib, sys; importlib.import_module(sys.argv[1]); "
+    names = loaded(program + "sys.stderr.write(' '.join(sys.modules))", name)
+    assert "numpy" in names
+    assert not names & (HEAVY | {"polars", "onnxruntime"})

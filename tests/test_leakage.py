@@ -10,8 +10,8 @@ from pathlib import Path
 
 from seqrec.batching import TrainingBatches
 from seqrec.data import SequenceDataset, write_dataset
+from seqrec.evaluation import popularity_scores
 from seqrec.knowledge import load_knowledge
-from seqrec.metrics import popularity_scores
 
 import numpy as np
 import polars as pl

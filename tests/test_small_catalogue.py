@@ -6,7 +6,6 @@ from pathlib import Path
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import DataError
-from seqrec.metrics import share_in_common
 
 import numpy as np
 import polars as pl
@@ -14,12 +13,14 @@ import pytest
 import torch
 
 from benchmarks import fresh, latency, measure, runners
-from export import check_arm, to_executorch
+from export.config import ScoreConfig, ToMobileConfig
+from export.mobile.ort_format import to_mobile
+from export.onnx_graph.exporting import ensure_exported
+from export.parity import best_items, overlap
 from export.recommender import Recommender
-from export.score import ScoreConfig, score
-from export.to_mobile import ToMobileConfig, to_mobile
-from export.to_onnx import ensure_exported
+from export.scoring import score
 from student.model import Student, StudentConfig
+from tests.reliability import check_arm
 
 Write = Callable[[list[list[int]], int], SequenceDataset]
 
@@ -134,8 +135,8 @@ def test_a_fresh_teacher_is_asked_for_no_more_items_than_there_are(
 
 
 def test_places_without_an_answer_are_no_items_that_lists_share() -> None:
-    assert share_in_common(np.array([0, 0]), np.array([0, 0])) == 1.0
-    assert share_in_common(np.array([4, 0, 0]), np.array([4, 5, 0])) == 0.5
+    assert overlap(np.array([0, 0]), np.array([0, 0])) == 1.0
+    assert overlap(np.array([4, 0, 0]), np.array([4, 5, 0])) == 0.5
     nothing_alike = np.array([[1, 0, 0, 0]]), np.array([[2, 0, 0, 0]])
     assert measure.overlap(*nothing_alike) == 0.0
     alike = np.array([[3, 0, 0, 0]])
@@ -143,4 +144,4 @@ def test_places_without_an_answer_are_no_items_that_lists_share() -> None:
     none_left = check_arm.compare([[]], [[]])
     assert none_left["overlap"] == none_left["same_top10"] == 1.0
     scores = np.full((1, 3), -np.inf, np.float32)
-    assert to_executorch.overlap(np.array([[1, 2]]), scores[:, :2], scores) == 1.0
+    assert overlap([], best_items(scores, 2)[0]) == 1.0

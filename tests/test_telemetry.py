@@ -12,7 +12,7 @@ from seqrec.data import SequenceDataset
 import pytest
 
 from benchmarks.peers.training import worker_environment
-from export.to_onnx import export_student
+from export.onnx_graph.exporting import export_student
 from student.model import Student, StudentConfig
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,9 @@ recommender.recommend(["b07", "b08"]), session.recommend()
 time.sleep(1)  # what a thread does, it has begun
 sys.stdout.write(str(len(os.listdir("/proc/self/task"))))
 """
-ENCODER = "import export.to_text_encoder, export.to_mobile, export.quantize"
+ENCODER = (
+    "import export.new_items.to_text_encoder, export.mobile.ort_format, export.onnx_graph.quantize"
+)
 
 
 @pytest.fixture(scope="module")

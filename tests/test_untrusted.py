@@ -15,8 +15,8 @@ import onnx
 import pytest
 import torch
 
+from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from export.to_onnx import export_student
 from student.model import Student, StudentConfig
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,215 @@
+"""Writes the language model as an ONNX file; `export.to_text_encoder` is the command."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seqrec.errors import ModelError
+from seqrec.files import atomic_directory, require_replaceable, says
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from export.cards import fill, licence_of
+from export.config import ToTextEncoderConfig
+from export.new_items.add_items import read_text_map
+from export.new_items.text_encoder import MODEL, TEXT_ENCODER, TOKENIZER, TextEncoder
+from export.onnx_graph.builder import eight_bit_share, quantize_rows
+from export.quiet import quiet
+from export.recommender import Recommender
+
+logger = logging.getLogger(__name__)
+
+NUM_COMPARED = 256  # texts
+LEAST_COSINE = 0.98  # with the rows that the language model's own vectors give
+
+
+def to_text_encoder(config: ToTextEncoderConfig) -> Path:
+    """Write the directory, whole or not at all, and return it.
+
+    Raises:
+        ModelError: there is no distilled student in `model_dir`, its language model is another one
+            today, or the exported one says something else.
+        DataError: the directory to write holds something else.
+        SourceError: the language model cannot be had.
+    """
+    # In a function only: clients of this package have no language model.
+    from teacher.text import read_texts, resolve_reader
+
+    recommender = Recommender.from_pretrained(config.model_dir)
+    text_map = read_text_map(config.model_dir, recommender.config)
+    reader = recommender.config["text_map"]["reader"]
+    source = resolve_reader(reader)
+    folder = config.output_dir or config.model_dir.parent / "text-encoder"
+    ours = says(folder / "config.json", "format", TEXT_ENCODER.format)
+    require_replaceable(folder, "text encoder", ours=ours)
+    with atomic_directory(folder) as beside:
+        with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
+            max_tokens = _trace(source, reader, Path(temporary))
+            model = onnx.load(Path(temporary) / MODEL)
+            store_in_eight_bit(model)
+            onnx.save(model, beside / MODEL)
+            (beside / TOKENIZER).write_bytes((Path(temporary) / TOKENIZER).read_bytes())
+        description: dict[str, Any] = {
+            "reader": reader,
+            "max_tokens": max_tokens,
+            "eight_bit_share": eight_bit_share(model),
+        }
+        TEXT_ENCODER.write(beside, description, (MODEL, TOKENIZER))
+        texts = recommender.titles[:NUM_COMPARED]
+        how = {"bits": reader["bits"], "num_layers": reader["num_layers"]}
+        read = (
+            read_texts(texts, source, **how),
+            TextEncoder.from_pretrained(beside).encode(texts),
+        )
+        cosines = cosine(*(text_map.rows(raw) for raw in read))
+        if (least := float(cosines.min())) < LEAST_COSINE:
+            raise ModelError(
+                f"the exported language model reads {texts[int(cosines.argmin())]!r} otherwise "
+                f"than it did: cosine {least:.3f}, {LEAST_COSINE} is asked for. Nothing was written"
+            )
+        description["cosine"] = {
+            "mean": float(cosines.mean()),
+            "least": least,
+            "num_texts": len(texts),
+        }
+        TEXT_ENCODER.write(beside, description, (MODEL, TOKENIZER))
+        size_mib = (beside / MODEL).stat().st_size / 2**20
+        (beside / "README.md").write_text(_model_card(description, size_mib), encoding="utf-8")
+    logger.info("wrote %s, %.1f MiB; least cosine %.4f", folder, size_mib, least)
+    return folder
+
+
+def _trace(source: Path, reader: Mapping[str, Any], folder: Path) -> int:
+    """Write the language model as an fp32 ONNX file, and its tokenizer, into a folder.
+
+    Returns:
+        How many tokens of a text it reads.
+
+    Raises:
+        ModelError: Optimum cannot trace it, or its tokenizer needs Python.
+    """
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+
+    from teacher.base import load_restored, load_tokenizer
+    from teacher.check_folder import article, first_line
+    from teacher.text import text_limit
+
+    restored = load_restored(source, bits=reader["bits"], num_layers=reader["num_layers"])
+    restored.save_pretrained(folder / "restored")
+    load_tokenizer(source).save_pretrained(folder)
+    kind = article(restored.config.model_type)
+    otherwise = "Add items where PyTorch is: export.add_items without --text-encoder"
+    if not (folder / TOKENIZER).is_file():
+        raise ModelError(
+            f"{reader['model']} has a tokenizer that runs in Python alone (no {TOKENIZER}). "
+            f"{otherwise}"
+        )
+    try:
+        with quiet("optimum"):
+            traced = ORTModelForFeatureExtraction.from_pretrained(folder / "restored", export=True)
+            traced.save_pretrained(folder)
+    # It knows some kinds of models, and says of the others why not in many ways.
+    except Exception as error:
+        raise ModelError(
+            f"{reader['model']} is {kind}, which Optimum cannot trace ({first_line(error)}). "
+            f"{otherwise}"
+        ) from error
+    return text_limit(restored)
+
+
+def store_in_eight_bit(model: ModelProto) -> None:
+    """Store the matrices of a traced model in 8 bit, in place.
+
+    A matrix that is multiplied, (K, N), has a scale for each column, and is restored when the file
+    is loaded; one that is looked up, (V, L), has a scale for each row, and stays in 8 bit. GPT-2's
+    and OPT's layers are `Gemm`, which multiplies in the same way, or has the matrix turned, (N, K).
+    """
+    graph = model.graph
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    nodes, made, replaced = [], set(), set()
+    for node in graph.node:
+        index = {"Gather": 0, "MatMul": 1, "Gemm": 1}.get(node.op_type)
+        name = "" if index is None else node.input[index]
+        tensor = held.get(name)
+        if tensor is None or len(tensor.dims) != 2 or tensor.data_type != TensorProto.FLOAT:
+            nodes.append(node)
+            continue
+        turned = any(flag.name == "transB" and flag.i for flag in node.attribute)
+        by_rows = node.op_type == "Gather" or turned
+        kind = "rows" if by_rows else "columns"
+        levels, scales = (f"{name}_{kind}_{part}" for part in ("levels", "scales"))
+        if levels not in made:
+            made.add(levels)
+            replaced.add(name)
+            matrix = numpy_helper.to_array(tensor)
+            for part, value in zip((levels, scales), _stored(matrix, by_rows), strict=True):
+                graph.initializer.append(numpy_helper.from_array(value, part))
+        if node.op_type != "Gather":
+            whole = f"{node.output[0]}_weight"
+            nodes += _restored(levels, scales, whole)
+            node.input[1] = whole
+            nodes.append(node)
+        else:
+            output = node.output[0]
+            looked_up = f"{output}_levels", f"{output}_scales"
+            for part, rows in zip((levels, scales), looked_up, strict=True):
+                nodes.append(helper.make_node("Gather", [part, node.input[1]], [rows]))
+            nodes += _restored(*looked_up, output)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+
+
+def _stored(matrix: NDArray[np.float32], by_rows: bool) -> tuple[NDArray, NDArray]:
+    """Return levels and scales of a matrix, with a scale for each row or for each column."""
+    if by_rows:
+        return quantize_rows(matrix)
+    levels, scales = quantize_rows(matrix.T)
+    return np.ascontiguousarray(levels.T), np.ascontiguousarray(scales.T)
+
+
+def _restored(levels: str, scales: str, output: str) -> list[onnx.NodeProto]:
+    """Return the nodes that make float32 values of levels and scales."""
+    floats = f"{output}_floats"
+    return [
+        helper.make_node("Cast", [levels], [floats], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, scales], [output]),
+    ]
+
+
+def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosines of two sets of vectors (N, L), row by row, (N,).
+
+    >>> cosine(np.array([[3.0, 4.0]]), np.array([[4.0, 3.0]])).round(2).tolist()
+    [0.96]
+    """
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines: NDArray[np.float32] = (first * second).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return cosines
+
+
+def _model_card(description: Mapping[str, Any], size_mib: float) -> str:
+    """Return the model card as Markdown."""
+    reader, cosines = description["reader"], description["cosine"]
+    return fill(
+        "text_encoder",
+        {
+            "model": reader["model"],
+            "licence": licence_of(reader["model"]),
+            "bits": reader["bits"],
+            "layers": f"first {reader['num_layers']} layers"
+            if reader["num_layers"]
+            else "all layers",
+            "size_mib": f"{size_mib:.1f}",
+            "eight_bit": f"{description['eight_bit_share']:.1%}",
+            "num_texts": cosines["num_texts"],
+            "mean": f"{cosines['mean']:.4f}",
+            "least": f"{cosines['least']:.4f}",
+        },
+    )

@@ -1,0 +1,277 @@
+"""Exports students as recommender directories; `export.to_onnx` is the command."""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import ModelError
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.histories import PAD, pad_left
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from tqdm import tqdm
+
+from export.cards import bullets, fill, licence_of
+from export.onnx_graph.builder import OPSET, eight_bit_share
+from export.onnx_graph.graph import write_graph
+from export.parity import ask, overlap, require_same
+from export.recommender import RECOMMENDER, open_session
+from student.model import Student
+from student.text_map import FILE as TEXT_MAP_FILE
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "int8", "int8-optimum"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")  # the third is for comparison
+NUM_COMPARED_USERS = 256
+ROLES = {
+    "control": "trained on the data alone: the baseline for the distilled one",
+    "distilled": "trained on the data, on what a language model reads in the items' texts, and on "
+    "what teachers answer",
+}
+
+
+def student_folders(output_dir: Path) -> list[Path]:
+    """Return the folders of all trained students, sorted.
+
+    Raises:
+        ModelError: there is none.
+    """
+    folders = sorted(file.parent for file in output_dir.glob("students/*/*/config.json"))
+    if not folders:
+        raise ModelError(
+            f"no trained student in {output_dir / 'students'}. "
+            "Train them: python -m student.distill"
+        )
+    return folders
+
+
+def export_folder(output_dir: Path, student_folder: Path, precision: Precision) -> Path:
+    """Return where a student's export in a precision belongs."""
+    name = f"{student_folder.parent.name}-{student_folder.name}-{precision}"
+    return output_dir / "export" / name
+
+
+def ensure_exported(
+    dataset: SequenceDataset, output_dir: Path, student_folder: Path, precision: Precision
+) -> Path:
+    """Return the directory of a student's export, made now if it is missing or out of date."""
+    folder = export_folder(output_dir, student_folder, precision)
+    if not RECOMMENDER.is_current(folder, _made_from(student_folder, dataset)):
+        export_student(student_folder, dataset, folder, precision)
+    return folder
+
+
+def export_all(data_dir: Path, output_dir: Path) -> None:
+    """Export all trained students in all precisions."""
+    dataset = load_dataset(data_dir)
+    folders = student_folders(output_dir)
+    wanted = [(folder, precision) for folder in folders for precision in PRECISIONS]
+    for folder, precision in tqdm(wanted, desc="exporting", unit="file"):
+        ensure_exported(dataset, output_dir, folder, precision)
+
+
+def _made_from(student_folder: Path, dataset: SequenceDataset) -> dict[str, Any]:
+    """Return what an export says of the student that it was made from."""
+    return {
+        "dataset_fingerprint": dataset.fingerprint,
+        "student_sha256": sha256_file(student_folder / "model.safetensors"),
+        "text_map": _text_map(student_folder),
+    }
+
+
+def _text_map(student_folder: Path) -> dict[str, Any] | None:
+    """Return what an export says of a student's text map; None: it has none, as a control has."""
+    file = student_folder / TEXT_MAP_FILE
+    if not file.is_file():
+        return None
+    reader = read_json(student_folder / "config.json")["text_reader"]
+    return {"sha256": sha256_file(file), "reader": reader}
+
+
+def export_student(
+    student_folder: Path,
+    dataset: SequenceDataset,
+    folder: Path,
+    precision: Precision,
+) -> None:
+    """Write a recommender directory, whole or not at all.
+
+    Args:
+        student_folder: where `Student.save_pretrained` wrote.
+        dataset: what the student was trained on; gives ids and titles.
+        folder: the directory to make; an existing one is replaced.
+        precision: "int8" is compared with the fp32 graph on the newest items of real validation
+            histories; "int8-optimum" is made from that graph by Optimum.
+
+    Raises:
+        ModelError: there is no student, it was trained on other data, its fp32 graph does not
+            answer as PyTorch does, or Optimum's is not 8-bit.
+    """
+    student = Student.from_pretrained(student_folder)
+    trained = read_json(student_folder / "config.json")
+    if trained.get("dataset_fingerprint") != dataset.fingerprint:
+        raise ModelError(
+            f"{student_folder} was trained on data set {trained.get('dataset_fingerprint')}, but "
+            f"{dataset.path} is {dataset.fingerprint}. Train it again: "
+            f"python -m student.distill --data-dir {dataset.path}"
+        )
+    config: dict[str, Any] = {
+        "arch": student.config.arch,
+        "role": trained.get("role"),
+        "precision": precision,
+        "max_len": student.config.max_len,
+        "num_items": student.config.num_items,
+        "num_parameters": student.num_parameters,
+        "opset": OPSET,
+        "dataset": dataset.name,
+        "valid_metrics": trained.get("valid_metrics", {}),
+        "teacher_weight": trained.get("teacher_weight"),
+        "made_with": {"onnxruntime": ort.__version__},
+        **_made_from(student_folder, dataset),
+    }
+    with atomic_directory(folder) as beside:
+        config |= _write_model(student, dataset, beside / "model.onnx", precision)
+        items = {"ids": dataset.item_ids, "titles": dataset.items["title"].to_list()}
+        write_json(beside / "items.json", items)
+        RECOMMENDER.write(beside, config, ("model.onnx", "items.json"))
+        if config["text_map"] is not None:
+            shutil.copy(student_folder / TEXT_MAP_FILE, beside / TEXT_MAP_FILE)
+        size_mib = (beside / "model.onnx").stat().st_size / 2**20
+        card = _model_card(config, dataset.meta.get("provenance", {}), size_mib)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+    logger.info("wrote %s, %.2f MiB", folder, size_mib)
+
+
+def _write_model(
+    student: Student, dataset: SequenceDataset, file: Path, precision: Precision
+) -> dict[str, float]:
+    """Write the graph, and return how it compares with the fp32 graph, if it is another one."""
+    with tempfile.TemporaryDirectory(dir=file.parent.parent) as temporary:
+        fp32 = Path(temporary) / "model.onnx"
+        write_graph(student, fp32)
+        check_parity(student, fp32)
+        if precision == "fp32":
+            shutil.copy(fp32, file)
+            return {}
+        if precision == "int8":
+            write_graph(student, file, "int8")
+        else:
+            from export.onnx_graph.quantize import quantize  # loads Optimum
+
+            quantize(fp32, file)
+        return {
+            "eight_bit_share": eight_bit_share(onnx.load(file)),
+            "top10_overlap_with_fp32": _compare_with_fp32(fp32, file, dataset, student),
+        }
+
+
+def check_parity(student: Student, path: Path, *, seed: int = 0) -> None:
+    """Compare a file's answers with PyTorch's on random histories.
+
+    Batches of 1 to 33 users mix all lengths from 1 to max_len; each is asked with no exclusions,
+    with some, and with almost all items excluded.
+
+    Args:
+        student: what the file was made from.
+        path: an fp32 file from `write_graph`.
+        seed: of the random histories.
+
+    Raises:
+        ModelError: an answer differs: a score by more than 1e-4, or an item other than by a tie.
+    """
+    session = open_session(path, num_threads=1)
+    rng = np.random.default_rng(seed)
+    num_items, max_len = student.config.num_items, student.config.max_len
+    for num_users in (1, 2, 33):
+        for width in {1, 2, max(max_len // 2, 1), max_len}:
+            lengths = rng.integers(1, width + 1, num_users)
+            lengths[0] = width
+            items = rng.integers(1, num_items + 1, (num_users, width))
+            items[np.arange(width) < width - lengths[:, None]] = PAD
+            for num_excluded in (0, 3, num_items - 1):
+                excluded = rng.integers(0, num_items + 1, (num_users, num_excluded))
+                answer = ask(session, items, excluded, min(10, num_items))
+                with torch.inference_mode():
+                    expected = student(torch.from_numpy(items)).numpy()
+                np.put_along_axis(expected, excluded, -np.inf, axis=1)
+                expected[:, PAD] = -np.inf
+                require_same(
+                    *answer,
+                    expected,
+                    f"the ONNX graph does not answer as PyTorch does ({num_users} users, {width} "
+                    f"items, {num_excluded} excluded)",
+                )
+
+
+def _compare_with_fp32(
+    fp32: Path, other: Path, dataset: SequenceDataset, student: Student
+) -> float:
+    """Return the mean overlap of two graphs' top 10, user by user.
+
+    A data set without a validation target has one-item histories instead.
+    """
+    targets = dataset.eval_targets("valid")
+    rows = np.random.default_rng(0).permutation(len(targets.users))[:NUM_COMPARED_USERS]
+    pairs = zip(targets.users[rows], targets.positions[rows], strict=True)
+    histories = [dataset.sequence(user)[:position] for user, position in pairs]
+    histories = histories or [np.array([item + 1]) for item in range(dataset.num_items)]
+    sessions = [open_session(path, num_threads=1) for path in (fp32, other)]
+    k = min(10, dataset.num_items)
+    overlaps = []
+    for history in histories[:NUM_COMPARED_USERS]:
+        newest, seen = pad_left([history], student.config.max_len), pad_left([history])
+        answers = [ask(session, newest, seen, k) for session in sessions]
+        overlaps.append(overlap(*(items[0][scores[0] > -np.inf] for items, scores in answers)))
+    return float(np.mean(overlaps))
+
+
+def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: float) -> str:
+    """Return the model card as Markdown."""
+    figures = [
+        f"{name.upper()} on validation targets, in PyTorch, while they were held out: {value:.4f}"
+        for name, value in config["valid_metrics"].items()
+    ]
+    if (weight := config["teacher_weight"]) is not None:
+        figures.append(
+            f"weight of the language model's answers in its soft targets: {weight:g}, "
+            f"of the auxiliary teachers': {1 - weight:g}"
+        )
+    if config["precision"] != "fp32":
+        figures.append(f"weights held in 8 bit: {config['eight_bit_share']:.1%}")
+        shared = config["top10_overlap_with_fp32"]
+        figures.append(f"top 10 shared with the fp32 version, validation users: {shared:.1%}")
+    precision = {
+        "fp32": "fp32; answers equal PyTorch's within 1e-4, checked at export",
+        "int8": "all matrices are stored in 8 bit, each row with its own scale; scores are "
+        "products of integers, the encoder computes in fp32",
+        "int8-optimum": "8-bit item table and matrix products, quantized with Optimum"
+        + ("; the GRU cell is fp32" if config["arch"] == "gru" else ""),
+    }[config["precision"]]
+    figures.append("test metrics and latency of this very file: `benchmark.json` of the run")
+    keys = ("publisher", "citation", "terms")
+    sources = [f"{key}: {provenance[key]}" for key in keys if key in provenance] or [
+        "publisher and terms: not recorded; they are those of the tables it was prepared from"
+    ]
+    if config["text_map"] is not None:
+        model = config["text_map"]["reader"]["model"]
+        sources.append(f"language model that it learned from: {model}, under {licence_of(model)}")
+    return fill(
+        "recommender",
+        {
+            **config,
+            "training": ROLES.get(str(config["role"]), "of unknown role"),
+            "num_items": f"{config['num_items']:,}",
+            "num_parameters": f"{config['num_parameters']:,}",
+            "precision_note": precision,
+            "size_mib": f"{size_mib:.2f}",
+            "figures": bullets(figures),
+            "sources": bullets(sources),
+        },
+    )

@@ -1,0 +1,659 @@
+"""Files of tables against Python's `csv` and `json`: all rows are read, or one line names a row."""
+
+import bz2
+import csv
+import datetime as dt
+import gzip
+import io
+import json
+import lzma
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seqrec import json_lines, text_tables
+from seqrec.data import SequenceDataset
+from seqrec.errors import DataError
+from seqrec.prepare import PrepareConfig, prepare
+from seqrec.text_tables import CsvFile, open_text
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+HEADER = "user_id,item_id,timestamp"
+ITEMS = "item_id,title\na,Alpha\nb,Beta\nc,Gamma\n"
+
+
+class Tables:
+    """A folder of tables."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.write("items.csv", ITEMS)
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def parquet(self, name: str, columns: dict[str, Any]) -> Path:
+        path = self.write(name, b"")
+        pl.DataFrame(columns).write_parquet(path)
+        return path
+
+    def prepare(self, log: Path, items: Path | None = None, **flags: Any) -> SequenceDataset:
+        flags = {"output_dir": self.folder / "out", **flags}
+        items = items or self.folder / "items.csv"
+        return prepare(PrepareConfig(interactions=log, items=items, **flags))
+
+    def read(self, log: Path, **flags: Any) -> dict[str, str]:
+        """Return each user's items in order of time, spelt out."""
+        dataset = self.prepare(log, **flags)
+        users = pl.read_parquet(dataset.path / "user_ids.parquet", glob=False)["user_id"].to_list()
+        return {
+            user: "".join(dataset.item_ids[item - 1] for item in dataset.sequence(row))
+            for row, user in enumerate(users)
+        }
+
+    def texts(self, items: Path, **flags: Any) -> pl.DataFrame:
+        """Return what is kept of a catalogue of a, b and c."""
+        return self.prepare(self.write("log.csv", rows("u")), items, **flags).items
+
+    def refusal(self, log: Path, items: Path | None = None, **flags: Any) -> str:
+        output = self.folder / "refused"
+        with pytest.raises(DataError) as raised:
+            self.prepare(log, items, output_dir=output, **flags)
+        assert not output.exists()
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(tmp_path)
+
+
+def rows(*users: str, header: str = HEADER) -> str:
+    """Write a log in which each user takes a, b, c."""
+    events = [f"{user},{item},{time}" for user in users for time, item in enumerate("abc", 1)]
+    return "\n".join([header, *events]) + "\n"
+
+
+def by_the_csv_module(body: str, width: int) -> list[list[str]]:
+    """Read rows as Python does; raises if a row is not what its writer can have meant."""
+    found = []
+    for row in csv.reader(io.StringIO(body, newline=""), strict=True):
+        if not row or (len(row) == 1 and not row[0].strip()):
+            continue  # a blank line
+        if any(row[width:]):
+            raise csv.Error("too many fields")
+        found.append(row[:width] + [""] * (width - len(row)))
+    return found
+
+
+def by_us(path: Path, columns: list[str]) -> list[list[str]]:
+    with open_text(path) as stream:
+        frames = list(CsvFile(path, stream, columns).frames(columns))
+    return [[value or "" for value in row] for frame in frames for row in frame.iter_rows()]
+
+
+# --- No row is lost -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [16, 2**24])
+@settings(max_examples=150, deadline=None)
+@given(body=st.text(st.sampled_from('ab1 ,;"\n\r\t\x00é\ufeff'), max_size=40))
+@example(body='a,b,19" tv\nb,a,"x"\na,a,20" tv\n')
+@example(body='"a","b","c"\r\n"a\r\nb","","d"\r\n')
+@example(body="a,b,c\n\n\na,b,c\n   \n")
+@example(body='a,b,"never closed\na,b,c\n')
+@example(body="\ufeffa,b,c\nx^,b,c\n")
+def test_any_text_of_csv_is_read_as_python_reads_it_or_a_row_is_named(
+    body: str, block: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_tables, "BLOCK", block)
+        for module in (text_tables, json_lines):
+            patch.setattr(module, "ROWS_AT_ONCE", 2 if block == 16 else 1000)
+        patch.setattr(text_tables, "ROWS_IN_FRAME", 3 if block == 16 else 2**16)
+        path = Path(folder) / "log.csv"
+        path.write_bytes(b"u,i,t\n" + body.encode())
+        try:
+            expected = by_the_csv_module(body, 3)
+        except csv.Error:
+            with pytest.raises(DataError, match=r"log\.csv, row \d+: "):
+                by_us(path, ["u", "i", "t"])
+        else:
+            assert by_us(path, ["u", "i", "t"]) == expected
+            assert by_us(path, ["i"]) == [row[1:2] for row in expected]
+
+
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: _zstd(content),
+}
+
+
+def _zstd(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    lines = pl.Series("x", content.decode().removesuffix("\n").split("\n")).to_frame()
+    kwargs: dict[str, Any] = {"compression": "zstd", "check_extension": False}
+    lines.write_csv(buffer, include_header=False, quote_style="never", **kwargs)
+    return buffer.getvalue()
+
+
+names = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=8
+).filter(lambda name: name[0] not in "._" and len(name.encode()) < 60)
+queries = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r"), max_size=8)
+parts_of_a_log = st.lists(
+    st.tuples(
+        names,
+        st.sampled_from(["", "deeper/", "day=1/"]),
+        st.sampled_from(sorted(PACKINGS)),
+        st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), queries), max_size=4),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl", ".parquet"])
+@settings(max_examples=25, deadline=None)
+@given(parts=parts_of_a_log, odd=st.sampled_from(["log", "log[1]", "*", "a?", "~", "%20", "{x}"]))
+def test_the_events_are_those_of_all_parts_whatever_their_names_and_packing(
+    kind: str, parts: list[tuple[str, str, str, list[tuple[str, str, str]]]], odd: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        tables = Tables(Path(folder))
+        contents = {f"{odd}/first{kind}": FIRST}
+        _part(tables, f"{odd}/first", kind, "", FIRST)
+        for name, below, packing, events in parts:
+            packing = "" if kind == ".parquet" else packing
+            file = f"{odd}/{below}{name}{kind}{packing}"
+            if file not in contents:
+                _part(tables, f"{odd}/{below}{name}", kind, packing, events)
+                contents[file] = events
+        # One time for all: the order is that of the files, by name, and of the rows in them.
+        found: dict[str, str] = {}
+        for file in sorted(contents, key=lambda file: Path(file).parts):
+            for user, item, _ in contents[file]:
+                found[user] = found.get(user, "") + item
+        assert tables.read(tables.folder / odd) == found
+
+
+FIRST = [("u", item, 'an "x"') for item in "abc"]
+
+
+def _part(
+    tables: Tables, stem: str, kind: str, packing: str, events: list[tuple[str, str, str]]
+) -> Path:
+    columns = {
+        "query": [query for *_, query in events],
+        "user_id": [user for user, *_ in events],
+        "timestamp": [7] * len(events),
+        "item_id": [item for _, item, _ in events],
+    }
+    if kind == ".parquet":
+        types = {"query": pl.String, "user_id": pl.String, "item_id": pl.String}
+        path = tables.write(stem + kind, b"")
+        pl.DataFrame(columns, schema_overrides={**types, "timestamp": pl.Int64}).write_parquet(path)
+        return path
+    if kind == ".jsonl":
+        lines = [json.dumps(row) for row in pl.DataFrame(columns).iter_rows(named=True)]
+        text = "".join(line + "\n" for line in [*lines, ""])
+    else:
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
+        writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
+        text = file.getvalue()
+    return tables.write(stem + kind + packing, PACKINGS[packing](text.encode()))
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv"])
+def test_inch_marks_in_a_column_that_is_not_used_swallow_no_row(tables: Tables, kind: str) -> None:
+    events = [
+        f"{user},{item},{time},{query}"
+        for user, query in (("u1", '19" tv'), ("u2", "shoes"), ("u3", '"20 inch" tv'), ("u4", 'a"'))
+        for time, item in enumerate("abc", 1)
+    ]
+    text = "\n".join([f"{HEADER},query", *events]) + "\n"
+    if kind == ".tsv":
+        text = text.replace(",", "\t")
+    plain = tables.write(f"plain{kind}", text.replace('"20 inch"', '20"'))
+    assert tables.read(plain) == dict.fromkeys(["u1", "u2", "u3", "u4"], "abc")
+    message = tables.refusal(tables.write(f"odd{kind}", text))
+    assert f"odd{kind}, row 7: " in message
+
+
+def test_a_quote_that_is_never_closed_is_refused_with_the_row_where_it_opens(
+    tables: Tables,
+) -> None:
+    text = rows("u", "v").replace("v,a,1", 'v,a,"1')
+    assert "log.csv, row 4: unexpected end of data" in tables.refusal(tables.write("log.csv", text))
+
+
+def test_more_rows_than_a_block_holds_keep_their_order_across_odd_ones(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_tables, "BLOCK", 1000)
+    users = [f"user {number}" for number in range(300)]
+    text = rows(*users, header=HEADER).replace("\n", ',"x\ny"\n').replace('"x\ny"', "query", 1)
+    text = text.replace('user 200,b,2,"x\ny"', 'user 200,b,2,19" tv')
+    assert tables.read(tables.write("log.csv", text)) == dict.fromkeys(users, "abc")
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tables.parquet("log.parquet", {"user_id": ["u"] * 3, "item_id": [*"abc"], "t": [1, 2, 3]})
+    shorter = tables.parquet("s.parquet", {"user_id": ["u"], "item_id": ["a"], "t": [1]})
+    look = pl.scan_parquet
+
+    def changed(source: Any, **how: Any) -> pl.LazyFrame:
+        return look(shorter if isinstance(source, list) else source, **how)
+
+    monkeypatch.setattr(pl, "scan_parquet", changed)
+    assert "has 3 rows, but 1 were read" in tables.refusal(log, time_column="t")
+
+
+# --- Which files --------------------------------------------------------------------------------
+
+
+def test_a_path_with_brackets_is_itself_and_not_its_neighbour(tables: Tables) -> None:
+    tables.write("log1.csv", rows("wrong"))
+    assert tables.read(tables.write("log[1].csv", rows("right"))) == {"right": "abc"}
+    inside = tables.write("d [v1]/log*.csv", rows("right"))
+    output = tables.folder / "out [v1]"
+    assert tables.read(inside, output_dir=output) == {"right": "abc"}
+    assert tables.read(inside.parent, output_dir=output) == {"right": "abc"}
+    assert prepare(
+        PrepareConfig(
+            interactions=inside,
+            items=tables.write("i?.csv", ITEMS),
+            output_dir=tables.folder / "*",
+        )
+    ).items["title"].to_list() == ["Alpha", "Beta", "Gamma"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "name"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+        ("metadata/version-hint.text", "Iceberg"),
+        (".hoodie/hoodie.properties", "Hudi"),
+    ],
+)
+def test_tables_that_keep_removed_files_are_refused(tables: Tables, mark: str, name: str) -> None:
+    tables.write("log/day=1/part.csv", rows("u"))
+    tables.write(f"log/{mark}", "{}")
+    for folder in ("log", "log/day=1", "."):
+        message = tables.refusal(tables.folder / folder)
+        assert f"a table of {name} (see {mark.split('/')[0]}" in message
+        assert f'spark.read.format("{name.lower()}")' in message
+
+
+def test_parts_in_subfolders_and_packed_parts_are_read(tables: Tables) -> None:
+    tables.write("log/part-0.csv", rows("u1"))
+    tables.write("log/2025/part-1.csv", rows("u2"))
+    tables.write("log/part-2.csv.gz", gzip.compress(rows("u3").encode()))
+    assert tables.read(tables.folder / "log") == dict.fromkeys(["u1", "u2", "u3"], "abc")
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_columns_in_the_names_of_folders_are_read(tables: Tables, kind: str) -> None:
+    for user in ("u%201", "u2"):
+        if kind == ".csv":
+            tables.write(f"log/user_id={user}/a.csv", "item_id,timestamp\nb,2\na,1\n")
+        else:
+            columns = {"item_id": ["b", "a"], "timestamp": [2, 1]}
+            tables.parquet(f"log/user_id={user}/a.parquet", columns)
+    tables.write(
+        f"log/user_id=u2/b{kind}", (tables.folder / f"log/user_id=u2/a{kind}").read_bytes()
+    )
+    assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabb"}
+    if kind == ".parquet":  # a part that has the column itself, in the last place
+        columns = {"item_id": ["c"], "timestamp": [3], "user_id": ["u2"]}
+        tables.parquet("log/user_id=u3/z.parquet", columns)
+        assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabbc"}
+
+
+def test_what_a_folder_holds_beside_its_parts_is_named(tables: Tables) -> None:
+    tables.write("log/part-0.csv", rows("u"))
+    tables.write("log/deep/part-1.xlsx", "PK")
+    message = tables.refusal(tables.folder / "log")
+    assert "deep/part-1.xlsx would be left out" in message
+
+
+def test_hidden_parts_are_said_and_links_are_followed_once(
+    tables: Tables, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tables.write("log/part-0.csv", rows("u"))
+    tables.write("log/_part-1.csv", rows("v"))
+    tables.write("log/._part-0.csv", "what macOS keeps of a file")
+    tables.write("elsewhere/part-2.csv", rows("w"))
+    os.symlink(tables.folder / "elsewhere", tables.folder / "log/linked")
+    os.symlink(tables.folder / "log", tables.folder / "log/itself")
+    assert tables.read(tables.folder / "log") == {"u": "abc", "w": "abc"}
+    assert "_part-1.csv is not read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.csv.gz", gzip.compress(rows("u").encode())[:-9]),
+        ("cut.csv.xz", lzma.compress(rows("u").encode())[:-9]),
+        ("cut.csv.zst", _zstd(rows(*(f"u{i * 7919 % 10007}" for i in range(2000))).encode())[:-99]),
+        ("tail.csv.gz", gzip.compress(rows("u").encode()) + b"tail"),
+    ],
+)
+def test_a_damaged_packed_file_is_refused(tables: Tables, name: str, content: bytes) -> None:
+    assert f"{name} cannot be read to its end" in tables.refusal(tables.write(name, content))
+
+
+def test_packed_files_of_several_pieces_are_read_whole(tables: Tables) -> None:
+    head, tail = rows("u").encode(), b"v,a,1\n"
+    for ending, pack in PACKINGS.items():
+        log = tables.write(f"log.csv{ending}", pack(head) + pack(tail))
+        assert tables.read(log) == {"u": "abc", "v": "a"}
+        misnamed = tables.write(f"no{ending[1:]}.csv", pack(head))
+        assert tables.read(misnamed) == {"u": "abc"}
+
+
+# --- Parts of different kinds -------------------------------------------------------------------
+
+
+def test_parts_may_have_their_columns_in_other_orders_and_others_beside(tables: Tables) -> None:
+    tables.write("log/0.csv", rows("u"))
+    tables.write("log/1.csv", HEADER + "\n")
+    tables.write("log/2.csv", "x,timestamp,item_id,user_id\n,1,a,v\n,2,b,v\n")
+    assert tables.read(tables.folder / "log") == {"u": "abc", "v": "ab"}
+
+
+def test_a_part_without_header_or_without_a_column_is_named(tables: Tables) -> None:
+    tables.write("log/0.csv", rows("u"))
+    part = tables.write("log/1.csv", "v,a,1\nv,b,2\n")
+    assert "1.csv has no column 'user_id'; it has 'v', 'a', '1'" in tables.refusal(part.parent)
+    part.write_text("user_id,item_id\nv,a\n")
+    assert "1.csv has no column 'timestamp'" in tables.refusal(part.parent)
+
+
+def test_files_put_together_with_their_headers_are_refused(tables: Tables) -> None:
+    message = tables.refusal(tables.write("log.csv", rows("u") + rows("v")))
+    assert "log.csv, row 4: the header again" in message
+    log = tables.write("ok.csv", rows("u"))
+    items = tables.write("twice.csv", ITEMS + ITEMS.replace("a,", "d,"))
+    assert "twice.csv, row 4: the header again" in tables.refusal(log, items)
+
+
+def test_parquet_parts_may_differ_in_the_width_of_numbers_and_in_nothing_else(
+    tables: Tables,
+) -> None:
+    columns: dict[str, Any] = {"user_id": [1, 1], "item_id": ["b", "a"]}
+    tables.parquet("log/0.parquet", {**columns, "timestamp": pl.Series([2, 1], dtype=pl.Int32)})
+    tables.parquet("log/1.parquet", {"timestamp": [4, 3], "x": [None, None], **columns})
+    assert tables.read(tables.folder / "log") == {"1": "abab"}
+    part = tables.parquet("log/2.parquet", {**columns, "timestamp": ["4", "3"]})
+    message = tables.refusal(part.parent)
+    assert "column 'timestamp' is Int64 in " in message
+    assert "2.parquet" in message
+    for unit in ("ms", "us"):
+        times = pl.Series([4, 3], dtype=pl.Datetime(unit))  # type: ignore[arg-type]
+        tables.parquet(f"units/{unit}.parquet", {**columns, "timestamp": times})
+    message = tables.refusal(tables.folder / "units")
+    assert "column 'timestamp' is Datetime" in message
+
+
+# --- Text ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rows("u").replace("\n", "\r\n"),
+        rows("u").replace("\n", "\r"),
+        rows("u").replace("\n", "\r\r\n"),
+        "\ufeff" + rows("u"),
+        rows("u").encode("utf-16"),
+        rows("u").encode("utf-32"),
+        rows("u").replace(",", ";"),
+        rows("u").replace(",", "\t"),
+        "sep=|\r\n" + rows("u").replace(",", "|"),
+        "\n" + rows("u").replace("\n", "\n\n") + "  \n\n",
+        rows("u").replace("\n", ",\n"),
+        rows("u").rstrip("\n"),
+        rows("u").replace(",a", ',"a"'),
+        rows("u", header=HEADER + ",unused"),
+    ],
+)
+def test_csv_as_other_programs_write_it(tables: Tables, content: str | bytes) -> None:
+    assert tables.read(tables.write("log.csv", content)) == {"u": "abc"}
+
+
+def test_a_row_with_a_comma_too_many_is_named(tables: Tables) -> None:
+    items = tables.write("comma.csv", ITEMS.replace("Beta", "Beta, the second"))
+    message = tables.refusal(tables.write("log.csv", rows("u")), items)
+    assert "comma.csv, row 2: 3 fields, but the header has 2" in message
+
+
+def test_two_flags_for_one_column_are_refused(tables: Tables) -> None:
+    log = tables.write("log.csv", rows("u"))
+    message = tables.refusal(log, item_column="user_id")
+    assert "--user-column and --item-column both name 'user_id'" in message
+    message = tables.refusal(log, title_column="item_id")
+    assert "--items-id-column and --title-column both name 'item_id'" in message
+
+
+def test_text_needs_a_folder_for_temporary_files_and_parquet_does_not(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tables.folder / "nowhere"))
+    assert "Set TMPDIR" in tables.refusal(tables.write("log.csv", rows("u")))
+    columns = {"user_id": ["u"] * 3, "item_id": [*"abc"], "timestamp": [1, 2, 3]}
+    assert tables.read(tables.parquet("log.parquet", columns)) == {"u": "abc"}
+
+
+def test_a_column_that_occurs_twice_is_refused_if_it_is_read(tables: Tables) -> None:
+    log = tables.write("log.csv", "user_id,item_id,timestamp,item_id\nu,a,1,b\n")
+    assert "log.csv has 2 columns 'item_id'" in tables.refusal(log)
+    log.write_text("user_id,x,item_id,timestamp,x\nu,,a,1,\nu,,b,2,\nu,,c,3,\n")
+    items = tables.write("twice.csv", "item_id,title,x,x\na,A,1,2\n")
+    assert "twice.csv has 2 columns 'x'" in tables.refusal(log, items)
+    assert tables.read(log) == {"u": "abc"}
+
+
+def test_bytes_that_are_no_text_matter_where_they_are_read(tables: Tables) -> None:
+    latin = rows("u").replace("\n", ",\xe9\n").encode("latin-1")
+    assert tables.read(tables.write("log.csv", latin)) == {"u": "abc"}
+    bad = tables.write("bad.csv", rows("u", "v\xe9").encode("latin-1"))
+    message = tables.refusal(bad)
+    assert "bad.csv, row 4: column 'user_id' is not UTF-8" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"user_id": "u", "item_id": "a", "timestamp": 1} {}', "row 2: no JSON"),
+        ("{'user_id': 'u', 'item_id': 'a', 'timestamp': 1}", "row 2: no JSON"),
+        ("[1]", "row 2: a list"),
+        ("[" * 100_000, "row 2: no JSON"),
+        ('{"user_id": 1.0, "item_id": "a", "timestamp": 1}', "row 2: column 'user_id' is 1.0"),
+        (
+            '{"user_id": ["u"], "item_id": "a", "timestamp": 1}',
+            "row 2: column 'user_id' is [\"u\"]",
+        ),
+        ('{"user_id": "u", "timestamp": 1}', "row 2: column 'item_id' is empty"),
+        (
+            '{"user_id": "\\ud83d", "item_id": "a", "timestamp": 1}',
+            "row 2: column 'user_id' is not",
+        ),
+    ],
+)
+def test_a_line_that_is_no_event_is_named(tables: Tables, line: str, complaint: str) -> None:
+    good = '{"user_id": "u", "item_id": "a", "timestamp": 1}'
+    log = tables.write("log.jsonl", f"{good}\n\n{line}\n{good}\n")
+    assert f"log.jsonl, {complaint}" in tables.refusal(log)
+
+
+def test_json_lines_with_a_mark_blank_lines_and_ids_of_two_types(tables: Tables) -> None:
+    big = 12345678901234567890123
+    events = [
+        {"user_id": big, "item_id": "a", "timestamp": 1},
+        {"user_id": str(big), "item_id": "b", "timestamp": 2.5, "more": [{"x": 1}]},
+        {"timestamp": 3, "item_id": "c", "user_id": big},
+    ]
+    text = "\ufeff" + "\n\n".join(map(json.dumps, events)) + "\n \n"
+    assert tables.read(tables.write("log.jsonl", text)) == {str(big): "abc"}
+
+
+# --- What is read of an item --------------------------------------------------------------------
+
+
+def test_row_numbers_are_no_text_and_the_log_says_what_is_read(
+    tables: Tables, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    as_pandas_writes = ",item_id,title,Unnamed: 0,index,place,year\n" + "".join(
+        f"{number},{item},{item.upper()},{number * 7},{number * 5},{number + 1},199{number}\n"
+        for number, item in enumerate("abc")
+    )
+    kept = tables.texts(tables.write("i.csv", as_pandas_writes))
+    assert kept.rows() == [("a", "A", "1990"), ("b", "B", "1991"), ("c", "C", "1992")]
+    assert "read as an item's text: 'title', 'year'" in caplog.text
+    assert "'Unnamed: 0' (row numbers), 'index' (row numbers), 'place' (row numbers)" in caplog.text
+    columns = {"item_id": [*"abc"], "title": [*"ABC"], "__index_level_0__": [7, 3, 5]}
+    assert tables.texts(tables.parquet("i.parquet", columns)).columns == ["item_id", "title"]
+
+
+def test_numbers_and_words_that_are_no_row_numbers_stay_text(tables: Tables) -> None:
+    columns = {"index": ["1", "x", "3"], "stars": [1, 3, 2], "part": ["0", "", "2"]}
+    kept = tables.texts(
+        tables.parquet("i.parquet", {"item_id": [*"abc"], "title": [*"ABC"], **columns})
+    )
+    assert kept.columns == ["item_id", "title", "index", "stars", "part"]
+
+
+def test_text_columns_are_those_asked_for_in_that_order(
+    tables: Tables, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    columns = {"item_id": [*"abc"], "name": [*"ABC"], "x": [*"xyz"], "n": [0, 1, 2], "b": [b""] * 3}
+    items = tables.parquet("i.parquet", columns)
+    kept = tables.texts(items, title_column="name", text_columns=("n", "x"))
+    assert kept.rows()[1] == ("b", "B", "1", "y")
+    assert kept.columns == ["item_id", "title", "n", "x"]
+    assert "'b' (not asked for)" in caplog.text
+    alone = tables.texts(items, title_column="name", text_columns=("name",))
+    assert alone.columns == ["item_id", "title"]
+    log = tables.write("log.csv", rows("u"))
+    message = tables.refusal(log, items, title_column="name", text_columns=("y",))
+    assert "has no column 'y'; it has 'x', 'n'. Name the right one with --text-columns" in message
+    message = tables.refusal(log, items, title_column="name", text_columns=("b",))
+    assert "column 'b' is Binary, which is no text" in message
+    message = tables.refusal(log, items, title_column="b")
+    assert "column 'b' is Binary, which is no text. Name another with --title-column" in message
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+def test_lists_of_lists_and_of_objects_are_text(tables: Tables, kind: str) -> None:
+    items = [
+        {"item_id": "a", "title": "A", "cat": [["x", "y"], ["z"]], "im": [{"u": "é"}, None]},
+        {"item_id": "b", "title": "B", "cat": None, "im": None},
+        {"item_id": "c", "title": "C", "cat": [[], ["w", None]], "im": [None]},
+    ]
+    if kind == ".jsonl":
+        path = tables.write("i.jsonl", "\n".join(map(json.dumps, items)))
+    else:
+        path = tables.write("i.parquet", b"")
+        pl.DataFrame(items).write_parquet(path)
+    kept = tables.texts(path)
+    assert kept["cat"].to_list() == ["x, y, z", "", "w"]
+    assert kept["im"].to_list() == ['{"u":"é"}', "", ""]
+
+
+def test_bytes_are_left_out_and_named_and_durations_and_missing_numbers_are_text(
+    tables: Tables, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    columns = {
+        "item_id": [*"abc"],
+        "title": [*"ABC"],
+        "image": [{"bytes": b"x", "path": "p"}, None, None],
+        "cover": [b"\xff", None, b""],
+        "length": [dt.timedelta(hours=1), None, dt.timedelta(days=2)],
+        "stars": [1.5, float("nan"), None],
+    }
+    kept = tables.texts(tables.parquet("i.parquet", columns))
+    assert kept.columns == ["item_id", "title", "length", "stars"]
+    assert kept["length"].to_list() == ["1:00:00", "", "2 days, 0:00:00"]
+    assert kept["stars"].to_list() == ["1.5", "", ""]
+    assert "'cover' (Binary)" in caplog.text
+
+
+def test_columns_with_the_names_of_patterns_are_themselves(tables: Tables) -> None:
+    text = 'item_id,title,*,^.*$\na,A,"1",p\nb,B,x,q\nc,C,3,r\n'
+    kept = tables.texts(tables.write("i.csv", text))
+    assert kept.rows()[1] == ("b", "B", "x", "q")
+
+
+def test_parts_of_a_catalogue_may_have_other_columns(tables: Tables) -> None:
+    tables.write("i/0.csv", "item_id,title,x\na,A,1\n")
+    tables.write("i/kind=Book/1.csv", "title,item_id\nB,b\nC,c\n")
+    assert tables.texts(tables.folder / "i").rows() == [
+        *[("a", "A", "1", ""), ("b", "B", "", "Book"), ("c", "C", "", "Book")]
+    ]
+
+
+# --- Times --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [
+            "2020-01-01T00:00:00.000000003",
+            "2020-01-01T00:00:00.000000001",
+            "2020-01-01T00:00:00.000000002",
+        ],
+        ["2020-01-01T00:00:00.0000003Z", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00.00000021Z"],
+        ["2020-01-01 00:00:03 UTC", "2020-01-01 00:00:01.5 UTC", "2020-01-01 00:00:02 UTC"],
+        ["2020-01-01 00:00:03+00", "2020-01-01 01:00:01.5 +0100", "2020-01-01T00:00:02.000z"],
+        ["2020-01-01 00:00:00,3", "2020-01-01 00:00:00,1", "2020-01-01 00:00:00,2"],
+        ["9999-12-31", "0001-01-01", "2020-01-01T00:00:00.000001"],
+        ["20200103", "20200101", "20200102"],
+    ],
+)
+def test_times_as_other_programs_write_them_are_in_order(tables: Tables, times: list[str]) -> None:
+    text = "".join(f'u,{item},"{time}"\n' for item, time in zip("abc", times, strict=True))
+    assert tables.read(tables.write("log.csv", f"{HEADER}\n{text}")) == {"u": "bca"}
+
+
+def test_a_year_that_nanoseconds_cannot_tell_is_refused(tables: Tables) -> None:
+    text = "u,a,2020-01-01T00:00:00.123456789\nu,b,9999-01-01\n"
+    message = tables.refusal(tables.write("log.csv", f"{HEADER}\n{text}"))
+    assert "row 2: '9999-01-01' is not a time" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("u,a,1600000000\nu,b,1600000000000\nu,c,1600000001\n", "milliseconds and seconds"),
+        ("1.0,a,1\n1.0,b,2\n1.0,c,3\n", "every user id ends in .0"),
+    ],
+)
+def test_what_is_seldom_meant_is_said(
+    tables: Tables, caplog: pytest.LogCaptureFixture, text: str, said: str
+) -> None:
+    caplog.set_level("INFO")
+    tables.prepare(tables.write("log.csv", f"{HEADER}\n{text}"))
+    assert said in caplog.text
