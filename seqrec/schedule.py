@@ -3,14 +3,17 @@
 One recipe serves small and large logs. A rule looks at the training events alone: how many targets
 there are, P, and into how many windows W they are cut. Flags that are given go before the rules.
 
-    teacher   batch: W / 150 windows, 16 to 64     epochs: min(600,000, 100 I) / P, 1 to 8
-    student   batch: W / 100 windows, 32 to 128    epochs: min(3,000,000, 600 I) / P, 12 to 24
+    teacher   batch: W / 150 windows, 16 to 64     epochs: 600,000 / P, 1 to 8, at most 140 I / P
+    student   batch: W / 100 windows, 32 to 128    epochs: 3,000,000 / P, 12 to 24, at most
+                                                           480 I / P, but 8 at least
               rate:  4e-3 * sqrt(batch / 128)      negatives: all items up to 4,096; else 1,024,
               width: 64, 128 if the set is dense       or 4,096 if the set is dense
 
-I counts the items. A set is dense with 100 targets or more per item. Batches are powers of two.
+I is the number of items. A set is dense with 100 targets or more per item. Batches are powers of two.
 Small sets need small batches, or an epoch has too few steps to move the item tables; large ones
-need few epochs, and so do those that show each item often in one. A row of
+need few epochs, and so do those in which each item is a target often: on MovieLens-100K, of 58
+targets per item, students without soft targets validate at .133 (GRU) and .128 (Transformer) after
+8 epochs, at .131 and .130 after 24. A row of
 twice the width holds more, if there are events enough to learn it from: Beauty, of 13 per item,
 validates at .061 with 64 and .058 with 128, MovieLens-1M, of 290, at .168 and .182 (Transformers
 without a teacher).
@@ -60,8 +63,9 @@ def fit_schedule(
     steps: int,
     batches: tuple[int, int],
     targets: int,
-    per_item: int,
     epochs: tuple[int, int],
+    per_item: int,
+    least: int,
 ) -> Schedule:
     """Fit batch size and epochs to a data set.
 
@@ -72,18 +76,17 @@ def fit_schedule(
         steps: an epoch's batches, if the bounds allow it.
         batches: the least and the greatest batch size, powers of two.
         targets: targets to learn in all, if the bounds allow it.
-        per_item: the same for each item.
         epochs: the fewest and the most epochs.
+        per_item: targets to learn of each item; no more epochs than that takes,
+        least: but that many.
     """
     num_windows = len(cut_windows(dataset, max_len, stride))
     wanted = max(num_windows // steps, 1)
     batch_size = min(max(1 << (wanted.bit_length() - 1), batches[0]), batches[1])
     per_epoch = max(num_targets(dataset), 1)
-    targets = min(targets, per_item * dataset.num_items)
-    return Schedule(
-        num_epochs=min(max(round(targets / per_epoch), epochs[0]), epochs[1]),
-        batch_size=batch_size,
-    )
+    by_targets = min(max(round(targets / per_epoch), epochs[0]), epochs[1])
+    by_items = max(round(per_item * dataset.num_items / per_epoch), least)
+    return Schedule(num_epochs=min(by_targets, by_items), batch_size=batch_size)
 
 
 def teacher_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
@@ -95,8 +98,9 @@ def teacher_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
         steps=150,
         batches=(16, 64),
         targets=600_000,
-        per_item=100,
         epochs=(1, 8),
+        per_item=140,
+        least=1,
     )
 
 
@@ -108,8 +112,9 @@ def student_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
         steps=100,
         batches=(32, 128),
         targets=3_000_000,
-        per_item=600,
         epochs=(12, 24),
+        per_item=480,
+        least=8,
     )
 
 

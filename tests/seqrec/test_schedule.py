@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 
 
-def dataset_of(num_users: int, num_train_events: int) -> SequenceDataset:
+def dataset_of(
+    num_users: int, num_train_events: int, num_items: int = 1_000_000
+) -> SequenceDataset:
     """Return equal users; nothing but how many of what there are matters here."""
     length = num_train_events + 2
     split = [[num_train_events, num_train_events, num_train_events + 1]] * num_users
     return SequenceDataset(
         Path("nowhere"),
-        {},
+        {"num_items": num_items},
         np.ones(num_users * length, dtype=np.int32),
         np.arange(num_users + 1) * length,
         np.array(split),
@@ -56,13 +58,39 @@ def test_epochs_and_batches_follow_the_data_within_their_bounds(
         batches=(2, 8),
         targets=num_targets,
         epochs=(2, 9),
+        per_item=1,
+        least=1,
     )
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("per_item", "num_epochs"),
+    [
+        (20, 4),  # 20 targets of each of 10 items are 200; an epoch has 50
+        (50, 6),  # 10, were it not for the other rule: 300 / 50
+        (1, 3),  # a fifth of an epoch, were it not for the bound
+    ],
+)
+def test_dense_data_need_no_more_epochs_than_show_each_item_often(
+    per_item: int, num_epochs: int
+) -> None:
+    found = fit_schedule(
+        dataset_of(10, 6, num_items=10),
+        max_len=4,
+        steps=1,
+        batches=(2, 8),
+        targets=300,
+        epochs=(2, 9),
+        per_item=per_item,
+        least=3,
+    )
+    assert found.num_epochs == num_epochs
+
+
 def test_windows_that_do_not_overlap_are_fewer() -> None:
     # 9 inputs: cut 4 apart they make 3 windows of 4, ten users 30; cut 1 apart, 6 windows, 60.
-    bounds = {"steps": 1, "batches": (1, 64), "targets": 1, "epochs": (1, 1)}
+    bounds = {"steps": 1, "batches": (1, 64), "targets": 1, "epochs": (1, 1), "per_item": 1, "least": 1}
     for stride, batch_size in [(4, 16), (1, 32)]:
         found = fit_schedule(dataset_of(10, 10), max_len=4, stride=stride, **bounds)  # type: ignore[arg-type]
         assert found.batch_size == batch_size
