@@ -1,3 +1,3 @@
-"""To remove: it is `export.onnx_graph.graph` now."""
+"""Moved to `export.onnx_graph.graph`. To be removed."""
 
 from export.onnx_graph.graph import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""To remove: it is `export.onnx_graph.builder` now."""
+"""Moved to `export.onnx_graph.builder`. To be removed."""
 
 from export.onnx_graph.builder import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""To remove: it is `export.onnx_graph.quantize` now."""
+"""Moved to `export.onnx_graph.quantize`. To be removed."""
 
 from export.onnx_graph.quantize import *  # noqa: F403

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 PART = "part-{:05d}.parquet"
 IS_PART = re.compile(r"part-\d{5,}\.parquet")
 IS_UNFINISHED = re.compile(r"\.part-\d{5,}\.parquet\.\d+\.tmp")  # a killed worker's
-ABOUT = "seqrec.recommender"  # in each file's metadata
+METADATA = "seqrec.recommender"  # the key in each file
 SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(),
     "item_ids": pl.List(pl.String),
@@ -109,9 +109,9 @@ class Worker:
     @cached_property
     def metadata(self) -> dict[str, str]:
         """What each file says of the model that made it."""
-        about = ("arch", "precision", "dataset_fingerprint", "sha256")
-        known = {key: self.recommender.config.get(key) for key in about}
-        return {ABOUT: json.dumps(known)}
+        keys = ("arch", "precision", "dataset_fingerprint", "sha256")
+        known = {key: self.recommender.config.get(key) for key in keys}
+        return {METADATA: json.dumps(known)}
 
     @cached_property
     def dataset(self) -> SequenceDataset:
@@ -324,6 +324,6 @@ def _is_ours(file: Path) -> bool:
     if IS_UNFINISHED.fullmatch(file.name):
         return True
     try:
-        return bool(IS_PART.fullmatch(file.name)) and ABOUT in pl.read_parquet_metadata(file)
+        return bool(IS_PART.fullmatch(file.name)) and METADATA in pl.read_parquet_metadata(file)
     except (OSError, pl.exceptions.PolarsError):
         return False

@@ -1,4 +1,4 @@
-"""To remove: it is `export.new_items.text_encoder` now."""
+"""Moved to `export.new_items.text_encoder`. To be removed."""
 
 from export.new_items.text_encoder import *  # noqa: F403
 from export.new_items.text_encoder import TEXT_ENCODER

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Give those who do not know yet that it has moved what `export.onnx_graph.exporting` has."""
+    """Find names that have moved to `export.onnx_graph.exporting`. To be removed."""
     from export.onnx_graph import exporting
 
     return getattr(exporting, name)

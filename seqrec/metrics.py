@@ -176,5 +176,5 @@ class Evaluation:
 
 
 def __getattr__(name: str) -> Any:
-    """To remove: give those who do not know yet that it has moved what `seqrec.evaluation` has."""
+    """Find names that have moved to `seqrec.evaluation`. To be removed."""
     return getattr(importlib.import_module("seqrec.evaluation"), name)

@@ -3,17 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, flag
-from seqrec.data import SequenceDataset
-from seqrec.schedule import (
-    is_dense,
-    num_negatives,
-    student_learning_rate,
-    student_schedule,
-    student_width,
-)
+
+if TYPE_CHECKING:  # loads Polars, and `seqrec.schedule` PyTorch, which `--help` needs not
+    from seqrec.data import SequenceDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +90,16 @@ class DistillConfig:
             raise ValueError(f"--temperature {self.temperature} is not above 0")
 
 
-def scheduled(config: DistillConfig, dataset: SequenceDataset) -> DistillConfig:
+def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> DistillConfig:
     """Put what `seqrec.schedule` says in place of what is left to it."""
+    from seqrec.schedule import (
+        is_dense,
+        num_negatives,
+        student_learning_rate,
+        student_schedule,
+        student_width,
+    )
+
     schedule = student_schedule(dataset, config.max_len)
     batch_size = config.batch_size or schedule.batch_size
     negatives = config.num_negatives

@@ -5,7 +5,6 @@ import logging
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 from seqrec.errors import ModelError, SourceError
 from seqrec.fetch import cache_dir
@@ -37,11 +36,10 @@ from teacher.check_folder import (
     read_config,
     text_config,
 )
+from teacher.config import Bits
 from teacher.shape import drop_words, input_width, output_width, set_shape
 
 logger = logging.getLogger(__name__)
-
-Bits = Literal[4, 16, 32]
 
 
 def resolve_model(name: str) -> Path:

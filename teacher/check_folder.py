@@ -107,8 +107,8 @@ def model_fingerprint(folder: Path) -> str:
     """Return the SHA-256 over all files of a folder that a model and its tokenizer are made of."""
     digest = hashlib.sha256()
     for file in _files(folder):
-        about = file.stat()  # the time of the last change cannot be set back
-        digest.update(f"{file.name} {_sha256(file, about.st_size, about.st_ctime_ns)}\n".encode())
+        status = file.stat()  # the time of the last change cannot be set back
+        digest.update(f"{file.name} {_sha256(file, status.st_size, status.st_ctime_ns)}\n".encode())
     return digest.hexdigest()
 
 
@@ -191,8 +191,8 @@ def check_numbers(folder: Path) -> None:
         ModelError: naming the tensors.
     """
     for file in _weight_files(folder):
-        about = file.stat()
-        if wrong := _wrong_tensors(file, about.st_size, about.st_ctime_ns):
+        status = file.stat()
+        if wrong := _wrong_tensors(file, status.st_size, status.st_ctime_ns):
             raise ModelError(
                 f"{file} holds NaN or infinite numbers, in {', '.join(wrong[:3])}"
                 f"{', ...' if wrong[3:] else ''}: its training diverged, or it is damaged. Fetch "
@@ -259,13 +259,13 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
 def _check_kind(folder: Path, name: str) -> None:
     """Refuse a configuration that transformers would not know, or only with the model's code."""
     try:
-        about = read_json(folder / "config.json")
+        settings = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read ({error})") from error
-    kind = about.get("model_type")
+    kind = settings.get("model_type")
     if kind in CONFIG_MAPPING:
         return
-    if "auto_map" in about:
+    if "auto_map" in settings:
         raise ModelError(
             f"{name} is {article(kind)}, which needs code of its own (auto_map in config.json), "
             f"and no model's code is run here. {TAKE}, whose code transformers has"

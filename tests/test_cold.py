@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from student.text_map import FILE, TextMap
-from teacher.finetune import FinetuneConfig, build_teacher
+from teacher.config import FinetuneConfig
 from teacher.model import Teacher, next_item_loss
+from teacher.tuning import build_teacher
 
 COLD_SHARE = 0.2
 

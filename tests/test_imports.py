@@ -54,7 +54,11 @@ def test_packages_import_only_what_the_table_allows(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["teacher/finetune", "student/distill", "benchmarks/latency", "benchmarks/accuracy"]
+    "name",
+    [
+        *("teacher/finetune", "teacher/tuning", "student/distill", "student/distilling"),
+        *("benchmarks/latency", "benchmarks/accuracy"),
+    ],
 )
 def test_entry_points_import_seqrec_before_any_library(name: str) -> None:
     """It sets the environment that OpenMP reads when torch is loaded."""
@@ -130,7 +134,7 @@ except SystemExit:
 sys.stderr.write(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
 """
 COMMANDS = [
-    "seqrec.prepare",
+    *("seqrec.prepare", "teacher.finetune", "student.distill"),
     *("export.to_onnx", "export.add_items", "export.to_text_encoder", "export.to_mobile"),
     *("export.to_executorch", "export.score", "export.to_web", "export.serve_web"),
 ]

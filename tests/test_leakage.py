@@ -20,9 +20,10 @@ import torch
 from accelerate import Accelerator
 
 from student.config import DistillConfig
-from student.distill import distil, make_soft_targets
+from student.distilling import distil, make_soft_targets
 from student.model import Arch, Student
-from teacher.finetune import FinetuneConfig, run
+from teacher.config import FinetuneConfig
+from teacher.tuning import run
 
 
 def twin_of(

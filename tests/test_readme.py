@@ -23,7 +23,7 @@ from export.serve_web import ServeConfig
 from export.to_executorch import ToExecutorchConfig
 from export.to_web import ToWebConfig
 from student.config import DistillConfig
-from teacher.finetune import FinetuneConfig
+from teacher.config import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

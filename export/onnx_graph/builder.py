@@ -127,7 +127,10 @@ class GraphBuilder:
     def model(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> ModelProto:
         """Return the model; inputs and outputs are given as name: (type, shape)."""
         infos = [
-            [helper.make_tensor_value_info(name, *about) for name, about in given.items()]
+            [
+                helper.make_tensor_value_info(name, *type_and_shape)
+                for name, type_and_shape in given.items()
+            ]
             for given in (inputs, outputs)
         ]
         graph = helper.make_graph(self.nodes, "recommender", *infos, initializer=self.constants)

@@ -72,10 +72,10 @@ def build_graph(student: Student, precision: Precision = "fp32") -> ModelProto:
     if not isinstance(student.encoder, GRUEncoder):
         return graph.model(INPUTS, OUTPUTS)
     shape = [student.config.num_layers, "batch", student.config.hidden_dim]
-    about = (TensorProto.FLOAT, shape)
+    type_and_shape = (TensorProto.FLOAT, shape)
     # An input that is also a constant has a default value.
     graph.constant(np.zeros((shape[0], 1, shape[2])), np.float32, STATE)
-    return graph.model({**INPUTS, STATE: about}, {**OUTPUTS, NEW_STATE: about})
+    return graph.model({**INPUTS, STATE: type_and_shape}, {**OUTPUTS, NEW_STATE: type_and_shape})
 
 
 def add_answer(graph: GraphBuilder, table: ItemTable, state: str, items: str) -> None:

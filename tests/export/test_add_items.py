@@ -38,12 +38,13 @@ from export.onnx_graph.exporting import ensure_exported
 from export.onnx_graph.item_table import append_rows
 from export.recommender import OUTPUT_NAMES, Recommender, open_session
 from student.config import DistillConfig
-from student.distill import distil
+from student.distilling import distil
 from student.model import Student
 from student.text_map import FILE, TextMap
-from teacher.finetune import FinetuneConfig, run
+from teacher.config import FinetuneConfig
 from teacher.model import Teacher
 from teacher.text import read_new_texts, read_texts
+from teacher.tuning import run
 
 NEW_ITEMS = pl.DataFrame(
     {

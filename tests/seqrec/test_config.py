@@ -11,7 +11,7 @@ from seqrec.config import default_output_dir, flag, parse_flags, recipe, recipe_
 import pytest
 
 from student.config import DistillConfig
-from teacher.finetune import FinetuneConfig
+from teacher.config import FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from accelerate import Accelerator
 from safetensors.numpy import load_file
 
 from student.config import DistillConfig
-from student.distill import distil
-from teacher.finetune import FinetuneConfig, run
+from student.distilling import distil
+from teacher.config import FinetuneConfig
+from teacher.tuning import run
 
 ROOT = Path(__file__).parents[2]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]

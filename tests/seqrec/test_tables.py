@@ -2,7 +2,6 @@
 
 import bz2
 import csv
-import datetime as dt
 import gzip
 import io
 import json
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from seqrec import json_lines, text_tables
-from seqrec.data import SequenceDataset
 from seqrec.errors import DataError
 from seqrec.prepare import PrepareConfig, prepare
 from seqrec.text_tables import CsvFile, open_text
@@ -24,64 +22,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-HEADER = "user_id,item_id,timestamp"
-ITEMS = "item_id,title\na,Alpha\nb,Beta\nc,Gamma\n"
-
-
-class Tables:
-    """A folder of tables."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.write("items.csv", ITEMS)
-
-    def write(self, name: str, content: str | bytes) -> Path:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    def parquet(self, name: str, columns: dict[str, Any]) -> Path:
-        path = self.write(name, b"")
-        pl.DataFrame(columns).write_parquet(path)
-        return path
-
-    def prepare(self, log: Path, items: Path | None = None, **flags: Any) -> SequenceDataset:
-        flags = {"output_dir": self.folder / "out", **flags}
-        items = items or self.folder / "items.csv"
-        return prepare(PrepareConfig(interactions=log, items=items, **flags))
-
-    def read(self, log: Path, **flags: Any) -> dict[str, str]:
-        """Return each user's items in order of time, spelt out."""
-        dataset = self.prepare(log, **flags)
-        users = pl.read_parquet(dataset.path / "user_ids.parquet", glob=False)["user_id"].to_list()
-        return {
-            user: "".join(dataset.item_ids[item - 1] for item in dataset.sequence(row))
-            for row, user in enumerate(users)
-        }
-
-    def texts(self, items: Path, **flags: Any) -> pl.DataFrame:
-        """Return what is kept of a catalogue of a, b and c."""
-        return self.prepare(self.write("log.csv", rows("u")), items, **flags).items
-
-    def refusal(self, log: Path, items: Path | None = None, **flags: Any) -> str:
-        output = self.folder / "refused"
-        with pytest.raises(DataError) as raised:
-            self.prepare(log, items, output_dir=output, **flags)
-        assert not output.exists()
-        assert "\n" not in str(raised.value)
-        return str(raised.value)
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path)
-
-
-def rows(*users: str, header: str = HEADER) -> str:
-    """Write a log in which each user takes a, b, c."""
-    events = [f"{user},{item},{time}" for user in users for time, item in enumerate("abc", 1)]
-    return "\n".join([header, *events]) + "\n"
+from tests.seqrec.table_folder import HEADER, ITEMS, Tables, rows
 
 
 def by_the_csv_module(body: str, width: int) -> list[list[str]]:
@@ -102,7 +43,7 @@ def by_us(path: Path, columns: list[str]) -> list[list[str]]:
     return [[value or "" for value in row] for frame in frames for row in frame.iter_rows()]
 
 
-# --- No row is lost -----------------------------------------------------------------------------
+# --- No row is lost ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [16, 2**24])
@@ -265,7 +206,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert "has 3 rows, but 1 were read" in tables.refusal(log, time_column="t")
 
 
-# --- Which files --------------------------------------------------------------------------------
+# --- Which files -------------------------------------------------------------------------------
 
 
 def test_a_path_with_brackets_is_itself_and_not_its_neighbour(tables: Tables) -> None:
@@ -370,7 +311,7 @@ def test_packed_files_of_several_pieces_are_read_whole(tables: Tables) -> None:
         assert tables.read(misnamed) == {"u": "abc"}
 
 
-# --- Parts of different kinds -------------------------------------------------------------------
+# --- Parts of different kinds ------------------------------------------------------------------
 
 
 def test_parts_may_have_their_columns_in_other_orders_and_others_beside(tables: Tables) -> None:
@@ -412,248 +353,3 @@ def test_parquet_parts_may_differ_in_the_width_of_numbers_and_in_nothing_else(
         tables.parquet(f"units/{unit}.parquet", {**columns, "timestamp": times})
     message = tables.refusal(tables.folder / "units")
     assert "column 'timestamp' is Datetime" in message
-
-
-# --- Text ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        rows("u").replace("\n", "\r\n"),
-        rows("u").replace("\n", "\r"),
-        rows("u").replace("\n", "\r\r\n"),
-        "\ufeff" + rows("u"),
-        rows("u").encode("utf-16"),
-        rows("u").encode("utf-32"),
-        rows("u").replace(",", ";"),
-        rows("u").replace(",", "\t"),
-        "sep=|\r\n" + rows("u").replace(",", "|"),
-        "\n" + rows("u").replace("\n", "\n\n") + "  \n\n",
-        rows("u").replace("\n", ",\n"),
-        rows("u").rstrip("\n"),
-        rows("u").replace(",a", ',"a"'),
-        rows("u", header=HEADER + ",unused"),
-    ],
-)
-def test_csv_as_other_programs_write_it(tables: Tables, content: str | bytes) -> None:
-    assert tables.read(tables.write("log.csv", content)) == {"u": "abc"}
-
-
-def test_a_row_with_a_comma_too_many_is_named(tables: Tables) -> None:
-    items = tables.write("comma.csv", ITEMS.replace("Beta", "Beta, the second"))
-    message = tables.refusal(tables.write("log.csv", rows("u")), items)
-    assert "comma.csv, row 2: 3 fields, but the header has 2" in message
-
-
-def test_two_flags_for_one_column_are_refused(tables: Tables) -> None:
-    log = tables.write("log.csv", rows("u"))
-    message = tables.refusal(log, item_column="user_id")
-    assert "--user-column and --item-column both name 'user_id'" in message
-    message = tables.refusal(log, title_column="item_id")
-    assert "--items-id-column and --title-column both name 'item_id'" in message
-
-
-def test_text_needs_a_folder_for_temporary_files_and_parquet_does_not(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tables.folder / "nowhere"))
-    assert "Set TMPDIR" in tables.refusal(tables.write("log.csv", rows("u")))
-    columns = {"user_id": ["u"] * 3, "item_id": [*"abc"], "timestamp": [1, 2, 3]}
-    assert tables.read(tables.parquet("log.parquet", columns)) == {"u": "abc"}
-
-
-def test_a_column_that_occurs_twice_is_refused_if_it_is_read(tables: Tables) -> None:
-    log = tables.write("log.csv", "user_id,item_id,timestamp,item_id\nu,a,1,b\n")
-    assert "log.csv has 2 columns 'item_id'" in tables.refusal(log)
-    log.write_text("user_id,x,item_id,timestamp,x\nu,,a,1,\nu,,b,2,\nu,,c,3,\n")
-    items = tables.write("twice.csv", "item_id,title,x,x\na,A,1,2\n")
-    assert "twice.csv has 2 columns 'x'" in tables.refusal(log, items)
-    assert tables.read(log) == {"u": "abc"}
-
-
-def test_bytes_that_are_no_text_matter_where_they_are_read(tables: Tables) -> None:
-    latin = rows("u").replace("\n", ",\xe9\n").encode("latin-1")
-    assert tables.read(tables.write("log.csv", latin)) == {"u": "abc"}
-    bad = tables.write("bad.csv", rows("u", "v\xe9").encode("latin-1"))
-    message = tables.refusal(bad)
-    assert "bad.csv, row 4: column 'user_id' is not UTF-8" in message
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ('{"user_id": "u", "item_id": "a", "timestamp": 1} {}', "row 2: no JSON"),
-        ("{'user_id': 'u', 'item_id': 'a', 'timestamp': 1}", "row 2: no JSON"),
-        ("[1]", "row 2: a list"),
-        ("[" * 100_000, "row 2: no JSON"),
-        ('{"user_id": 1.0, "item_id": "a", "timestamp": 1}', "row 2: column 'user_id' is 1.0"),
-        (
-            '{"user_id": ["u"], "item_id": "a", "timestamp": 1}',
-            "row 2: column 'user_id' is [\"u\"]",
-        ),
-        ('{"user_id": "u", "timestamp": 1}', "row 2: column 'item_id' is empty"),
-        (
-            '{"user_id": "\\ud83d", "item_id": "a", "timestamp": 1}',
-            "row 2: column 'user_id' is not",
-        ),
-    ],
-)
-def test_a_line_that_is_no_event_is_named(tables: Tables, line: str, complaint: str) -> None:
-    good = '{"user_id": "u", "item_id": "a", "timestamp": 1}'
-    log = tables.write("log.jsonl", f"{good}\n\n{line}\n{good}\n")
-    assert f"log.jsonl, {complaint}" in tables.refusal(log)
-
-
-def test_json_lines_with_a_mark_blank_lines_and_ids_of_two_types(tables: Tables) -> None:
-    big = 12345678901234567890123
-    events = [
-        {"user_id": big, "item_id": "a", "timestamp": 1},
-        {"user_id": str(big), "item_id": "b", "timestamp": 2.5, "more": [{"x": 1}]},
-        {"timestamp": 3, "item_id": "c", "user_id": big},
-    ]
-    text = "\ufeff" + "\n\n".join(map(json.dumps, events)) + "\n \n"
-    assert tables.read(tables.write("log.jsonl", text)) == {str(big): "abc"}
-
-
-# --- What is read of an item --------------------------------------------------------------------
-
-
-def test_row_numbers_are_no_text_and_the_log_says_what_is_read(
-    tables: Tables, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    as_pandas_writes = ",item_id,title,Unnamed: 0,index,place,year\n" + "".join(
-        f"{number},{item},{item.upper()},{number * 7},{number * 5},{number + 1},199{number}\n"
-        for number, item in enumerate("abc")
-    )
-    kept = tables.texts(tables.write("i.csv", as_pandas_writes))
-    assert kept.rows() == [("a", "A", "1990"), ("b", "B", "1991"), ("c", "C", "1992")]
-    assert "read as an item's text: 'title', 'year'" in caplog.text
-    assert "'Unnamed: 0' (row numbers), 'index' (row numbers), 'place' (row numbers)" in caplog.text
-    columns = {"item_id": [*"abc"], "title": [*"ABC"], "__index_level_0__": [7, 3, 5]}
-    assert tables.texts(tables.parquet("i.parquet", columns)).columns == ["item_id", "title"]
-
-
-def test_numbers_and_words_that_are_no_row_numbers_stay_text(tables: Tables) -> None:
-    columns = {"index": ["1", "x", "3"], "stars": [1, 3, 2], "part": ["0", "", "2"]}
-    kept = tables.texts(
-        tables.parquet("i.parquet", {"item_id": [*"abc"], "title": [*"ABC"], **columns})
-    )
-    assert kept.columns == ["item_id", "title", "index", "stars", "part"]
-
-
-def test_text_columns_are_those_asked_for_in_that_order(
-    tables: Tables, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    columns = {"item_id": [*"abc"], "name": [*"ABC"], "x": [*"xyz"], "n": [0, 1, 2], "b": [b""] * 3}
-    items = tables.parquet("i.parquet", columns)
-    kept = tables.texts(items, title_column="name", text_columns=("n", "x"))
-    assert kept.rows()[1] == ("b", "B", "1", "y")
-    assert kept.columns == ["item_id", "title", "n", "x"]
-    assert "'b' (not asked for)" in caplog.text
-    alone = tables.texts(items, title_column="name", text_columns=("name",))
-    assert alone.columns == ["item_id", "title"]
-    log = tables.write("log.csv", rows("u"))
-    message = tables.refusal(log, items, title_column="name", text_columns=("y",))
-    assert "has no column 'y'; it has 'x', 'n'. Name the right one with --text-columns" in message
-    message = tables.refusal(log, items, title_column="name", text_columns=("b",))
-    assert "column 'b' is Binary, which is no text" in message
-    message = tables.refusal(log, items, title_column="b")
-    assert "column 'b' is Binary, which is no text. Name another with --title-column" in message
-
-
-@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
-def test_lists_of_lists_and_of_objects_are_text(tables: Tables, kind: str) -> None:
-    items = [
-        {"item_id": "a", "title": "A", "cat": [["x", "y"], ["z"]], "im": [{"u": "é"}, None]},
-        {"item_id": "b", "title": "B", "cat": None, "im": None},
-        {"item_id": "c", "title": "C", "cat": [[], ["w", None]], "im": [None]},
-    ]
-    if kind == ".jsonl":
-        path = tables.write("i.jsonl", "\n".join(map(json.dumps, items)))
-    else:
-        path = tables.write("i.parquet", b"")
-        pl.DataFrame(items).write_parquet(path)
-    kept = tables.texts(path)
-    assert kept["cat"].to_list() == ["x, y, z", "", "w"]
-    assert kept["im"].to_list() == ['{"u":"é"}', "", ""]
-
-
-def test_bytes_are_left_out_and_named_and_durations_and_missing_numbers_are_text(
-    tables: Tables, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    columns = {
-        "item_id": [*"abc"],
-        "title": [*"ABC"],
-        "image": [{"bytes": b"x", "path": "p"}, None, None],
-        "cover": [b"\xff", None, b""],
-        "length": [dt.timedelta(hours=1), None, dt.timedelta(days=2)],
-        "stars": [1.5, float("nan"), None],
-    }
-    kept = tables.texts(tables.parquet("i.parquet", columns))
-    assert kept.columns == ["item_id", "title", "length", "stars"]
-    assert kept["length"].to_list() == ["1:00:00", "", "2 days, 0:00:00"]
-    assert kept["stars"].to_list() == ["1.5", "", ""]
-    assert "'cover' (Binary)" in caplog.text
-
-
-def test_columns_with_the_names_of_patterns_are_themselves(tables: Tables) -> None:
-    text = 'item_id,title,*,^.*$\na,A,"1",p\nb,B,x,q\nc,C,3,r\n'
-    kept = tables.texts(tables.write("i.csv", text))
-    assert kept.rows()[1] == ("b", "B", "x", "q")
-
-
-def test_parts_of_a_catalogue_may_have_other_columns(tables: Tables) -> None:
-    tables.write("i/0.csv", "item_id,title,x\na,A,1\n")
-    tables.write("i/kind=Book/1.csv", "title,item_id\nB,b\nC,c\n")
-    assert tables.texts(tables.folder / "i").rows() == [
-        *[("a", "A", "1", ""), ("b", "B", "", "Book"), ("c", "C", "", "Book")]
-    ]
-
-
-# --- Times --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "times",
-    [
-        [
-            "2020-01-01T00:00:00.000000003",
-            "2020-01-01T00:00:00.000000001",
-            "2020-01-01T00:00:00.000000002",
-        ],
-        ["2020-01-01T00:00:00.0000003Z", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00.00000021Z"],
-        ["2020-01-01 00:00:03 UTC", "2020-01-01 00:00:01.5 UTC", "2020-01-01 00:00:02 UTC"],
-        ["2020-01-01 00:00:03+00", "2020-01-01 01:00:01.5 +0100", "2020-01-01T00:00:02.000z"],
-        ["2020-01-01 00:00:00,3", "2020-01-01 00:00:00,1", "2020-01-01 00:00:00,2"],
-        ["9999-12-31", "0001-01-01", "2020-01-01T00:00:00.000001"],
-        ["20200103", "20200101", "20200102"],
-    ],
-)
-def test_times_as_other_programs_write_them_are_in_order(tables: Tables, times: list[str]) -> None:
-    text = "".join(f'u,{item},"{time}"\n' for item, time in zip("abc", times, strict=True))
-    assert tables.read(tables.write("log.csv", f"{HEADER}\n{text}")) == {"u": "bca"}
-
-
-def test_a_year_that_nanoseconds_cannot_tell_is_refused(tables: Tables) -> None:
-    text = "u,a,2020-01-01T00:00:00.123456789\nu,b,9999-01-01\n"
-    message = tables.refusal(tables.write("log.csv", f"{HEADER}\n{text}"))
-    assert "row 2: '9999-01-01' is not a time" in message
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("u,a,1600000000\nu,b,1600000000000\nu,c,1600000001\n", "milliseconds and seconds"),
-        ("1.0,a,1\n1.0,b,2\n1.0,c,3\n", "every user id ends in .0"),
-    ],
-)
-def test_what_is_seldom_meant_is_said(
-    tables: Tables, caplog: pytest.LogCaptureFixture, text: str, said: str
-) -> None:
-    caplog.set_level("INFO")
-    tables.prepare(tables.write("log.csv", f"{HEADER}\n{text}"))
-    assert said in caplog.text

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from student import training
 from student.config import DistillConfig, scheduled
-from student.distill import distil, make_soft_targets
+from student.distilling import distil, make_soft_targets
 from student.model import Arch, Student, StudentConfig
 from student.text_map import FILE as TEXT_MAP_FILE
 from student.text_map import TextMap

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from student.config import DistillConfig
-from student.distill import train_all
+from student.distilling import train_all
 from student.side_by_side import run_side_by_side
 
 

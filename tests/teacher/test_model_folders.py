@@ -29,9 +29,10 @@ from export.recommender import open_session
 from teacher import base, text
 from teacher.base import load_base, load_tokenizer, resolve_model
 from teacher.check_folder import model_fingerprint, read_config, text_config
-from teacher.finetune import FinetuneConfig, run, work_of
+from teacher.config import FinetuneConfig
 from teacher.model import Teacher, next_item_loss
 from teacher.plan import check_model, config_of, make_plan, teacher_on
+from teacher.tuning import run, work_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 200,
@@ -846,7 +847,7 @@ def test_a_model_that_optimum_cannot_trace_is_one_line(
 
 @pytest.fixture
 def teacher(model_folder: Callable[[str], Path], tiny_dataset: SequenceDataset) -> Teacher:
-    from teacher.finetune import build_teacher
+    from teacher.tuning import build_teacher
 
     flags = flags_for(model_folder("llama"), bits=4)
     return build_teacher(flags, tiny_dataset, torch.device("cpu")).eval()

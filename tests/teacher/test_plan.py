@@ -12,9 +12,10 @@ import torch
 from transformers import AutoConfig
 
 from teacher.base import Bits
-from teacher.finetune import FinetuneConfig, build_teacher, work_of
+from teacher.config import FinetuneConfig
 from teacher.model import Teacher, next_item_loss
 from teacher.plan import BYTES_4BIT, Work, activation_bytes, make_plan
+from teacher.tuning import build_teacher, work_of
 
 CPU = torch.device("cpu")
 

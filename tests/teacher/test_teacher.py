@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel, BitsAndBytesConfig, DistilBertConfig, DistilBertModel
 
 from teacher import base, text
+from teacher.config import FinetuneConfig
 from teacher.extract import answers, extract_knowledge
-from teacher.finetune import FinetuneConfig, build_teacher
 from teacher.model import Teacher, next_item_loss
+from teacher.tuning import build_teacher
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,252 @@
+"""Trains students, their controls and auxiliary teachers; `student.distill` is the command."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from seqrec.config import default_output_dir, recipe_digest
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.evaluation import evaluate
+from seqrec.files import read_json, selection
+from seqrec.knowledge import Knowledge, load_knowledge
+from seqrec.processes import start_accelerator
+from seqrec.report import metrics_table
+from seqrec.schedule import refit_epochs
+from seqrec.training import set_up_cpu
+
+from accelerate import Accelerator
+
+from student.config import DistillConfig, scheduled
+from student.model import Arch, Student
+from student.side_by_side import num_side_by_side, run_side_by_side
+from student.soft_targets import SoftTargets, prepare_soft_targets
+from student.training import is_finished, student_recipe, train_student
+
+AUXILIARY_ARCHS: tuple[Arch, ...] = ("transformer", "gru")
+Role = Literal["control", "auxiliary", "distilled"]
+AUXILIARY_SEED = 1000  # another than the students', whose errors they should not share
+
+
+def auxiliary_config(config: DistillConfig, dataset: SequenceDataset) -> DistillConfig:
+    """Return the flags of a student's auxiliary teachers, who learn from next items alone.
+
+    Flags that matter to soft targets alone are reset: students that differ in them share teachers.
+    """
+    alone = DistillConfig(kd_weight=0.0, cold_item_scale=0.0)
+    names = ("kd_weight", "cold_item_scale", "teacher_weight", "temperature", "top_k", "keep_rest")
+    reset = {name: getattr(alone, name) for name in names}
+    return scheduled(dataclasses.replace(config, seed=AUXILIARY_SEED, **reset), dataset)
+
+
+def auxiliary_archs(config: DistillConfig) -> tuple[Arch, ...]:
+    """Return the auxiliary teachers: none where the teacher is all that is listened to."""
+    return AUXILIARY_ARCHS if config.teacher_weight != 1 else ()
+
+
+def auxiliary_knowledge(config: DistillConfig, knowledge: Knowledge) -> Knowledge | None:
+    """Return what auxiliary teachers are given: the item texts if the student's table is fused."""
+    return knowledge if config.item_table == "fused" else None
+
+
+def auxiliary_folder(
+    arch: Arch, config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge
+) -> Path:
+    """Return where an auxiliary teacher belongs; a recipe has a folder of its own."""
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    wanted = student_recipe(
+        arch,
+        auxiliary_config(config, dataset),
+        dataset,
+        auxiliary_knowledge(config, knowledge),
+    )
+    return output_dir / "auxiliary-teachers" / f"{arch}-{recipe_digest(wanted)}"
+
+
+def train_auxiliary(
+    arch: Arch,
+    config: DistillConfig,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    accelerator: Accelerator,
+) -> None:
+    """Train an auxiliary teacher, unless that is done already."""
+    train_student(
+        arch,
+        auxiliary_config(config, dataset),
+        dataset,
+        auxiliary_knowledge(config, knowledge),
+        auxiliary_folder(arch, config, dataset, knowledge),
+        accelerator,
+        label=f"{arch} auxiliary teacher",
+    )
+
+
+def make_soft_targets(
+    config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge, accelerator: Accelerator
+) -> list[SoftTargets]:
+    """Have all teachers, the auxiliary ones trained now if need be, answer the training prefixes.
+
+    Returns:
+        The answers of those who do not know the validation events. If there is a refit, then also
+        of those who do, to all prefixes before the test: the teacher's weight is the same.
+    """
+    config = scheduled(config, dataset)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    archs = auxiliary_archs(config)
+    for arch in archs:
+        train_auxiliary(arch, config, dataset, knowledge, accelerator)
+    folders = [auxiliary_folder(arch, config, dataset, knowledge) for arch in archs]
+
+    def answers(
+        known: SequenceDataset, of: Knowledge, auxiliaries: list[Path], weight: float | None
+    ) -> SoftTargets:
+        wanted: dict[str, Any] = {
+            "knowledge": of.fingerprint,
+            "teacher_weight": weight,
+            "top_k": config.top_k,
+            "auxiliary_teachers": [read_json(folder / "recipe.json") for folder in folders],
+            "refit": known is not dataset,
+        }
+        with accelerator.main_process_first():  # the others find them written
+            return prepare_soft_targets(
+                output_dir / "soft-targets" / recipe_digest(wanted),
+                known,
+                of,
+                [Student.from_pretrained(folder) for folder in auxiliaries],
+                teacher_weight=weight,
+                top_k=config.top_k,
+                recipe=wanted,
+                device=accelerator.device,
+            )
+
+    selected = [selection(folder) for folder in folders]
+    made = [answers(dataset, knowledge, selected, config.teacher_weight)]
+    if refit_epochs(dataset, config.refit_share, config.num_epochs):
+        weight = made[0].meta["teacher_weight"]
+        made.append(answers(dataset.before_test(), knowledge.before_test(dataset), folders, weight))
+    return made
+
+
+def distil(
+    arch: Arch,
+    config: DistillConfig,
+    dataset: SequenceDataset,
+    knowledge: Knowledge | None,
+    folder: Path,
+    accelerator: Accelerator,
+) -> Student:
+    """Return the student in `folder`, trained now unless it is there, after its teachers.
+
+    Args:
+        arch: what to train.
+        config: the flags; `config.arch` is not looked at.
+        dataset: what to train on.
+        knowledge: the teacher's; None trains a control, on the data alone.
+        folder: where the student goes.
+        accelerator: moves and distributes.
+    """
+    config = scheduled(config, dataset)
+    targets: list[SoftTargets] = []
+    wanted = student_recipe(arch, config, dataset, knowledge)
+    if knowledge is not None and config.kd_weight > 0 and not is_finished(folder, wanted):
+        targets = make_soft_targets(config, dataset, knowledge, accelerator)
+    label = f"{arch} {'control' if knowledge is None else 'distilled'}"
+    train_student(
+        arch, config, dataset, knowledge, folder, accelerator, soft_targets=targets, label=label
+    )
+    return Student.from_pretrained(folder)
+
+
+def student_folder(output_dir: Path, role: str, arch: Arch) -> Path:
+    """Return where `main` has a student, or the control of one."""
+    return output_dir / "students" / arch / role
+
+
+def train_one(role: Role, arch: Arch, config: DistillConfig, num_threads: int) -> None:
+    """Train one of those that `main` asks for, unless that is done already."""
+    accelerator = start_accelerator(config.device)
+    set_up_cpu(num_threads, accelerator.num_processes)
+    dataset = load_dataset(config.data_dir)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    knowledge = load_knowledge(output_dir / "knowledge", dataset)
+    if role == "auxiliary":
+        train_auxiliary(arch, config, dataset, knowledge, accelerator)
+    else:
+        folder = student_folder(output_dir, role, arch)
+        known = knowledge if role == "distilled" else None
+        distil(arch, config, dataset, known, folder, accelerator)
+
+
+def train_all(
+    archs: Sequence[Arch],
+    config: DistillConfig,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    accelerator: Accelerator,
+) -> None:
+    """Train controls, auxiliary teachers and then students, as many at once as there are cores."""
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    at_once = num_side_by_side(dataset, accelerator)
+    ruled = scheduled(config, dataset)
+
+    def unfinished(role: Role) -> list[Arch]:
+        known = knowledge if role == "distilled" else None
+        recipes = {arch: student_recipe(arch, ruled, dataset, known) for arch in archs}
+        return [
+            arch
+            for arch, wanted in recipes.items()
+            if not is_finished(student_folder(output_dir, role, arch), wanted)
+        ]
+
+    students = unfinished("distilled")
+    first: list[tuple[Role, Arch, DistillConfig]] = []
+    if students and config.kd_weight > 0:
+        first = [("auxiliary", arch, config) for arch in auxiliary_archs(config)]
+    first += [("control", arch, config) for arch in unfinished("control")]
+    run_side_by_side(train_one, first, at_once)
+    if students and config.kd_weight > 0:
+        make_soft_targets(config, dataset, knowledge, accelerator)
+    run_side_by_side(train_one, [("distilled", arch, config) for arch in students], at_once)
+
+
+def run(config: DistillConfig) -> None:
+    """Train the asked-for students and their controls, and show what the teacher gave."""
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    accelerator = start_accelerator(config.device)
+    set_up_cpu(config.num_threads, accelerator.num_processes)
+    dataset = load_dataset(config.data_dir)
+    knowledge = load_knowledge(output_dir / "knowledge", dataset)
+    archs: list[Arch] = ["gru", "transformer"] if config.arch == "both" else [config.arch]
+    train_all(archs, config, dataset, knowledge, accelerator)
+    reports, weights = {}, {}
+    for arch in archs:
+        for role in ("control", "distilled"):
+            folder = student_folder(output_dir, role, arch)
+            result = evaluate(
+                Student.from_pretrained(selection(folder)).to(accelerator.device),
+                dataset,
+                "valid",
+                max_len=config.max_len,
+                device=accelerator.device,
+                accelerator=accelerator,
+            )
+            reports[f"{arch} {role}"] = result.report()
+            weights[arch] = read_json(folder / "config.json").get("teacher_weight")
+    if accelerator.is_main_process:
+        sys.stdout.write("Validation; the test targets are left to the benchmark.\n")
+        sys.stdout.write(metrics_table(reports))
+        sys.stdout.write(weight_note(weights))
+    accelerator.end_training()
+
+
+def weight_note(weights: dict[Arch, float | None]) -> str:
+    """Say how much the language model's answers weigh in each student's soft targets."""
+    lines = [
+        f"{arch}: the language model's answers have weight {weight:g} in the soft targets, the "
+        f"auxiliary teachers' {1 - weight:g}\n"
+        for arch, weight in weights.items()
+        if weight is not None
+    ]
+    return "".join(lines)

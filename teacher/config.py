@@ -1,0 +1,72 @@
+"""Flags of `teacher/finetune.py`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from seqrec.config import DEFAULT_DATA_DIR, flag
+
+Bits = Literal[4, 16, 32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Flags of `teacher/finetune.py`."""
+
+    data_dir: Path = flag(
+        DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare", affects_result=False
+    )
+    output_dir: Path | None = flag(
+        None, "where all stages write; default runs/<name of data-dir>", affects_result=False
+    )
+    model: str = flag(
+        "smollm2-135m",
+        "language model: a bundle (smollm2-135m, minilm-l6), a hub id, a folder or a .gguf file",
+    )
+    bits: Bits = flag(4, "4: NF4 through bitsandbytes; 16: bf16; 32: fp32")
+    num_layers: int = flag(4, "keep the language model's first layers only; 0 keeps all")
+    lora_rank: int = flag(16, "rank of the LoRA adapter, on all linear layers")
+    lora_alpha: int = flag(32, "scale of the LoRA adapter")
+    item_dim: int = flag(128, "width of the teacher's item vectors")
+    max_len: int = flag(50, "newest items of a history that the teacher reads")
+    num_epochs: int = flag(
+        0, "passes over the training sequences; 0: by the size of the data, see seqrec.schedule"
+    )
+    batch_size: int = flag(
+        0, "windows per step, shared by the processes; 0: by the size of the data"
+    )
+    gradient_accumulation: int = flag(
+        1,
+        "parts that a step's windows are computed in, for less memory; the result is the same",
+        affects_result=False,
+    )
+    gradient_checkpointing: bool = flag(
+        False,
+        "keep layers' inputs alone and compute the rest again, for less memory; same result",
+        affects_result=False,
+    )
+    refit_share: float = flag(
+        0.25,
+        "further training on the validation events too, once all is chosen, as a share of the "
+        "epochs; 0: none",
+    )
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    dropout: float = flag(0.1, "dropout on item vectors and states")
+    prefixes_per_user: int = flag(
+        500, "newest prefixes kept per user for the student; bounds the size on disk"
+    )
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "auto", "where to train; auto takes a GPU if there is one", affects_result=False
+    )
+    num_threads: int = flag(
+        0, "CPU threads per process; 0: all cores, shared by the processes", affects_result=False
+    )
+    seed: int = flag(0, "seed of all randomness")
+    dry_run: bool = flag(
+        False, "show weights, memory and time that it would take, and stop", affects_result=False
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.gradient_accumulation < 1:
+            raise ValueError(f"--gradient-accumulation {self.gradient_accumulation} is below 1")
