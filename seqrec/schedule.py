@@ -9,14 +9,13 @@ there are, P, and into how many windows W they are cut. Flags that are given go 
               rate:  4e-3 * sqrt(batch / 128)      negatives: all items up to 4,096; else 1,024,
               width: 64, 128 if the set is dense       or 4,096 if the set is dense
 
-I is the number of items. A set is dense with 100 targets or more per item. Batches are powers of two.
-Small sets need small batches, or an epoch has too few steps to move the item tables; large ones
-need few epochs, and so do those in which each item is a target often: on MovieLens-100K, of 58
+I is the number of items. A set is dense with 100 targets or more per item. Batches are powers of
+two. Small sets need small batches, or an epoch has too few steps to move the item tables; large
+ones need few epochs, and so do those in which each item is a target often: on MovieLens-100K, of 58
 targets per item, students without soft targets validate at .133 (GRU) and .128 (Transformer) after
-8 epochs, at .131 and .130 after 24. A row of
-twice the width holds more, if there are events enough to learn it from: Beauty, of 13 per item,
-validates at .061 with 64 and .058 with 128, MovieLens-1M, of 290, at .168 and .182 (Transformers
-without a teacher).
+8 epochs, at .131 and .130 after 24. A row of twice the width holds more, if there are events enough
+to learn it from: Beauty, of 13 per item, validates at .061 with 64 and .058 with 128, MovieLens-1M,
+of 290, at .168 and .182 (Transformers without a teacher).
 
 A softmax over a sample costs accuracy, more where there is more to learn of each item: with 1,024
 of MovieLens-1M's 3,416 items a GRU validates 2.2 % and a Transformer 7.2 % lower than with all,

@@ -219,6 +219,8 @@ def cosine_with_warmup(step: int, total_steps: int, warmup_share: float) -> floa
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
+# Longer than other functions: the order of these steps is what resuming relies on, so they stand in
+# one piece.
 def fit(
     model: nn.Module,
     loss_function: LossFunction,
@@ -271,8 +273,6 @@ def fit(
         logger.info("%s: resumed after epoch %d from %s", label, progress.epoch, checkpoint_dir)
     require_agreement(accelerator, progress.step, f"{checkpoint_dir} at step")
     objective, prepared = accelerator.prepare(Objective(model, loss_function), optimizer)
-    rank, num_processes = accelerator.process_index, accelerator.num_processes
-    num_parts = num_processes * config.gradient_accumulation
     total_steps = config.num_epochs * batches.steps_per_epoch()
     bar = progress_bar(
         total=total_steps,
@@ -284,26 +284,19 @@ def fit(
     while progress.epoch < config.num_epochs and not _out_of_patience(progress, config):
         objective.train()
         # Processes drop out, and sample, different things.
+        rank = accelerator.process_index
         torch.manual_seed(config.seed * 100_003 + progress.epoch + rank * 1_000_003)
         for batch in batches.epoch(progress.epoch)[1]:
+            factor = cosine_with_warmup(progress.step, total_steps, config.warmup_share)
             for group in optimizer.param_groups:
-                factor = cosine_with_warmup(progress.step, total_steps, config.warmup_share)
                 group["lr"] = config.learning_rate * factor
-            for index in range(rank, num_parts, num_processes):
-                part, share = batch.share(index, num_parts)
-                is_last = index + num_processes >= num_parts
-                # Processes exchange their gradients once, after the last part.
-                waiting = contextlib.nullcontext() if is_last else accelerator.no_sync(objective)
-                with waiting:
-                    loss = objective(part.to(accelerator.device))
-                    if not torch.isfinite(loss):
-                        raise SeqRecError(
-                            f"{label}: the loss became {loss.item()} at step {progress.step}. The "
-                            f"last good state is in {checkpoint_dir}. Try half the learning rate: "
-                            f"--learning-rate {config.learning_rate / 2:g}"
-                        )
-                    # The exchange takes the mean over processes, and what is wanted is the sum.
-                    accelerator.backward(loss * (share * num_processes))
+            loss = _backward(objective, batch, config, accelerator)
+            if not math.isfinite(loss):
+                raise SeqRecError(
+                    f"{label}: the loss became {loss} at step {progress.step}. The last good state "
+                    f"is in {checkpoint_dir}. Try half the learning rate: --learning-rate "
+                    f"{config.learning_rate / 2:g}"
+                )
             if any(p.grad is not None and p.grad.is_sparse for p in parameters):
                 clip_gradients(parameters, config.max_grad_norm)
             else:
@@ -319,8 +312,7 @@ def fit(
         value = 0.0 if validate is None else validate(model)
         if validate is None or value > progress.best_value:
             progress.best_value, progress.best_epoch = value, progress.epoch
-            best = trainable_state(model)
-            best = {name: tensor.clone() for name, tensor in best.items()}
+            best = {name: tensor.clone() for name, tensor in trainable_state(model).items()}
         if validate is not None:
             bar.set_postfix_str(
                 f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
@@ -331,6 +323,29 @@ def fit(
     load_trainable_state(model, best)
     model.eval()
     return progress
+
+
+def _backward(
+    objective: nn.Module, batch: Batch, config: FitConfig, accelerator: Accelerator
+) -> float:
+    """Add up this process's part of the gradient of a batch; stop at a loss that is not finite.
+
+    Returns the last part's loss.
+    """
+    rank, num_processes = accelerator.process_index, accelerator.num_processes
+    num_parts = num_processes * config.gradient_accumulation
+    for index in range(rank, num_parts, num_processes):
+        part, share = batch.share(index, num_parts)
+        is_last = index + num_processes >= num_parts
+        # Processes exchange their gradients once, after the last part.
+        waiting = contextlib.nullcontext() if is_last else accelerator.no_sync(objective)
+        with waiting:
+            loss = objective(part.to(accelerator.device))
+            if not torch.isfinite(loss):
+                break
+            # The exchange takes the mean over processes, and what is wanted is the sum.
+            accelerator.backward(loss * (share * num_processes))
+    return loss.item()
 
 
 def _out_of_patience(progress: Progress, config: FitConfig) -> bool:

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import refit_epochs, teacher_schedule
-from seqrec.training import FitConfig, fit, set_up_cpu
+from seqrec.training import FitConfig, Progress, fit, set_up_cpu
 
 import torch
 from accelerate import Accelerator
@@ -109,12 +108,7 @@ def run(config: FinetuneConfig) -> None:
         if config.data_dir == DEFAULT_DATA_DIR and not config.data_dir.exists():
             prepare_named(DEFAULT_DATASET, config.data_dir)
         dataset = load_dataset(config.data_dir)
-    schedule = teacher_schedule(dataset, config.max_len)
-    config = dataclasses.replace(
-        config,
-        num_epochs=config.num_epochs or schedule.num_epochs,
-        batch_size=config.batch_size or schedule.batch_size,
-    )
+    config = scheduled(config, dataset)
     work = work_of(config, accelerator.num_processes)
     if config.dry_run:
         if accelerator.is_main_process:
@@ -126,38 +120,63 @@ def run(config: FinetuneConfig) -> None:
     check_model(text_config(read_config(model, bits=config.bits)), work)
     folder = output_dir / "teacher"
     wanted = teacher_recipe(config, dataset.fingerprint, model_fingerprint(model))
-    if is_finished(folder, wanted):
-        logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
-        if accelerator.is_main_process:
-            about = read_json(folder / "teacher.json")
-            if about["model"] != config.model:  # the same model, at another place today
-                write_json(folder / "teacher.json", {**about, "model": config.model})
-        accelerator.wait_for_everyone()
-        if not (output_dir / "knowledge").is_dir():
-            teacher = Teacher.from_pretrained(folder, device=accelerator.device)
-            write_knowledge(teacher, dataset, config, output_dir, accelerator)
-        if accelerator.is_main_process:
-            report = read_json(folder / "metrics.json")["test"]
-            sys.stdout.write(metrics_table({"teacher": report}))
+    finished = is_finished(folder, wanted)
+    accelerator.wait_for_everyone()  # until all have looked
+    if finished:
+        reuse(dataset, config, output_dir, accelerator)
         return
-    accelerator.wait_for_everyone()  # until all have looked for a finished one
     if accelerator.is_main_process:
         write_json(folder / "config.json", to_json(config))
     with accelerator.local_main_process_first():  # the others find text vectors in the cache
         teacher = build_teacher(config, dataset, accelerator.device)
+    valid_ndcg = train(teacher, dataset, config, folder, wanted, accelerator)
+    finish(teacher, dataset, config, output_dir, wanted, valid_ndcg, accelerator)
+    accelerator.end_training()
 
-    def train(
-        known: SequenceDataset, num_epochs: int, validate: Callable[[Any], float] | None, label: str
-    ) -> float:
-        # An item more in a window costs a pass through the language model: read each once.
-        batches = TrainingBatches(
-            known, config.max_len, config.batch_size, config.seed, stride=config.max_len
-        )
+
+def scheduled(config: FinetuneConfig, dataset: SequenceDataset) -> FinetuneConfig:
+    """Put what `seqrec.schedule` says in place of what is left to it."""
+    schedule = teacher_schedule(dataset, config.max_len)
+    return dataclasses.replace(
+        config,
+        num_epochs=config.num_epochs or schedule.num_epochs,
+        batch_size=config.batch_size or schedule.batch_size,
+    )
+
+
+def train(
+    teacher: Teacher,
+    dataset: SequenceDataset,
+    config: FinetuneConfig,
+    folder: Path,
+    wanted: dict[str, Any],
+    accelerator: Accelerator,
+) -> float:
+    """Train a teacher, then on the validation events too; return its NDCG@10 before that.
+
+    The teacher as it was selected is left in `selection/` inside `folder`, if there is a refit.
+    """
+    at_once = work_of(config, accelerator.num_processes).windows_at_once
+
+    def fit_on(known: SequenceDataset, num_epochs: int, label: str) -> Progress:
+        def validate(model: Teacher) -> float:
+            return validation_ndcg(
+                model,
+                dataset,
+                max_len=config.max_len,
+                batch_size=at_once,
+                device=accelerator.device,
+                accelerator=accelerator,
+            )
+
         return fit(
             teacher,
             next_item_loss,
-            batches,
-            validate,
+            # An item more in a window costs a pass through the language model: read each once.
+            TrainingBatches(
+                known, config.max_len, config.batch_size, config.seed, stride=config.max_len
+            ),
+            validate if known is dataset else None,
             FitConfig(
                 num_epochs=num_epochs,
                 learning_rate=config.learning_rate,
@@ -168,27 +187,35 @@ def run(config: FinetuneConfig) -> None:
             checkpoint_dir=folder / "checkpoint" / label,
             recipe=wanted,
             label=label,
-        ).best_value
-
-    def validate(model: Teacher) -> float:
-        return validation_ndcg(
-            model,
-            dataset,
-            max_len=config.max_len,
-            batch_size=work.windows_at_once,
-            device=accelerator.device,
-            accelerator=accelerator,
         )
 
-    valid_ndcg = train(dataset, config.num_epochs, validate, "teacher")
+    selected = fit_on(dataset, config.num_epochs, "teacher")
     if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
         if accelerator.is_main_process:
             teacher.save_pretrained(folder / SELECTION)
         complete = dataset.before_test()
         teacher.untrained.copy_(item_mask(complete.untrained_items, complete.num_items))
-        train(complete, further, None, "teacher refit")
-    finish(teacher, dataset, config, output_dir, wanted, valid_ndcg, accelerator)
-    accelerator.end_training()
+        fit_on(complete, further, "teacher refit")
+    return selected.best_value
+
+
+def reuse(
+    dataset: SequenceDataset, config: FinetuneConfig, output_dir: Path, accelerator: Accelerator
+) -> None:
+    """Show a finished teacher's figures; write its knowledge again if that is gone."""
+    folder = output_dir / "teacher"
+    logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
+    if accelerator.is_main_process:
+        described = read_json(folder / "teacher.json")
+        if described["model"] != config.model:  # the same model, in another folder today
+            write_json(folder / "teacher.json", {**described, "model": config.model})
+    accelerator.wait_for_everyone()
+    if not (output_dir / "knowledge").is_dir():
+        teacher = Teacher.from_pretrained(folder, device=accelerator.device)
+        write_knowledge(teacher, dataset, config, output_dir, accelerator)
+    if accelerator.is_main_process:
+        report = read_json(folder / "metrics.json")["test"]
+        sys.stdout.write(metrics_table({"teacher": report}))
 
 
 def work_of(config: FinetuneConfig, num_processes: int) -> Work:
