@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/python -m benchmarks.latency --device cpu
 
 peers: .venv/installed
-	$(BIN)/python -m benchmarks.peers --device cpu
+	$(BIN)/python -m benchmarks.baselines --device cpu
 
 web: .venv/installed
 	$(BIN)/python -m export.to_web
@@ -34,9 +34,9 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 torture: .venv/installed
-	$(BIN)/python -m benchmarks.torture
-	$(BIN)/python -m benchmarks.fuzz
-	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m tests.reliability.torture
+	$(BIN)/python -m tests.reliability.damage
+	$(BIN)/python -m tests.reliability.soak
 
 audit: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[audit]"

@@ -4,7 +4,7 @@
 
 For every data set: trains the teacher if there is none, makes the soft targets that students
 share, then trains and judges every row of `benchmarks/rows.py` for each architecture and seed, a
-cell each, and writes `accuracy.json` (see `benchmarks.summary`) and `accuracy.png` into
+cell each, and writes `accuracy.json` (see `benchmarks.grid.summary`) and `accuracy.png` into
 `OUTPUT_DIR/<data>`. A finished cell is never computed again and a killed one goes on from its
 checkpoint: type the same command. Each cell runs on one thread; `--jobs 2` runs two at once, which
 is the most that two cores can do.
@@ -33,7 +33,7 @@ from seqrec.training import set_up_cpu
 
 from tqdm import tqdm
 
-from benchmarks.cells import (
+from benchmarks.grid.run import (
     DEFAULT_OUTPUT_DIR,
     END_WITH_PARENT,
     Cell,
@@ -47,9 +47,9 @@ from benchmarks.cells import (
     share_soft_targets,
     sources,
 )
-from benchmarks.plot_accuracy import write_figure
-from benchmarks.rows import ROWS, needs_teacher, select_rows
-from benchmarks.summary import format_table, row_cells, summarize
+from benchmarks.grid.summary import format_table, row_cells, summarize
+from benchmarks.grid.variants import ROWS, needs_teacher, select_rows
+from benchmarks.report.plot_accuracy import write_figure
 from student.model import Arch
 
 logger = logging.getLogger(__name__)

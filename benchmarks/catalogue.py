@@ -2,7 +2,7 @@
 
 Speed does not depend on what the weights are, so students of random weights are exported and timed;
 the rows say so. Beside each time stands its limit on this machine: to read the item table once and
-to look at each score once (see `benchmarks.limit`), measured in alternation with the students, as
+to look at each score once (see `measure.lower_bound`), in alternation with the students, as
 is a call of ONNX Runtime that does nothing. A profile says where the rest goes. Writes
 `catalogue.json` and `catalogue.png`, the chart of growth; schema "seqrec-catalogue/2":
 
@@ -42,13 +42,21 @@ import onnxruntime as ort
 import torch
 from tabulate import tabulate
 
-from benchmarks.limit import BYTES, DEFINITION, Timed, idle, limit_calls, limit_ms, whole_call
-from benchmarks.measure import TIMED_K, measure_latency
-from benchmarks.peers.opening import open_untrained_peers
-from benchmarks.peers.runner import PeerRunner
-from benchmarks.peers.systems import Peer
-from benchmarks.report import busy_note, describe_machine, latency_cells, limit_note
-from benchmarks.runners import Request
+from benchmarks.baselines.libraries import Peer
+from benchmarks.baselines.opening import open_untrained_peers
+from benchmarks.baselines.system import PeerRunner
+from benchmarks.measure.lower_bound import (
+    BYTES,
+    DEFINITION,
+    Timed,
+    idle,
+    limit_calls,
+    limit_ms,
+    whole_call,
+)
+from benchmarks.measure.systems import Request
+from benchmarks.measure.timing import TIMED_K, measure_latency
+from benchmarks.report.tables import busy_note, describe_machine, latency_cells, limit_note
 from export.graph import write_graph
 from export.quantize import quantize
 from export.recommender import OUTPUT_NAMES, open_session

@@ -6,7 +6,7 @@ Runners get the same test users in the same order and take turns, after a warm-u
 metrics are those that fine-tuning wrote. Exports that are missing or
 stale are made first. With `--peers` the systems of other libraries are measured in the same run:
 each answers in a process and an environment of its own, which are made first, and times itself
-there (`benchmarks.peers`).
+there (`benchmarks.baselines`).
 
 Writes `benchmark.json`, `benchmark.png` and `report.html` into the output directory, and a table to
 stdout. Schema "seqrec-benchmark/2":
@@ -35,12 +35,12 @@ stdout. Schema "seqrec-benchmark/2":
       limit_ms        read (`limit_bytes`, once, by one core), top_k (one look at each score), less
                       what NumPy takes for a call of its own: p50 each, timed in alternation with
                       the systems; missing where an answer does not take all weights. See
-                      `benchmarks.limit`
+                      `benchmarks.measure.lower_bound`
       limit_bytes     of the parameters, without what else a file holds
       over_limit      latency_ms.p50 over the sum of these
       idle_call_ms    ONNX files: p50 of a call of a graph that does nothing, timed likewise
       fresh           load_ms, first_ms, peak_mib of a fresh process, the median of three: see
-                      `benchmarks.fresh`; null where that is not measured (popularity, PyTorch,
+                      `measure.startup`; null where that is not measured (popularity, PyTorch,
                       systems of your own)
       throughput_per_s          users per second in batches of `throughput_batch_size`
       throughput_by_batch       with --sweeps, ONNX files: users per second by batch size
@@ -61,7 +61,7 @@ stdout. Schema "seqrec-benchmark/2":
     failed          with --peers: those without figures: system, precision, reason
     limit           in words, what `limit_ms` is; a file without it is of an earlier version, whose
                     limit was that of all bytes of a file, NumPy's own calls included
-    included        with --include: what was measured elsewhere, see `benchmarks.include`
+    included        with --include: what was measured elsewhere, see `benchmarks.report.browser`
 """
 
 import logging
@@ -81,30 +81,14 @@ from seqrec.metrics import Evaluation, bootstrap_interval, ndcg
 import numpy as np
 import torch
 
-from benchmarks.baseline import SCHEMA, compare_runs, format_comparison, missing, read_baseline
-from benchmarks.busy import watch_others
+from benchmarks.baselines.libraries import PEERS, Peer
+from benchmarks.baselines.opening import Failure, open_peers
+from benchmarks.baselines.system import PeerError, PeerRunner
 from benchmarks.catalogue import format_catalogues, measure_catalogues
-from benchmarks.fresh import measure_fresh
-from benchmarks.include import format_included, read_included
-from benchmarks.limit import DEFINITION, idle, limit_calls, limit_ms, parameter_bytes
-from benchmarks.measure import (
-    TIMED_K,
-    affordable_lists,
-    evaluate_lists,
-    histories_before_test,
-    make_requests,
-    measure_latency,
-    measure_throughput,
-    overlap,
-)
-from benchmarks.peers.opening import Failure, open_peers
-from benchmarks.peers.runner import PeerError, PeerRunner
-from benchmarks.peers.systems import PEERS, Peer
-from benchmarks.plot import write_figure
-from benchmarks.plot_catalogue import write_figure as write_growth
-from benchmarks.report import describe_machine, format_table
-from benchmarks.report_html import write_report
-from benchmarks.runners import (
+from benchmarks.measure.lower_bound import DEFINITION, idle, limit_calls, limit_ms, parameter_bytes
+from benchmarks.measure.machine import watch_others
+from benchmarks.measure.startup import measure_fresh
+from benchmarks.measure.systems import (
     OnnxRunner,
     PopularityRunner,
     Request,
@@ -115,6 +99,28 @@ from benchmarks.runners import (
     checked_answer,
     load_runner,
 )
+from benchmarks.measure.timing import (
+    TIMED_K,
+    affordable_lists,
+    evaluate_lists,
+    histories_before_test,
+    make_requests,
+    measure_latency,
+    measure_throughput,
+    overlap,
+)
+from benchmarks.report.browser import format_included, read_included
+from benchmarks.report.page import write_report
+from benchmarks.report.plot_catalogue import write_figure as write_growth
+from benchmarks.report.plots import write_figure
+from benchmarks.report.regression import (
+    SCHEMA,
+    compare_runs,
+    format_comparison,
+    missing,
+    read_baseline,
+)
+from benchmarks.report.tables import describe_machine, format_table
 from export.to_onnx import Precision, ensure_exported, student_folders
 
 logger = logging.getLogger(__name__)

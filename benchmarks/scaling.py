@@ -1,6 +1,6 @@
 """Training over catalogue sizes: `python -m benchmarks.scaling --num-items 10000 100000 1000000`.
 
-For each size a log is invented (`benchmarks.make_log`), prepared, and trained on for some steps: by
+For each size a log is invented (`synthetic_log`), prepared, and trained on for some steps: by
 the students and, if `--teacher` names a language model, by a teacher on it; their items' text
 components are random. All is run as a user runs it, each in a process of its own, so that its
 memory can be told. Prints a table and writes `scaling.json`; schema "seqrec-scaling/1":
@@ -52,10 +52,10 @@ from accelerate import Accelerator
 from tabulate import tabulate
 from torch import nn
 
-from benchmarks.busy import watch_others
-from benchmarks.fresh import peak_mib
-from benchmarks.make_log import LogConfig, make_log
-from benchmarks.report import busy_note, describe_machine
+from benchmarks.measure.machine import watch_others
+from benchmarks.measure.startup import peak_mib
+from benchmarks.report.tables import busy_note, describe_machine
+from benchmarks.synthetic_log import LogConfig, make_log
 from student.config import DistillConfig, scheduled
 from student.model import Arch, Student
 from student.training import fold, make_loss, new_student

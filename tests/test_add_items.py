@@ -24,8 +24,8 @@ from accelerate import Accelerator
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
-from benchmarks import cold
-from benchmarks.cold import by_group, chance_values
+from benchmarks import cold_start as cold
+from benchmarks.cold_start import by_group, chance_values
 from export import add_items as module
 from export import to_text_encoder as to_text_encoder_module
 from export.add_items import AddItemsConfig, add_items

@@ -114,7 +114,7 @@ def config_of(target: str) -> type | None:
 
     if target.endswith("_worker"):  # it takes no flags, and runs in another environment
         return None
-    if target == "benchmarks.peers":
+    if target == "benchmarks.baselines":
         target = "benchmarks.latency"
     module = importlib.import_module(target)
     if not hasattr(module, "parse_flags"):
@@ -177,7 +177,7 @@ def test_a_command_that_is_told_without_flags_needs_none() -> None:
 
 
 # Modules that a docstring only names: they have to be told what to read.
-NAMED = {"export.add_items", "benchmarks.cells", "seqrec.prepare"}
+NAMED = {"export.add_items", "benchmarks.grid.run", "seqrec.prepare"}
 
 
 def test_all_stages_meet_in_the_same_folders_without_flags() -> None:

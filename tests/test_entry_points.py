@@ -21,10 +21,10 @@ COMMANDS = {
     "score": ["-m", "export.score"],
     "check_arm": ["-m", "export.check_arm"],
     "latency": ["-m", "benchmarks.latency"],
-    "peers": ["-m", "benchmarks.peers"],
-    "cold": ["-m", "benchmarks.cold"],
+    "peers": ["-m", "benchmarks.baselines"],
+    "cold": ["-m", "benchmarks.cold_start"],
     "accuracy": ["-m", "benchmarks.accuracy"],
-    "make_log": ["-m", "benchmarks.make_log"],
+    "make_log": ["-m", "benchmarks.synthetic_log"],
     "scaling": ["-m", "benchmarks.scaling"],
 }
 

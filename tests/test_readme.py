@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import AccuracyConfig
-from benchmarks.cold import ColdConfig
+from benchmarks.cold_start import ColdConfig
 from benchmarks.latency import BenchmarkConfig
-from benchmarks.report import format_table
-from benchmarks.runners import checked_answer, load_runner
+from benchmarks.measure.systems import checked_answer, load_runner
+from benchmarks.report.tables import format_table
 from export.add_items import AddItemsConfig
 from export.score import ScoreConfig
 from export.serve_web import ServeConfig

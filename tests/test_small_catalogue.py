@@ -13,7 +13,10 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks import fresh, latency, measure, runners
+from benchmarks import latency
+from benchmarks.measure import startup as fresh
+from benchmarks.measure import systems as runners
+from benchmarks.measure import timing as measure
 from export import check_arm, to_executorch
 from export.recommender import Recommender
 from export.score import ScoreConfig, score

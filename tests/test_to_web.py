@@ -28,7 +28,7 @@ from onnx.helper import (
 )
 
 import export.to_web
-from benchmarks.include import format_included, read_included
+from benchmarks.report.browser import format_included, read_included
 from export.recommender import Recommender, open_session
 from export.serve_web import ServeConfig, open_server
 from export.to_onnx import Precision, export_student
