@@ -1,11 +1,11 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
-# make peers: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
+# make baselines: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
 # make test: the suite.  make lint: style and types.  make torture: kills, damage and load, for longer.
 # make audit: known weaknesses of our code (bandit) and of what is installed (pip-audit).
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo peers web test lint torture audit clean
+.PHONY: demo baselines web test lint torture audit clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,7 +18,7 @@ demo: .venv/installed
 	$(BIN)/python -m student.distill
 	$(BIN)/python -m benchmarks.latency --device cpu
 
-peers: .venv/installed
+baselines: .venv/installed
 	$(BIN)/python -m benchmarks.baselines --device cpu
 
 web: .venv/installed
@@ -35,7 +35,7 @@ lint: .venv/installed
 
 torture: .venv/installed
 	$(BIN)/python -m tests.reliability.torture
-	$(BIN)/python -m tests.reliability.damage
+	SEQREC_TRIES=250 $(BIN)/python -m pytest tests/reliability/test_damaged_files.py
 	$(BIN)/python -m tests.reliability.soak
 
 audit: .venv/installed

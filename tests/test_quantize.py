@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from benchmarks.measure.timing import overlap
+from benchmarks.measure.quality import overlap
 from export.graph import write_graph
 from export.quantize import eight_bit_share, quantize, require_eight_bit
 from export.recommender import open_session

@@ -1,4 +1,4 @@
-"""What a peer's process is told of a data set: plain arrays and JSON, written by us.
+"""What a baseline's process is told of a data set: plain arrays and JSON, written by us.
 
     meta.json       num_items, exclude_seen (the headline protocol), seed, settings
     events.npy      int32 (E,), the events to train on, user by user, each in time order
@@ -23,7 +23,7 @@ import numpy as np
 def write_exchange(
     folder: Path, dataset: SequenceDataset, *, seed: int, settings: Mapping[str, Any]
 ) -> None:
-    """Write what one training of a peer may know into an existing folder.
+    """Write what one training of a baseline may know into an existing folder.
 
     Args:
         folder: where to write.

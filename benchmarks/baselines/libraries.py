@@ -1,4 +1,4 @@
-"""Which peers are measured, and with what settings each is trained.
+"""Which models of other libraries are measured, and with what settings each is trained.
 
 Our students' width on the same data and a history of 50 for all; the rest is what each library's
 own documentation or examples use, or its default. RecBole's batches alone are smaller than its
@@ -17,7 +17,7 @@ WIDTH = "width"  # stands in settings for that of our students
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """A system that is trained once and served in one or more modes."""
 
     name: str
@@ -39,10 +39,10 @@ class Peer:
         return {name: filled(value) for name, value in self.settings.items()}
 
 
-def _peer(
+def _baseline(
     name: str, library: str, settings: Mapping[str, Any], modes: Mapping[str, str] | None = None
-) -> Peer:
-    return Peer(
+) -> Baseline:
+    return Baseline(
         name=name,
         worker=HERE / f"{library}_worker.py",
         requirements=HERE / f"{library}.txt",
@@ -54,23 +54,20 @@ def _peer(
 
 
 TRANSFORMER = {"hidden_dim": WIDTH, "num_blocks": 2, "num_heads": 2, "dropout": 0.2}
-PEERS = (
-    _peer(
+BASELINES = (
+    _baseline(
         "implicit item-knn",
         "implicit",
         {"neighbours": [20, 50, 100, 200, 500]},
         {"numpy": "implicit item-knn"},
     ),
-    _peer(
+    _baseline(
         "replay sasrec",
         "replay",
         {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128, "window_step": 25},
-        {
-            "torch": "replay sasrec",
-            "openvino": "replay sasrec openvino",
-        },
+        {"torch": "replay sasrec", "openvino": "replay sasrec openvino"},
     ),
-    _peer(
+    _baseline(
         "recbole gru4rec",
         "recbole",
         {
@@ -84,7 +81,7 @@ PEERS = (
             },
         },
     ),
-    _peer(
+    _baseline(
         "recbole sasrec",
         "recbole",
         {
@@ -97,9 +94,7 @@ PEERS = (
             },
         },
     ),
-    _peer(
-        "rectools sasrec",
-        "rectools",
-        {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128},
+    _baseline(
+        "rectools sasrec", "rectools", {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128}
     ),
 )

@@ -1,4 +1,4 @@
-"""Training a peer as our students are trained: validation chooses, then its events are learnt too.
+"""Training a baseline as our students are: validation chooses, then its events are learnt too.
 
 First the validation targets are held out, and the library stops by NDCG@10 on them, the weights of
 the best epoch kept; that epoch is how long it trains again, from scratch, on all that precedes the
@@ -6,14 +6,14 @@ test targets. Where so few events are new that our own students are not refitted
 (`seqrec.schedule.refit_epochs`), there is no second training. A limit on the minutes of the first
 ends it early; its row says so.
 
-    <output>/peers/<name>/choice/   exchange/, trained.json, what the library wrote
-    <output>/peers/<name>/final/    the same of the second training; served if it is there
+    <output>/baselines/<name>/choice/   exchange/, trained.json, what the library wrote
+    <output>/baselines/<name>/final/    the same of the second training; served if it is there
 """
 
 import logging
 import os
 import subprocess
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from seqrec.schedule import refit_epochs, student_width
 import numpy as np
 
 from benchmarks.baselines.exchange import write_exchange, write_untrained_exchange
-from benchmarks.baselines.libraries import Peer
+from benchmarks.baselines.libraries import Baseline
+from benchmarks.measure.startup import last_line
+from benchmarks.report.schema import Training
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +36,25 @@ logger = logging.getLogger(__name__)
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
-def worker_command(peer: Peer, python: Path, *arguments: str) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class TrainingFlags:
+    """How baselines are trained."""
+
+    seed: int
+    num_threads: int = 1
+    # CPU minutes of the choice of the number of epochs; once they are over, the epoch that is
+    # running is the last one to choose from; 0: no limit
+    max_minutes: float = 0
+    device: str = "cpu"  # or "cuda"; all are served on the CPU
+
+
+def worker_command(baseline: Baseline, python: Path, *arguments: str) -> list[str]:
     """Return what starts a worker.
 
     Nothing from our environment variables, no user's packages, and what it prints at once: who
     waits for a training can follow it.
     """
-    return [str(python), "-E", "-s", "-u", str(peer.worker), *arguments]
+    return [str(python), "-E", "-s", "-u", str(baseline.worker), *arguments]
 
 
 def worker_environment(num_threads: int, device: str = "cpu") -> dict[str, str]:
@@ -59,61 +73,114 @@ def worker_environment(num_threads: int, device: str = "cpu") -> dict[str, str]:
     }
 
 
-def last_line(log: Path) -> str:
-    """Return the last line of a log that says something."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
+def read_log(log: Path) -> str:
+    """Return what a worker printed."""
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
 
 
 def ensure_trained(
-    peer: Peer,
+    baseline: Baseline,
     python: Path,
     dataset: SequenceDataset,
     output_dir: Path,
-    *,
-    seed: int,
-    num_threads: int,
-    max_minutes: float = 0,
-    device: str = "cpu",
+    flags: TrainingFlags,
 ) -> Path:
-    """Return the folder of a trained peer; a training whose recipe is the same is reused.
+    """Return the folder of a trained baseline; a training whose recipe is the same is reused.
 
     Args:
-        peer: what is trained.
+        baseline: what is trained.
         python: the interpreter of its environment.
         dataset: what to train on.
-        output_dir: `peers` below it holds what is trained.
-        seed: of the training.
-        num_threads: of the training.
-        max_minutes: of CPU time; once they are over, the epoch that is running is the last one to
-            choose from; 0: no limit.
-        device: "cpu" or "cuda", where it is trained.
-
-    Returns:
-        The folder of what is served.
+        output_dir: `baselines` below it holds what is trained.
+        flags: of the training.
 
     Raises:
         ModelError: the library could not be trained.
     """
-    folder = output_dir / "peers" / peer.name.replace(" ", "-")
-    settings = peer.settings_at(student_width(dataset))
-    train = _Training(peer, python, settings, seed, num_threads, max_minutes, device)
-    choice = train.ensure(folder / "choice", dataset, num_epochs=0)
+    folder = output_dir / "baselines" / baseline.name.replace(" ", "-")
+    settings = baseline.settings_at(student_width(dataset))
+
+    def train(part: str, known: SequenceDataset, num_epochs: int) -> Path:
+        recipe = {
+            "dataset_fingerprint": known.fingerprint,
+            "num_train_events": int(np.sum(known.train_lengths)),
+            "requirements_sha256": sha256_file(baseline.requirements),
+            "seed": flags.seed,
+            "settings": settings,
+            "num_epochs": num_epochs,
+        }  # no device: what is trained on a GPU counts on any machine
+        if not _is_current(folder / part, recipe, flags.max_minutes):
+            _train(baseline, python, known, folder / part, recipe, flags)
+        return folder / part
+
+    choice = train("choice", dataset, 0)
     num_epochs = int(read_json(choice / "trained.json")["num_epochs"])
     if not refit_epochs(dataset, 1.0, num_epochs):
         return choice
-    return train.ensure(folder / "final", dataset.before_test(), num_epochs=num_epochs)
+    return train("final", dataset.before_test(), num_epochs)
+
+
+def _is_current(folder: Path, recipe: dict[str, Any], max_minutes: float) -> bool:
+    """Whether a folder holds such a training; one that was cut short counts until more is given."""
+    if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != recipe:
+        return False
+    trained = read_json(folder / "trained.json")
+    return not trained["cut_short"] or 0 < max_minutes <= trained["minutes"]
+
+
+def _train(
+    baseline: Baseline,
+    python: Path,
+    dataset: SequenceDataset,
+    folder: Path,
+    recipe: dict[str, Any],
+    flags: TrainingFlags,
+) -> None:
+    num_epochs, log = recipe["num_epochs"], folder.parent / f"{folder.name}.log"
+    what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
+    logger.info("%s: training, %s; what it prints is in %s", baseline.name, what, log)
+    with atomic_directory(folder) as unfinished:
+        exchange = unfinished / "exchange"
+        exchange.mkdir()
+        write_exchange(exchange, dataset, seed=flags.seed, settings=recipe["settings"])
+        minutes = 0 if num_epochs else flags.max_minutes
+        words = ["train", str(exchange), str(unfinished), str(num_epochs), str(minutes)]
+        _run(baseline, python, log, flags, *words, flags.device)
+        write_json(unfinished / "recipe.json", recipe)
+
+
+def make_untrained(
+    baseline: Baseline,
+    python: Path,
+    num_items: int,
+    folder: Path,
+    *,
+    width: int,
+    flags: TrainingFlags,
+) -> Path:
+    """Write a model of random weights into a new folder, and return it.
+
+    Raises:
+        ModelError: the library could not make one.
+    """
+    folder = folder.absolute()
+    exchange = folder / "exchange"
+    exchange.mkdir(parents=True)
+    settings = baseline.settings_at(width)
+    write_untrained_exchange(exchange, num_items, seed=flags.seed, settings=settings)
+    words = ["untrained", str(exchange), str(folder)]
+    _run(baseline, python, folder / "untrained.log", flags, *words)
+    return folder
 
 
 def _run(
-    peer: Peer, python: Path, log: Path, num_threads: int, *arguments: str, device: str = "cpu"
+    baseline: Baseline, python: Path, log: Path, flags: TrainingFlags, *arguments: str
 ) -> None:
     """Run a worker to its end; what it prints goes to a log."""
     with log.open("w", encoding="utf-8") as output:
         done = subprocess.run(
-            worker_command(peer, python, *arguments),
-            env={**worker_environment(num_threads, device), **KEEP_MEMORY},
+            worker_command(baseline, python, *arguments),
+            env={**worker_environment(flags.num_threads, flags.device), **KEEP_MEMORY},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -121,119 +188,24 @@ def _run(
         )
     if done.returncode != 0:
         raise ModelError(
-            f"{peer.name} could not be trained (exit code {done.returncode}: {last_line(log)}). "
-            f"All that it printed is in {log}"
+            f"{baseline.name} could not be trained (exit code {done.returncode}: "
+            f"{last_line(read_log(log))}). All that it printed is in {log}"
         )
 
 
-def make_untrained(
-    peer: Peer,
-    python: Path,
-    num_items: int,
-    folder: Path,
-    *,
-    width: int,
-    seed: int,
-    num_threads: int,
-) -> Path:
-    """Write a peer's model of random weights into a new folder, and return it.
-
-    Raises:
-        ModelError: the library could not make one.
-    """
-    folder = folder.absolute()
-    (folder / "exchange").mkdir(parents=True)
-    settings = peer.settings_at(width)
-    write_untrained_exchange(folder / "exchange", num_items, seed=seed, settings=settings)
-    log = folder / "untrained.log"
-    _run(peer, python, log, num_threads, "untrained", str(folder / "exchange"), str(folder))
-    return folder
-
-
-def training_report(folder: Path) -> dict[str, Any]:
-    """Return how the peer that is served from a folder was trained.
-
-    Returns:
-        num_epochs, or num_neighbours if that is what was chosen; num_tried, how many epochs or
-        numbers of neighbours validation chose from; minutes of CPU time, all
-        trainings together; cut_short, whether the limit on the minutes ended the choice; device,
-        "cpu" or the name of the GPU; versions of the libraries that trained it.
-    """
+def training_report(folder: Path) -> Training:
+    """Return how the baseline that is served from a folder was trained, all trainings together."""
     folders = {folder.parent / "choice", folder}
     trained = {part.name: read_json(part / "trained.json") for part in folders}
-    num_epochs = trained["choice"]["num_epochs"]
-    chosen = {"num_epochs": num_epochs}
-    if choices := read_json(folder / "recipe.json")["settings"].get("neighbours"):
-        chosen = {"num_neighbours": choices[num_epochs - 1]}
-    return {
-        **chosen,
-        "num_tried": len(trained["choice"]["valid_ndcg@10"]),
-        "minutes": sum(part["minutes"] for part in trained.values()),
-        "cut_short": trained["choice"]["cut_short"],
-        # A folder that an earlier checkout has trained lacks these.
-        "device": trained[folder.name].get("device", "cpu"),
-        "versions": trained[folder.name].get("versions", {}),
-    }
-
-
-class _Training:
-    """One peer's trainings, in its own environment."""
-
-    def __init__(
-        self,
-        peer: Peer,
-        python: Path,
-        settings: Mapping[str, Any],
-        seed: int,
-        num_threads: int,
-        max_minutes: float,
-        device: str,
-    ) -> None:
-        self._peer, self._python, self._settings = peer, python, settings
-        self._seed, self._threads, self._max_minutes = seed, num_threads, max_minutes
-        self._device = device
-
-    def _recipe(self, dataset: SequenceDataset, num_epochs: int) -> dict[str, Any]:
-        """Return what decides the result; what is trained on a GPU counts on any machine."""
-        return {
-            "dataset_fingerprint": dataset.fingerprint,
-            "num_train_events": int(np.sum(dataset.train_lengths)),
-            "requirements_sha256": sha256_file(self._peer.requirements),
-            "seed": self._seed,
-            "settings": dict(self._settings),
-            "num_epochs": num_epochs,
-        }
-
-    def ensure(self, folder: Path, dataset: SequenceDataset, *, num_epochs: int) -> Path:
-        recipe = self._recipe(dataset, num_epochs)
-        if (folder / "recipe.json").is_file() and read_json(folder / "recipe.json") == recipe:
-            trained = read_json(folder / "trained.json")
-            if not trained["cut_short"] or 0 < self._max_minutes <= trained["minutes"]:
-                return folder
-        what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
-        log = folder.parent / f"{folder.name}.log"
-        logger.info("%s: training, %s; what it prints is in %s", self._peer.name, what, log)
-        with atomic_directory(folder) as unfinished:
-            (unfinished / "exchange").mkdir()
-            write_exchange(
-                unfinished / "exchange", dataset, seed=self._seed, settings=self._settings
-            )
-            minutes = 0 if num_epochs else self._max_minutes
-            arguments = (
-                str(unfinished / "exchange"),
-                str(unfinished),
-                f"{num_epochs}",
-                f"{minutes}",
-                self._device,
-            )
-            _run(
-                self._peer,
-                self._python,
-                log,
-                self._threads,
-                "train",
-                *arguments,
-                device=self._device,
-            )
-            write_json(unfinished / "recipe.json", recipe)
-        return folder
+    choice, served = trained["choice"], trained[folder.name]
+    num_epochs = int(choice["num_epochs"])
+    choices = read_json(folder / "recipe.json")["settings"].get("neighbours")
+    return Training(
+        num_epochs=None if choices else num_epochs,
+        num_neighbours=choices[num_epochs - 1] if choices else None,
+        num_tried=len(choice["valid_ndcg@10"]),
+        minutes=sum(part["minutes"] for part in trained.values()),
+        cut_short=choice["cut_short"],
+        device=served["device"],
+        versions=served["versions"],
+    )

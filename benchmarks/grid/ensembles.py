@@ -1,4 +1,4 @@
-"""Two systems as one: the mean of their log-probabilities over the catalogue.
+"""Ensembles: the mean of several systems' log-probabilities over the catalogue.
 
 What a student gains from being averaged with its teacher has to be set against what it gains from
 being averaged with another student of its own kind. The teacher is asked once: its user states and
@@ -41,8 +41,8 @@ def log_probabilities(scores: Tensor) -> Tensor:
     return torch.nn.functional.pad(scores[:, 1:].log_softmax(dim=1), (1, 0))
 
 
-def fuse(scorers: Sequence[Scorer]) -> Scorer:
-    """Return the system whose scores are the mean of several systems' log-probabilities."""
+def average(scorers: Sequence[Scorer]) -> Scorer:
+    """Return the ensemble whose scores are the mean of systems' log-probabilities."""
 
     def score(chosen: IntArray, histories: Sequence[History]) -> Tensor:
         total = log_probabilities(scorers[0](chosen, histories))

@@ -1,45 +1,93 @@
-"""How much of the machine others took while something was measured."""
+"""The machine that figures come from, and how much of it others took meanwhile."""
 
 import os
+import platform
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+
+import psutil
+
+from benchmarks.report.schema import Machine
+
+PACKAGES = ("onnxruntime", "torch", "numpy")
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+
+
+def describe_machine(num_threads: int) -> Machine:
+    """Return what the figures depend on besides the code.
+
+    py-cpuinfo tells no more of a CPU than these lines of /proc/cpuinfo, and takes a second.
+    """
+    flags, mhz = _cpu_info("flags"), _cpu_info("cpu MHz")
+    return Machine(
+        cpu=_cpu_info("model name") or platform.processor() or platform.machine(),
+        cpu_flags=tuple(name for name in FLAGS if name in flags.split()) if flags else None,
+        cpu_mhz=float(mhz) if mhz else None,
+        num_cores=os.cpu_count() or 1,
+        num_threads=num_threads,
+        load_at_start=psutil.getloadavg()[0],
+        os=platform.platform(terse=True),
+        python=platform.python_version(),
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def _cpu_info(key: str) -> str | None:
+    """Return what Linux says of the first core, None if it says nothing."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return None
+
+
+class OtherWork:
+    """How many cores other processes kept busy; None until it was watched."""
+
+    cores: float | None = None
+
+    def tell(self, machine: Machine) -> Machine:
+        """Return the machine with what others took of it."""
+        return replace(machine, other_work=self.cores)
 
 
 @contextmanager
-def watch_others(workers: Iterable[int] = ()) -> Iterator[dict[str, float | None]]:
+def watch_others(workers: Iterable[int] = ()) -> Iterator[OtherWork]:
     """Measure the CPU time of all processes but this one and its children.
 
     Args:
         workers: process numbers of children that live on; those that ended inside are counted.
 
     Yields:
-        What an `environment` takes up once the block is left: other_work, how many cores others
-        kept busy on average, time stolen by a hypervisor included; None where there is no /proc.
+        What knows, once the block is left, how many cores others kept busy on average, time stolen
+        by a hypervisor included.
     """
-    pids = list(workers)
-    found: dict[str, float | None] = {"other_work": None}
+    pids, found = list(workers), OtherWork()
     wall, before = time.perf_counter(), others_s(pids)
     yield found
     after = others_s(pids)
     if before is not None and after is not None:
-        found["other_work"] = max(after - before, 0.0) / (time.perf_counter() - wall)
+        found.cores = max(after - before, 0.0) / (time.perf_counter() - wall)
 
 
-def others_s(workers: Iterable[int], proc: Path = Path("/proc")) -> float | None:
+def others_s(workers: Iterable[int]) -> float | None:
     """Return the CPU seconds of all processes since the machine started, less our own.
 
-    None: there is no /proc, or a worker has ended.
+    None: a worker has ended.
     """
     try:
-        fields = (proc / "stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
-        live = [(proc / f"{pid}" / "stat").read_text(encoding="utf-8") for pid in workers]
-    except OSError:
+        live = [psutil.Process(pid).cpu_times() for pid in workers]
+    except psutil.Error:
         return None
-    user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])  # idle and waiting are not
-    ours = sum(sum(map(int, line.rpartition(")")[2].split()[11:13])) for line in live)
-    ticks = os.sysconf("SC_CLK_TCK")
+    times = psutil.cpu_times()
+    waiting = ("idle", "iowait", "guest", "guest_nice")  # guests are in user, too
+    spent = sum(value for name, value in times._asdict().items() if name not in waiting)
     own = os.times()
-    spent = own.user + own.system + own.children_user + own.children_system
-    return (user + nice + system + irq + softirq + steal - ours) / ticks - spent
+    ours = own.user + own.system + own.children_user + own.children_system
+    return spent - ours - sum(worker.user + worker.system for worker in live)

@@ -1,4 +1,4 @@
-"""What a system costs before its first answer: a fresh process loads it and is asked once.
+"""What a system costs before its first answer: a new process loads it and is asked once.
 
     python -m benchmarks.measure.startup --folder runs/ml-100k/export/gru-distilled-int8
 
@@ -22,12 +22,15 @@ from seqrec.errors import ModelError, run_main
 
 import numpy as np
 
+from benchmarks.report.files import from_json, to_json
+from benchmarks.report.schema import StartUp
+
 ROOT = Path(__file__).resolve().parents[2]
 STARTED = "SEQREC_STARTED_NS"  # when the parent started the process, by the clock both share
 
 
 @dataclass(frozen=True, kw_only=True)
-class FreshConfig:
+class StartUpConfig:
     """Flags of `benchmarks.measure.startup`."""
 
     folder: Path = flag(
@@ -38,16 +41,15 @@ class FreshConfig:
     device: Literal["cpu", "cuda"] = flag("cpu", "where a teacher runs")
 
 
-def measure_here(config: FreshConfig) -> dict[str, float | None]:
+def measure_here(config: StartUpConfig) -> StartUp:
     """Load what is in the folder, ask it once, and return what that cost this process."""
     started = int(os.environ.get(STARTED, time.monotonic_ns()))
     if (config.folder / "teacher.json").is_file():
-        from benchmarks.measure.systems import TeacherRunner
+        from benchmarks.measure import systems
 
-        teacher = TeacherRunner(config.folder, config.num_threads, config.device)
+        teacher = systems.TeacherSystem(config.folder, config.num_threads, config.device)
         ready = time.monotonic_ns()
-        nothing = np.zeros((1, 0), dtype=np.int64)
-        teacher.recommend(np.array([[1]]), nothing, np.array([1]))
+        teacher.recommend(np.array([[1]]), np.zeros((1, 0), dtype=np.int64), np.array([1]))
     else:
         from export.recommender import Recommender
 
@@ -55,11 +57,9 @@ def measure_here(config: FreshConfig) -> dict[str, float | None]:
         ready = time.monotonic_ns()
         recommender.recommend(recommender.item_ids[:1])
     answered = time.monotonic_ns()
-    return {
-        "load_ms": (ready - started) / 1e6,
-        "first_ms": (answered - ready) / 1e6,
-        "peak_mib": peak_mib(),
-    }
+    return StartUp(
+        load_ms=(ready - started) / 1e6, first_ms=(answered - ready) / 1e6, peak_mib=peak_mib()
+    )
 
 
 def peak_mib(process: int | str = "self") -> float | None:
@@ -72,7 +72,25 @@ def peak_mib(process: int | str = "self") -> float | None:
     return None
 
 
-def measure_fresh(folder: Path, num_threads: int, device: str = "cpu") -> dict[str, float | None]:
+def last_line(text: str) -> str:
+    """Return the last line that says something of what a failed process printed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no output"
+
+
+def median_start_up(starts: Sequence[StartUp | None]) -> StartUp | None:
+    """Return the median of each figure; None if there is none."""
+
+    def median(name: str) -> float | None:
+        known = [value for start in starts if (value := getattr(start, name, None)) is not None]
+        return float(np.median(known)) if known else None
+
+    if not any(starts):
+        return None
+    return StartUp(**{name: median(name) for name in ("load_ms", "first_ms", "peak_mib")})
+
+
+def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> StartUp:
     """Return what `measure_here` says in a process of its own.
 
     Raises:
@@ -92,16 +110,16 @@ def measure_fresh(folder: Path, num_threads: int, device: str = "cpu") -> dict[s
         check=False,
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = last_line(done.stderr)
         raise ModelError(f"{folder} could not be opened in a process of its own: {reason}")
-    found: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
+    found: StartUp = from_json(StartUp, json.loads(done.stdout.splitlines()[-1]))
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure in this process and print JSON."""
-    config = parse_flags(FreshConfig, (__doc__ or "").partition("\n")[0], argv)
-    sys.stdout.write(json.dumps(measure_here(config)) + "\n")
+    config = parse_flags(StartUpConfig, (__doc__ or "").partition("\n")[0], argv)
+    sys.stdout.write(json.dumps(to_json(measure_here(config))) + "\n")
 
 
 if __name__ == "__main__":

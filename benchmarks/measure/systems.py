@@ -1,59 +1,49 @@
 """What the benchmark compares: anything that answers a batch of histories with a batch of lists.
 
-Shape letters: B users, T history, E excluded, K answers.
+Shape letters: B users, T history, E excluded, K answers, I items.
 """
 
 import importlib
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
 
 from seqrec.data import PAD, IntArray, SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.files import read_json
 
 import numpy as np
-import onnxruntime as ort
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
+from benchmarks.measure.profiler import profile
+from benchmarks.measure.queries import Answer, Request, check_answer
+from benchmarks.measure.startup import measure_start_up
+from benchmarks.measure.timing import time_call
+from benchmarks.report.schema import Identity, StartUp
 from export.recommender import NEW_STATE, OUTPUT_NAMES, STATE, open_session
 
 if TYPE_CHECKING:
+    import onnxruntime as ort
     import torch
 
-FloatArray = NDArray[np.float32]
-Answer = tuple[IntArray, FloatArray]
+
+# What `export` calls a precision: that of the weights, and the variant.
+PRECISIONS = {"fp32": ("fp32", None), "int8": ("int8", None), "int8-optimum": ("int8", "optimum")}
 
 
 class Runner(Protocol):
-    """A system under test."""
+    """What a system of a user's own has to be; see `--runners`."""
 
-    @property
-    def system(self) -> str:
-        """Its name in tables; rows are told apart by system and precision."""
-
-    @property
-    def precision(self) -> str:
-        """In what its weights are held."""
-
-    @property
-    def size_mib(self) -> float:
-        """Size of its file in MiB; of its weights in memory where there is no single file."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights."""
-
-    @property
-    def max_len(self) -> int:
-        """How many of the newest items it is shown."""
-
-    # `reads_all_weights`, if it is there and False: no limit is told, an answer takes but a part.
-    # `parameter_bytes`, if it is there: what the limit charges, instead of the size.
+    system: str  # its name in tables
+    precision: str  # in what its weights are held
+    size_mib: float  # of its file; of its weights in memory where there is no single file
+    num_parameters: int
+    max_len: int  # how many of the newest items it is shown
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch.
@@ -68,36 +58,63 @@ class Runner(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Request:
-    """One call's arguments, prepared before the clock starts."""
+class System:
+    """A system under test; what most have in common, each may do otherwise."""
 
-    items: IntArray  # (B, T)
-    excluded: IntArray  # (B, E)
-    k: IntArray  # (1,)
+    identity: Identity
+    size_mib: float = 0.0
+    num_parameters: int = 0
+    max_len: int = 1
+    runs_on_onnxruntime = False
+    may_fail = False  # then it is left out with its reason; else the benchmark stops
 
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        raise NotImplementedError
 
-def time_call(call: Callable[[], object]) -> tuple[int, int]:
-    """Return the wall time of a call and the CPU time of all threads, in nanoseconds."""
-    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - wall, time.process_time_ns() - cpu
-
-
-@runtime_checkable
-class SelfTimed(Protocol):
-    """A runner that times itself: it answers in another process, or prepares each call."""
+    def checked(self, request: Request, num_items: int) -> IntArray:
+        """Answer and return the items (B, K); see `check_answer`."""
+        answer = self.recommend(request.items, request.excluded, request.k)
+        name = f"{self.identity.system} ({self.identity.precision_label})"
+        return check_answer(name, answer, request, num_items)
 
     def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
         """Answer requests one after another; return each one's wall and CPU ns, (N, 2)."""
+        durations = np.empty((len(requests), 2), dtype=np.int64)
+        for index, request in enumerate(requests):
+            call = partial(self.recommend, request.items, request.excluded, request.k)
+            durations[index] = time_call(call)
+        return durations
+
+    def parameter_bytes(self) -> int | None:
+        """How many bytes an answer reads at least; None where it takes but a part of them."""
+        return round(self.size_mib * 2**20)
+
+    def start_up(self) -> StartUp | None:
+        """What a new process costs until its first answer; None where that is not measured."""
+        return None
+
+    def profile(self, requests: Sequence[Request]) -> list[tuple[str, float]]:
+        """Return the operators that take most time, with their fractions; none if not known."""
+        return []
+
+    def details(self) -> dict[str, Any]:
+        """More of its row: fields of `SystemResult`."""
+        return {}
 
 
-class PopularityRunner:
+class SystemFailure(ModelError):
+    """A system that may fail does not answer."""
+
+    def __init__(self, message: str, system: System) -> None:
+        super().__init__(message)
+        self.system = system
+
+
+class Popularity(System):
     """The items most frequent in training, the same for everyone."""
 
-    reads_all_weights = False
-    system, precision = "popularity", "fp32"
-    max_len = 1  # it does not look at them
+    identity = Identity(system="popularity", precision="fp32", family="popularity")
 
     def __init__(self, dataset: SequenceDataset) -> None:
         counts = dataset.before_test().train_counts().astype(np.float32)
@@ -115,68 +132,35 @@ class PopularityRunner:
         top_scores = np.full((len(items), num_answers), -np.inf, dtype=np.float32)
         for row, left_out in enumerate(excluded):
             is_left_out[left_out] = True
-            places = np.flatnonzero(~is_left_out[candidates])[:num_answers]
+            found = np.flatnonzero(~is_left_out[candidates])[:num_answers]
             is_left_out[left_out] = False
-            top_items[row, : len(places)] = self._order[places]
-            top_scores[row, : len(places)] = self._scores[places]
+            top_items[row, : len(found)] = self._order[found]
+            top_scores[row, : len(found)] = self._scores[found]
         return top_items, top_scores
 
-
-def top_k(scores: FloatArray, excluded: IntArray, k: int) -> Answer:
-    """Return the best items of scores (B, I + 1), which it changes; ties by the lower item number.
-
-    >>> items, _ = top_k(np.array([[9.0, 1.0, 3.0, 3.0]], np.float32), np.array([[1]]), k=2)
-    >>> items.tolist()
-    [[2, 3]]
-    """
-    np.put_along_axis(scores, excluded, -np.inf, axis=1)
-    scores[:, PAD] = -np.inf
-    least = np.partition(scores, -k, axis=1)[:, -k]
-    top = np.empty((len(scores), k), dtype=np.int64)
-    for row, own in enumerate(scores):
-        able = np.flatnonzero(own >= least[row])  # more than k where scores are equal
-        top[row] = able[np.argsort(-own[able], kind="stable")[:k]]
-    return top, np.take_along_axis(scores, top, axis=1)
+    def parameter_bytes(self) -> None:
+        """It does not look at all that it counted."""
+        return None
 
 
-def torch_top_k(scores: "torch.Tensor", excluded: IntArray, k: int) -> Answer:
-    """Return the same of a tensor, as PyTorch would do it; equal scores come in any order."""
-    import torch
-
-    scores.scatter_(1, torch.from_numpy(excluded).to(scores.device), -math.inf)
-    scores[:, PAD] = -math.inf
-    best, top = scores.topk(k, dim=1)
-    return top.cpu().numpy(), best.cpu().numpy()  # which waits for the device
-
-
-@dataclass(frozen=True)
-class OnnxRunner:
+class OnnxSystem(System):
     """An exported student in plain ONNX Runtime: the call is `session.run` on prepared arrays."""
 
-    session: ort.InferenceSession
-    system: str
-    precision: str
-    size_mib: float
-    num_parameters: int
-    max_len: int
-    folder: Path
-    teacher_weight: float | None = None  # of the language model in a distilled one's soft targets
+    runs_on_onnxruntime = True
+
+    def __init__(self, file: Path, config: dict[str, Any], num_threads: int) -> None:
+        """Open a file; `config` is its recommender directory's config.json."""
+        self.identity = student_identity(config, *PRECISIONS[config["precision"]])
+        self.file, self._num_threads = file, num_threads
+        self.session: ort.InferenceSession = open_session(file, num_threads)
+        self.size_mib = file.stat().st_size / 2**20
+        self.num_parameters, self.max_len = config["num_parameters"], config["max_len"]
+        self._teacher_weight = config.get("teacher_weight")
 
     @classmethod
-    def from_pretrained(cls, folder: Path, num_threads: int) -> "OnnxRunner":
+    def from_pretrained(cls, folder: Path, num_threads: int) -> Self:
         """Open the `model.onnx` of a recommender directory."""
-        config = read_json(folder / "config.json")
-        file = folder / "model.onnx"
-        return cls(
-            open_session(file, num_threads),
-            f"{config['arch']} {config['role']}",
-            config["precision"],
-            file.stat().st_size / 2**20,
-            config["num_parameters"],
-            config["max_len"],
-            folder,
-            config.get("teacher_weight"),
-        )
+        return cls(folder / "model.onnx", read_json(folder / "config.json"), num_threads)
 
     @property
     def keeps_state(self) -> bool:
@@ -185,50 +169,61 @@ class OnnxRunner:
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
-        top_items, top_scores = self.session.run(
-            OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k}
-        )
+        feeds = {"items": items, "excluded": excluded, "k": k}
+        top_items, top_scores = self.session.run(OUTPUT_NAMES, feeds)
         return top_items, top_scores
 
+    def parameter_bytes(self) -> int | None:
+        """Counted in the file, which holds nodes and names, too."""
+        return onnx_bytes(self.file)
 
-class StepRunner(OnnxRunner):
-    """An exported GRU that is asked after one new event: the state of those before is kept.
+    def start_up(self) -> StartUp | None:
+        """What the shipped client costs."""
+        return measure_start_up(self.file.parent, self._num_threads)
 
-    It times itself, since its clock starts when that state is there.
-    """
+    def profile(self, requests: Sequence[Request]) -> list[tuple[str, float]]:
+        """Return the operators that take most time, with their fractions."""
+        return profile(self.file, requests, self._num_threads)
 
-    @classmethod
-    def after(cls, whole: OnnxRunner) -> "StepRunner":
-        """Return the runner of the same session."""
-        values = {field.name: getattr(whole, field.name) for field in fields(whole)}
-        return cls(**{**values, "precision": f"{whole.precision} step"})
+    def details(self) -> dict[str, Any]:
+        """What the language model had to say in a distilled one's soft targets."""
+        return {"teacher_weight": self._teacher_weight}
+
+
+class StepSystem(OnnxSystem):
+    """An exported GRU that is asked after one new event: the state of those before is kept."""
+
+    def __init__(self, file: Path, config: dict[str, Any], num_threads: int) -> None:
+        """Open a file; `config` is its recommender directory's config.json."""
+        super().__init__(file, config, num_threads)
+        self.identity = replace(self.identity, variant="step")
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
-        top_items, top_scores = self.session.run(OUTPUT_NAMES, self._feeds(items, excluded, k))
+        feeds = self._feeds(Request(items, excluded, k))
+        top_items, top_scores = self.session.run(OUTPUT_NAMES, feeds)
         return top_items, top_scores
 
     def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
-        """Answer requests one after another; see `SelfTimed`."""
+        """Answer requests one after another; the clock starts when the state is there."""
         wanted = [*OUTPUT_NAMES, NEW_STATE]
         durations = np.empty((len(requests), 2), dtype=np.int64)
-        for place, request in enumerate(requests):
-            feeds = self._feeds(request.items, request.excluded, request.k)
-            durations[place] = time_call(partial(self.session.run, wanted, feeds))
+        for index, request in enumerate(requests):
+            durations[index] = time_call(partial(self.session.run, wanted, self._feeds(request)))
         return durations
 
-    def _feeds(self, items: IntArray, excluded: IntArray, k: IntArray) -> dict[str, Any]:
-        """Return a request for the newest event of each history, the state before it included."""
-        feeds: dict[str, Any] = {"items": items[:, -1:], "excluded": excluded, "k": k}
+    def _feeds(self, request: Request) -> dict[str, Any]:
+        """Return the inputs for the newest event of each history, with the state before it."""
+        items = request.items
+        feeds: dict[str, Any] = {"excluded": request.excluded, "k": request.k}
         if items.shape[1] > 1:
-            (feeds[STATE],) = self.session.run([NEW_STATE], {**feeds, "items": items[:, :-1]})
-        return feeds
+            before = {**feeds, "items": items[:, :-1]}
+            (feeds[STATE],) = self.session.run([NEW_STATE], before)
+        return {**feeds, "items": items[:, -1:]}
 
 
-class TeacherRunner:
+class TeacherSystem(System):
     """The fine-tuned language model, in PyTorch."""
-
-    system = "teacher"
 
     def __init__(self, folder: Path, num_threads: int, device: str = "cpu") -> None:
         """Load a teacher; `ModelError` or `SourceError` if that cannot be done."""
@@ -236,26 +231,33 @@ class TeacherRunner:
 
         from teacher.model import Teacher
 
-        about = read_json(folder / "teacher.json")
+        config = read_json(folder / "teacher.json")
         torch.set_num_threads(num_threads)
-        self.folder = folder
-        self._torch, self._device = torch, torch.device(device)
+        self._start_up = partial(measure_start_up, folder, num_threads, device)
+        self._device = torch.device(device)
         self._teacher = Teacher.from_pretrained(folder, device=self._device)
-        self.precision = {4: "nf4", 16: "bf16", 32: "fp32"}[about["bits"]]
-        # Of a row called "nf4" the linear layers alone are in 4 bit; `size_by_precision` tells.
+        # Of a teacher called "nf4" the linear layers alone are in 4 bit; `size_by_precision` tells.
+        precision = {4: "nf4", 16: "bf16", 32: "fp32"}[config["bits"]]
+        self.identity = Identity(system="teacher", precision=precision, family="teacher")
         self.size_by_precision = self._teacher.answer_bytes
         self.size_mib = sum(self.size_by_precision.values()) / 2**20
         self.num_parameters = self._teacher.num_parameters
-        self.max_len = int(about["max_len"])
+        self.max_len = int(config["max_len"])
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
-        with self._torch.inference_mode():
-            scores = self._teacher(self._torch.from_numpy(items).to(self._device)).float()
+        import torch
+
+        with torch.inference_mode():
+            scores = self._teacher(torch.from_numpy(items).to(self._device)).float()
             return torch_top_k(scores, excluded, int(k[0]))
 
+    def start_up(self) -> StartUp | None:
+        """What loading it in a new process costs."""
+        return self._start_up()
 
-class TorchRunner:
+
+class TorchSystem(System):
     """A student in PyTorch, as it is or compiled: what an exported file saves."""
 
     def __init__(
@@ -266,15 +268,15 @@ class TorchRunner:
 
         from student.model import Student
 
-        about, student = read_json(folder / "config.json"), Student.from_pretrained(folder)
+        config, student = read_json(folder / "config.json"), Student.from_pretrained(folder)
         torch.set_num_threads(num_threads)
-        self.system = f"{about['arch']} {about['role']}"
-        self.precision = "torch compiled" if is_compiled else "torch eager"
+        variant = "torch compiled" if is_compiled else "torch eager"
+        self.identity = student_identity(config, "fp32", variant)
         self.size_mib = (folder / "model.safetensors").stat().st_size / 2**20
         self.num_parameters = student.num_parameters
-        self.parameter_bytes = sum(p.numel() * p.element_size() for p in student.parameters())
+        self._bytes = sum(p.numel() * p.element_size() for p in student.parameters())
         self.max_len = student.config.max_len
-        self._torch, self._device = torch, torch.device(device)
+        self._device = torch.device(device)
         student.to(self._device)
         self._score = torch.compile(student, dynamic=True) if is_compiled else student
         try:
@@ -283,19 +285,83 @@ class TorchRunner:
         except Exception as error:  # the compiler's, of a dozen kinds
             reason = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"{self.system} cannot be compiled ({reason}). torch.compile needs a C++ compiler; "
-                "to measure without: --no-torch"
+                f"{self.identity.system} cannot be compiled ({reason}). torch.compile needs a C++ "
+                "compiler; to measure without: --no-torch"
             ) from error
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
-        with self._torch.inference_mode():
-            scores = self._score(self._torch.from_numpy(items).to(self._device))
+        import torch
+
+        with torch.inference_mode():
+            scores = self._score(torch.from_numpy(items).to(self._device))
             return torch_top_k(scores, excluded, int(k[0]))
 
+    def parameter_bytes(self) -> int | None:
+        """Its parameters in memory."""
+        return self._bytes
 
-def load_runner(spec: str, dataset: SequenceDataset) -> Runner:
-    """Make a user's own runner: `module:name`, where name(dataset) returns one.
+
+class OwnSystem(System):
+    """A user's own runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.identity = Identity(system=runner.system, precision=runner.precision, family="own")
+        self.size_mib, self.num_parameters = float(runner.size_mib), int(runner.num_parameters)
+        self.max_len = int(runner.max_len)
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Let it answer."""
+        return self._runner.recommend(items, excluded, k)
+
+    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
+        """Let it time itself if it can, by a method of this name."""
+        timed = getattr(self._runner, "timed", super().timed)
+        durations: NDArray[np.int64] = timed(requests)
+        return durations
+
+    def parameter_bytes(self) -> int | None:
+        """What it tells by an attribute of this name, else its size.
+
+        None if its attribute `reads_all_weights` is False.
+        """
+        if not getattr(self._runner, "reads_all_weights", True):
+            return None
+        return int(getattr(self._runner, "parameter_bytes", round(self.size_mib * 2**20)))
+
+
+def student_identity(config: dict[str, Any], precision: str, variant: str | None) -> Identity:
+    """Return who a student is by its config.json."""
+    arch, role = config["arch"], config.get("role")  # one of random weights has none
+    name = f"{arch} {role}" if role else arch
+    return Identity(system=name, precision=precision, family=arch, role=role, variant=variant)
+
+
+def onnx_bytes(file: Path) -> int:
+    """Return how many bytes the numbers of an ONNX file's constants take, without whole numbers.
+
+    Constants of int64 are shapes and axes, and no parameters.
+    """
+    return sum(
+        int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in onnx.load(file).graph.initializer
+        if tensor.data_type != TensorProto.INT64
+    )
+
+
+def torch_top_k(scores: "torch.Tensor", excluded: IntArray, k: int) -> Answer:
+    """Return what `queries.top_k` does of a tensor; equal scores come in any order."""
+    import torch
+
+    scores.scatter_(1, torch.from_numpy(excluded).to(scores.device), -math.inf)
+    scores[:, PAD] = -math.inf
+    best, top = scores.topk(k, dim=1)
+    return top.cpu().numpy(), best.cpu().numpy()  # which waits for the device
+
+
+def load_runner(spec: str, dataset: SequenceDataset) -> OwnSystem:
+    """Make a user's own system: `module:name`, where name(dataset) returns a `Runner`.
 
     Raises:
         ModelError: there is no such thing, it fails, or what it makes is no runner.
@@ -306,7 +372,7 @@ def load_runner(spec: str, dataset: SequenceDataset) -> Runner:
     except Exception as error:  # it is not our code
         raise ModelError(
             f"--runners {spec}: {type(error).__name__}: {error}. Expected module:name, importable "
-            "from here, with name(dataset) returning a runner (see benchmarks/runners.py)"
+            "from here, with name(dataset) returning a runner (see benchmarks/measure/systems.py)"
         ) from error
     needed = ("system", "precision", "size_mib", "num_parameters", "max_len", "recommend")
     if lacking := [attribute for attribute in needed if not hasattr(runner, attribute)]:
@@ -315,44 +381,4 @@ def load_runner(spec: str, dataset: SequenceDataset) -> Runner:
         value = getattr(runner, attribute)
         if not isinstance(value, SupportsFloat) or not float(value) >= (attribute == "max_len"):
             raise ModelError(f"--runners {spec}: {attribute} is {value!r}, expected a number")
-    return runner
-
-
-def checked_answer(
-    runner: Runner, items: IntArray, excluded: IntArray, k: IntArray, num_items: int
-) -> IntArray:
-    """Let a runner answer, and return its items, PAD in the places it left without an answer.
-
-    Raises:
-        ModelError: the answer has another shape or type than promised, a score is NaN or rises
-            along a list, or an item is out of range, excluded, or in one list twice.
-    """
-    answer, name = runner.recommend(items, excluded, k), f"{runner.system} ({runner.precision})"
-    try:
-        top_items, top_scores = map(np.asarray, answer)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{name} returned no two arrays, items and scores ({error})") from error
-    shape = (len(items), int(k[0]))
-    for what, array in (("items", top_items), ("scores", top_scores)):
-        if array.shape != shape:
-            raise ModelError(f"{name} returned {what} of shape {array.shape}, expected {shape}")
-    if not np.issubdtype(top_items.dtype, np.integer):
-        raise ModelError(f"{name} returned items of type {top_items.dtype}, expected integers")
-    if not np.issubdtype(top_scores.dtype, np.number):
-        raise ModelError(f"{name} returned scores of type {top_scores.dtype}, expected numbers")
-    if np.isnan(top_scores).any():
-        raise ModelError(f"{name} returned a score that is NaN")
-    if (top_scores[:, 1:] > top_scores[:, :-1]).any():
-        raise ModelError(f"{name} returned a list that is not sorted by score, best first")
-    answered = np.where(top_scores > -math.inf, top_items, PAD)
-    given = top_items[top_scores > -math.inf]
-    if ((given < 1) | (given > num_items)).any():
-        wrong = given[(given < 1) | (given > num_items)][0]
-        raise ModelError(f"{name} returned item {wrong}, expected 1 to {num_items}")
-    for row, left_out in zip(answered, excluded, strict=True):
-        real = row[row != PAD]
-        if len(np.unique(real)) < len(real):
-            raise ModelError(f"{name} returned an item twice in one list")
-        if np.isin(real, left_out).any():
-            raise ModelError(f"{name} returned an item that was to be left out")
-    return answered
+    return OwnSystem(runner)

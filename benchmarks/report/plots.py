@@ -1,48 +1,53 @@
-"""Accuracy against latency, drawn from `benchmark.json`: the same JSON gives the same picture.
+"""Pictures of results: the same JSON gives the same picture.
 
-python -m benchmarks.report.plots --input runs/ml-100k/benchmark.json --output benchmark.png
+    python -m benchmarks.report.plots --input runs/ml-100k/benchmark.json --output benchmark.png
+
+Takes `benchmark.json` (accuracy against latency), `accuracy.json` (gains over the control) and
+`catalogue.json` (latency over the number of items); `kind` in the file says which it is.
 """
 
+import io
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqrec.config import flag, parse_flags
 from seqrec.errors import run_main
+from seqrec.files import says
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from benchmarks.report.tables import full_name, is_untaught, read_results
+from benchmarks.report.files import load
+from benchmarks.report.schema import (
+    AccuracyResults,
+    CatalogueResults,
+    Gain,
+    Identity,
+    LatencyResults,
+    SystemResult,
+    VariantSummary,
+)
+from benchmarks.report.tables import CONTROL
 
 logger = logging.getLogger(__name__)
 
-# Okabe and Ito's palette: told apart by colour-blind readers. The family decides the colour, the
-# role and precision the marker.
-FAMILY_COLORS = {
-    "popularity": "#777777",
-    "teacher": "#D55E00",
-    "gru": "#0072B2",
-    "transformer": "#009E73",
-}
-MARKERS = {"fp32": "o", "int8": "D"}
-OTHER_MARKER = "s"
-LABEL: dict[str, Any] = {
-    "fontsize": 9,
-    "va": "center",
-    "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
-}
-LABEL_GAP = 0.045  # between neighbouring labels, as a share of the axis' height
-CHARACTER = 0.0122  # a letter's width in a label, as a share of the decades that points span
-NEIGHBOUR_FACTOR = 3.0  # latencies closer than this share a column of labels
-SAME_FACTOR = 1.25  # files of one system that are closer than this, and equally good, share a label
+# Okabe and Ito's palette: told apart by colour-blind readers. The family decides the colour,
+# precision and variant the marker; other libraries' models share a colour and differ in markers.
+COLORS = {"popularity": "#777777", "teacher": "#D55E00", "gru": "#0072B2", "transformer": "#009E73"}
 OTHER_COLOR = "#CC79A7"
+MARKERS = {"fp32": "o", "int8": "D", "int8 step": ">", "int8 optimum": "s"}
+OTHER_MARKERS = ("^", "v", "P", "X", "*", "p", "h", "d")
+LINES = {"fp32": ":", "int8": "-"}
+OTHER_LINE = "--"
+KIND_MARKERS = {"int8": "D", "ensemble": "s", "teacher": "^"}
+# So far below the control that the other variants would be pressed into a corner of the picture.
+NOT_DRAWN = (CONTROL, "popularity")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
@@ -51,6 +56,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#999999",
     "xtick.color": "#555555",
     "ytick.color": "#555555",
+    "svg.hashsalt": "seqrec",
 }
 
 
@@ -58,8 +64,32 @@ STYLE: dict[Any, Any] = {
 class PlotConfig:
     """Flags of `benchmarks.report.plots`."""
 
-    input: Path = flag(Path("benchmark.json"), "results of benchmarks.latency")
+    input: Path = flag(Path("benchmark.json"), "benchmark.json, accuracy.json or catalogue.json")
     output: Path = flag(Path("benchmark.png"), "picture to write")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure; sizes in inches."""
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture beside `path`, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    with mpl.rc_context(STYLE):
+        figure.savefig(beside, metadata={"Software": None} if path.suffix == ".png" else None)
+    beside.replace(path)
+
+
+def figure_svg(figure: Figure) -> str:
+    """Return a picture as an SVG element."""
+    text = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -75,196 +105,242 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move positions apart to at least `gap`, keeping their order, by as little as possible.
-
-    Least squares: neighbours that get in each other's way form a block around their common mean.
-
-    >>> spread([0.0, 1.0, 1.0, 5.0], gap=1.0)
-    [-0.3333333333333333, 0.6666666666666667, 1.6666666666666667, 5.0]
-    """
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    blocks: list[list[float]] = []  # [mean of position minus its offset, how many]
-    for place, index in enumerate(order):
-        blocks.append([positions[index] - place * gap, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            mean, count = blocks.pop()
-            before = blocks[-1]
-            before[0] = (before[0] * before[1] + mean * count) / (before[1] + count)
-            before[1] += count
-    bases = [mean for mean, count in blocks for _ in range(int(count))]
-    moved = [0.0] * len(positions)
-    for place, (index, base) in enumerate(zip(order, bases, strict=True)):
-        moved[index] = base + place * gap
-    return moved
+def markers(rows: Sequence[Identity]) -> Iterator[str]:
+    """Yield a marker for each row: those of one family that look else alike differ."""
+    others: dict[tuple[str, str], str] = {}
+    for row in rows:
+        known = None if row.family in ("baseline", "own") else MARKERS.get(row.precision_label)
+        key = (row.system if known is None else "", row.precision_label)
+        if known is None and row.family in COLORS:
+            key = ("", row.precision_label)
+        yield known or others.setdefault(key, OTHER_MARKERS[len(others) % len(OTHER_MARKERS)])
 
 
-def avoid(positions: Sequence[float], obstacles: Sequence[float], gap: float) -> list[float]:
-    """Move positions to the nearest places that keep `gap` to obstacles and to one another.
-
-    >>> avoid([1.25, 5.0, 2.0], obstacles=[1.5, 9.0], gap=1.0)
-    [0.5, 5.0, 2.5]
-    """
-    taken, moved = list(obstacles), list(positions)
-    for index in sorted(range(len(positions)), key=lambda i: positions[i]):
-        places = [positions[index], *(other + side for other in taken for side in (-gap, gap))]
-        free = [
-            place for place in places if all(abs(place - other) > 0.999 * gap for other in taken)
-        ]
-        moved[index] = min(free, key=lambda place: abs(place - positions[index]))
-        taken.append(moved[index])
-    return moved
+def _color(row: Identity) -> str:
+    return COLORS.get(row.family, OTHER_COLOR)
 
 
-def _columns(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """Group rows of similar latency: each group's labels stand in a column of their own."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["latency_ms"]["p50"])
-    groups: list[list[int]] = []
-    last = 0.0
-    for index in order:
-        latency = rows[index]["latency_ms"]["p50"]
-        if groups and latency < last * NEIGHBOUR_FACTOR:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-        last = latency
-    return groups
+def _caption(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=7.5, color="#777777")
 
 
-def _labels(
-    rows: Sequence[dict[str, Any]], column: Sequence[int], gap: float
-) -> list[tuple[str, list[int]]]:
-    """Return a column's labels, each with its rows: one for files of a system that lie together."""
-    together: list[list[int]] = []
-    for index in column:
-        row = rows[index]
-        for others in together:
-            first = rows[others[0]]
-            if (
-                row["system"] == first["system"]
-                and row["latency_ms"]["p50"] < SAME_FACTOR * first["latency_ms"]["p50"]
-                and abs(row["metrics"]["ndcg@10"] - first["metrics"]["ndcg@10"]) < gap
-            ):
-                others.append(index)
-                break
-        else:
-            together.append([index])
-    return [
-        (", ".join([full_name(rows[some[0]]), *(rows[i]["precision"] for i in some[1:])]), some)
-        for some in together
-    ]
+def _plain(value: float, _: object) -> str:
+    return f"{value:g}"
 
 
-def _draw_point(axes: Axes, row: dict[str, Any], color: str) -> None:
-    """Draw a system's marker with its two bars."""
-    x, y = row["latency_ms"]["p50"], row["metrics"]["ndcg@10"]
-    bar: dict[str, Any] = {"color": color, "alpha": 0.35, "linewidth": 1.6, "zorder": 2}
-    axes.plot([x, x], [row["metrics"]["ndcg@10_low"], row["metrics"]["ndcg@10_high"]], **bar)
-    axes.plot([x, row["latency_ms"]["p95"]], [y, y], **bar)
-    axes.plot(
-        x,
-        y,
-        marker=MARKERS.get(row["precision"], OTHER_MARKER),
-        markersize=7.5,
-        color=color,
-        markerfacecolor="white" if is_untaught(row) else color,
-        markeredgewidth=1.6,
-        linestyle="none",
-        zorder=4,
-    )
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
 
 
-def draw(results: dict[str, Any]) -> Figure:
-    """Draw the content of `benchmark.json`, as documented in `benchmarks.latency`."""
-    rows = results["rows"]
-    points = [(row["latency_ms"]["p50"], row["metrics"]["ndcg@10"]) for row in rows]
-    figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(color="#EEEEEE", zorder=0)
-    front = [points[i] for i in pareto_front(points)]
-    axes.plot(*zip(*front, strict=True), color="#AAAAAA", linestyle="--", linewidth=1.2, zorder=1)
-    colors = [FAMILY_COLORS.get(row["system"].split()[0], OTHER_COLOR) for row in rows]
-    for row, color in zip(rows, colors, strict=True):
-        _draw_point(axes, row, color)
-    low = min(row["metrics"]["ndcg@10_low"] for row in rows)
-    high = max(row["metrics"]["ndcg@10_high"] for row in rows)
-    height = max(high - low, 1e-9)
-    # The columns of labels need room at the right of their points.
-    fastest, slowest = min(x for x, _ in points), max(row["latency_ms"]["p95"] for row in rows)
-    decades = max(math.log10(slowest / fastest), 0.6)
-    axes.set_xlim(fastest / 10 ** (0.08 * decades), slowest * 10 ** (0.34 * decades))
-    if decades < 1.5:  # powers of ten alone would leave one number on the axis
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    gap = LABEL_GAP * 1.12 * height
-    placed: list[tuple[float, float, float]] = []  # labels: from x to x, at which height
-    for group in _columns(rows):
-        column = max(rows[i]["latency_ms"]["p95"] for i in group) * 10 ** (0.05 * decades)
-        labels = _labels(rows, group, gap)
-        end = column * 10 ** (CHARACTER * decades * max(len(name) for name, _ in labels))
-        others = [(x, x, y) for i, (x, y) in enumerate(points) if i not in group]
-        obstacles = [y for first, last, y in placed + others if first < end and last > column]
-        means = [sum(points[i][1] for i in some) / len(some) for _, some in labels]
-        heights = avoid(spread(means, gap), obstacles, gap)
-        for (name, some), label_y in zip(labels, heights, strict=True):
-            color = colors[some[0]]
-            leader: dict[str, Any] = {"color": color, "alpha": 0.5, "linewidth": 0.7, "zorder": 3}
-            for x, y in (points[i] for i in some):
-                axes.plot([x, column], [y, label_y], **leader)
-            axes.text(column, label_y, f" {name}", color=color, zorder=5, **LABEL)
-            placed.append((column, column * 10 ** (CHARACTER * decades * len(name)), label_y))
-    heights = [low, high, *(y for _, _, y in placed)]
-    axes.set_ylim(min(heights) - 0.06 * height, max(heights) + 0.06 * height)
-    _describe(figure, axes, results)
+# --- Accuracy against latency ---------------------------------------------------------------------
+
+
+def draw_latency(results: LatencyResults) -> Figure:
+    """Draw NDCG@10 over the p50 of one request, a legend beside it."""
+    with mpl.rc_context(STYLE):
+        figure = new_figure(9.5, 5.2)
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        points = [(row.latency_ms.p50, row.metrics["ndcg@10"]) for row in results.rows]
+        axes.grid(color="#EEEEEE", zorder=0)
+        front = [points[i] for i in pareto_front(points)]
+        axes.plot(*zip(*front, strict=True), color="#AAAAAA", linestyle="--", linewidth=1.2)
+        for row, marker in zip(results.rows, markers(results.rows), strict=True):
+            _draw_system(axes, row, marker)
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        low, high = axes.get_xlim()
+        if high / low < 30:  # powers of ten alone would leave one number on the axis
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        axes.set_xlabel("latency of one user's request in ms, p50; bar to the right: p95")
+        axes.set_ylabel("NDCG@10 on the test targets; bar: 95 % interval")
+        data, machine = results.dataset, results.environment
+        axes.set_title(
+            f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
+            f"{data.protocol.replace('_', ' ')}",
+            loc="left",
+            fontsize=11,
+        )
+        _caption(
+            figure,
+            f"{machine.cpu}, {_threads(machine.num_threads)}, onnxruntime "
+            f"{machine.versions['onnxruntime']}. Hollow: trained without the teacher. "
+            "Dashed: systems that no other beats in both.",
+        )
     return figure
 
 
-def _describe(figure: Figure, axes: Axes, results: dict[str, Any]) -> None:
-    """Add title, axis labels and the caption with the machine."""
-    data, machine = results["dataset"], results["environment"]
-    axes.set_xlabel("latency of one user's request in ms, p50; bar to the right: p95")
-    axes.set_ylabel("NDCG@10 on the test targets; bar: 95 % interval")
-    axes.set_title(
-        f"{data['name']}: {data['num_users']:,} users, {data['num_items']:,} items, "
-        f"{data['protocol'].replace('_', ' ')}",
-        loc="left",
-        fontsize=11,
-    )
-    threads = "1 thread" if machine["num_threads"] == 1 else f"{machine['num_threads']} threads"
-    figure.supxlabel(
-        f"{machine['cpu']}, {threads}, onnxruntime {machine['versions']['onnxruntime']}. "
-        "Hollow: trained without the teacher. Dashed: systems that no other beats in both.",
-        fontsize=7.5,
-        color="#777777",
-    )
+def _draw_system(axes: Axes, row: SystemResult, marker: str) -> None:
+    """Draw a system's marker with its two bars."""
+    x, y, color = row.latency_ms.p50, row.metrics["ndcg@10"], _color(row)
+    bar: dict[str, Any] = {"color": color, "alpha": 0.35, "linewidth": 1.6, "zorder": 2}
+    axes.plot([x, x], [row.metrics["ndcg@10_low"], row.metrics["ndcg@10_high"]], **bar)
+    axes.plot([x, row.latency_ms.p95], [y, y], **bar)
+    _point(axes, x, y, color, marker, is_hollow=row.is_untaught, label=row.label)
 
 
-def write_figure(results: dict[str, Any], path: Path) -> None:
-    """Draw results and write the picture, beside `path` first."""
-    save_figure(draw, results, path)
-
-
-def save_figure(
-    drawing: Callable[[dict[str, Any]], Figure], results: dict[str, Any], path: Path
+def _point(
+    axes: Axes, x: float, y: float, color: str, marker: str, *, is_hollow: bool, label: str = ""
 ) -> None:
-    """Write what `drawing` makes of results, in the common style, beside `path` first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    axes.plot(
+        x,
+        y,
+        marker=marker,
+        markersize=7.5,
+        color=color,
+        markerfacecolor="white" if is_hollow else color,
+        markeredgewidth=1.6,
+        linestyle="none",
+        zorder=4,
+        label=label,
+    )
+
+
+def draw_sweep(rows: Sequence[SystemResult], key: str, x_label: str, y_label: str) -> Figure:
+    """Draw what `--sweeps` measured, a line for each system."""
     with mpl.rc_context(STYLE):
-        drawing(results).savefig(
-            beside, metadata={"Software": None} if path.suffix == ".png" else None
+        figure = new_figure(8, 3.6)
+        axes = figure.add_subplot()
+        for row in rows:
+            curve = {int(size): value for size, value in getattr(row, key).items()}
+            line = LINES.get(row.precision_label, OTHER_LINE)
+            axes.plot(list(curve), list(curve.values()), line, color=_color(row), label=row.label)
+        axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(_plain))
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+# --- Gains over the control -----------------------------------------------------------------------
+
+Drawn = list[tuple[VariantSummary, Gain]]
+
+
+def drawn_rows(results: AccuracyResults) -> Drawn:
+    """Return the rows that have a gain over their control to be drawn, with that gain."""
+    found = [(row, row.gain_over.get(CONTROL)) for row in results.rows]
+    return [(row, gain) for row, gain in found if gain and row.variant not in NOT_DRAWN]
+
+
+def order_variants(rows: Drawn) -> list[str]:
+    """Return the variants' names, largest gain first, in the mean over architectures."""
+    gains: dict[str, list[float]] = {}
+    for row, gain in rows:
+        gains.setdefault(row.variant, []).append(gain.mean)
+    return sorted(gains, key=lambda name: (-sum(gains[name]) / len(gains[name]), name))
+
+
+def draw_accuracy(results: AccuracyResults) -> Figure:
+    """Draw each variant's gain over the control, a panel for each architecture."""
+    rows = drawn_rows(results)
+    names = order_variants(rows)
+    archs = list(dict.fromkeys(row.arch for row, _ in rows)) or ["gru"]
+    data = results.dataset
+    counts = sorted({len(row.seeds) for row in results.rows} - {0}) or [1]
+    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    with mpl.rc_context(STYLE):
+        figure = new_figure(1.6 + 4.6 * len(archs), 1.5 + 0.36 * max(len(names), 1))
+        panels = figure.subplots(1, len(archs), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, arch in zip(panels, archs, strict=True):
+            _draw_panel(axes, [pair for pair in rows if pair[0].arch == arch], names)
+            control = results.find(CONTROL, arch)
+            level = control and control.metrics[data.protocol]["ndcg@10"].mean
+            title = f"{arch}: control at NDCG@10 {level:.4f}" if level else arch
+            axes.set_title(title, loc="left", fontsize=10, color=COLORS[arch])
+            axes.set_xlabel("NDCG@10 over the control, %; bar: 95 % interval")
+        panels[0].set_yticks(range(len(names)), names)
+        figure.suptitle(
+            f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
+            f"{data.protocol.replace('_', ' ')}, mean of {seeds} seed{'s' * (counts[-1] != 1)}",
+            x=0.01,
+            ha="left",
+            fontsize=11,
         )
-    beside.replace(path)
+        _caption(
+            figure,
+            "Hollow: within chance, the interval holds zero. Diamond: int8 file. Triangle: "
+            "teacher. Square: mean of two systems.",
+        )
+    return figure
+
+
+def _draw_panel(axes: Axes, rows: Drawn, names: Sequence[str]) -> None:
+    """Draw one architecture's gains, a line of the panel each, the figure at its right."""
+    axes.axvline(0, color="#555555", linewidth=1.2, zorder=1)
+    axes.grid(axis="x", color="#EEEEEE", zorder=0)
+    for row, gain in rows:
+        y = names.index(row.variant)
+        color = COLORS["teacher" if row.kind == "teacher" else row.arch]
+        color = OTHER_COLOR if row.kind == "ensemble" else color
+        axes.plot([gain.low, gain.high], [y, y], color=color, alpha=0.45, linewidth=2)
+        marker, is_hollow = KIND_MARKERS.get(row.kind, "o"), gain.verdict == "within chance"
+        _point(axes, gain.mean, y, color, marker, is_hollow=is_hollow)
+        at_the_right: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
+        axes.text(1.02, y, f"{gain.mean:+.1f} %", color=color, fontsize=9, **at_the_right)
+    axes.set_ylim(len(names) - 0.4, -0.6)  # the first variant at the top
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+    axes.tick_params(axis="y", length=0)
+
+
+# --- Latency over catalogue sizes -----------------------------------------------------------------
+
+
+def draw_catalogue(results: CatalogueResults) -> Figure:
+    """Draw a line for each system, and the lower bound of int8.
+
+    What Optimum makes of a student is as fast as our own file, and would hide it.
+    """
+    rows = [row for row in results.rows if row.variant != "optimum"]
+    sizes = sorted({row.num_items for row in rows})
+    bound = {
+        row.num_items: row.lower_bound_ms.total
+        for row in rows
+        if (row.family, row.precision_label) == ("transformer", "int8")
+    }
+    machine = results.environment
+    with mpl.rc_context(STYLE):
+        figure = new_figure(9.5, 5.2)
+        axes = figure.add_subplot()
+        for row, marker in zip(rows, markers(rows), strict=True):
+            if row.num_items != sizes[0]:
+                continue
+            same = [r for r in rows if r.label == row.label]
+            line = LINES.get(row.precision_label, OTHER_LINE)
+            style: dict[str, Any] = {"linestyle": line, "marker": marker, "markersize": 4}
+            num_items, p50 = [r.num_items for r in same], [r.latency_ms.p50 for r in same]
+            axes.plot(num_items, p50, color=_color(row), label=row.label, linewidth=1.4, **style)
+        bound_label = "lower bound of int8"
+        axes.plot(list(bound), list(bound.values()), "--", color="#777777", label=bound_label)
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.grid(alpha=0.25)
+        axes.set_xlabel("items in the catalogue")
+        axes.set_ylabel("latency of one user's request in ms, p50")
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        _caption(
+            figure,
+            f"{machine.cpu}, {_threads(machine.num_threads)}, random weights. Dotted: fp32. "
+            "The lower bound: the table read once, each score looked at once.",
+        )
+    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the figure from a file of results."""
+    """Draw the picture of a file of results."""
     config = parse_flags(PlotConfig, (__doc__ or "").partition("\n")[0], argv)
-    results = read_results(config.input, "Measure first: python -m benchmarks.latency")
-    write_figure(results, config.output)
+    if says(config.input, "kind", AccuracyResults.KIND):
+        figure = draw_accuracy(load(AccuracyResults, config.input))
+    elif says(config.input, "kind", CatalogueResults.KIND):
+        figure = draw_catalogue(load(CatalogueResults, config.input))
+    else:
+        figure = draw_latency(load(LatencyResults, config.input))
+    save_figure(figure, config.output)
     logger.info("wrote %s", config.output)
 
 

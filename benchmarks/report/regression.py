@@ -1,110 +1,130 @@
-"""Did it get worse? A run compared with an earlier one: `benchmarks.latency --baseline FILE`.
+"""Did it get worse? A run compared with an earlier one: `benchmarks.latency --compare-with FILE`.
+
+    python -m benchmarks.report.regression --earlier kept.json --later runs/ml-100k/benchmark.json
 
 Each system that both runs have is compared in three ways, each with its tolerance:
 
     NDCG@10     may fall by --max-ndcg-loss of the earlier value (default 2 %)
     size        may grow by a fiftieth
-    latency     p50 in multiples of the limit measured in the same run (`over_limit`) may grow to
+    latency     p50 in multiples of the lower bound measured in the same run may grow to
                 --max-slowdown times the earlier value (default 1.5)
 
-Machines differ, and so does one machine from hour to hour; the limit is timed in turns with the
+Machines differ, and so does one machine from hour to hour; the bound is timed in turns with the
 systems, so a multiple of it moves less than milliseconds do. A system that the earlier run alone
 has is missing, which fails as well: give the flags of that run. Other libraries may be missing, and
-what is new counts for nothing; both are named.
+what is new counts for nothing; both are named. Exit code 1 if it is worse.
 """
 
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from seqrec.errors import DataError
-from seqrec.files import read_json
+from seqrec.config import flag, parse_flags
+from seqrec.errors import DataError, run_main
 
-from tabulate import tabulate
-
-from benchmarks.measure.lower_bound import DEFINITION
+from benchmarks.report.files import load
+from benchmarks.report.schema import Identity, LatencyResults, SystemResult
+from benchmarks.report.tables import make_table, number
 
 MAX_GROWTH = 0.02
-SCHEMA = "seqrec-benchmark/2"
 
 
-def read_baseline(file: Path, fingerprint: str, num_threads: int) -> dict[str, Any]:
-    """Read an earlier run's `benchmark.json`.
+@dataclass(frozen=True, kw_only=True)
+class RegressionConfig:
+    """Flags of `benchmarks.report.regression`."""
+
+    earlier: Path = flag(Path("earlier.json"), "benchmark.json of an earlier run")
+    later: Path = flag(Path("benchmark.json"), "benchmark.json of the run that is judged")
+    max_ndcg_loss: float = flag(0.02, "how much of its NDCG@10 may be lost")
+    max_slowdown: float = flag(1.5, "how many times as far from the lower bound a system may be")
+
+    def __post_init__(self) -> None:
+        """Refuse tolerances that would let all pass."""
+        if not 0 <= self.max_ndcg_loss < 1 or self.max_slowdown < 1:
+            raise ValueError(
+                f"--max-ndcg-loss {self.max_ndcg_loss:g} is a fraction from 0 to 1 (0.02: 2 %), "
+                f"--max-slowdown {self.max_slowdown:g} a factor of at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ratios of later to earlier, None where a run lacks a value, and which are too bad."""
+
+    key: tuple[str, str]  # system and precision
+    ndcg: float | None
+    slowdown: float | None
+    size: float | None
+    worse: tuple[str, ...]
+
+
+def _key(identity: Identity) -> tuple[str, str]:
+    return identity.system, identity.precision_label
+
+
+def _by_key(results: LatencyResults) -> dict[tuple[str, str], SystemResult]:
+    return {_key(row): row for row in results.rows}
+
+
+def require_comparable(
+    earlier: LatencyResults,
+    file: Path,
+    *,
+    fingerprint: str,
+    num_threads: int,
+    lower_bound: str | None,
+) -> None:
+    """Refuse an earlier run on other data, with other threads or another lower bound.
 
     Raises:
-        DataError: there is none, it is another kind of file, or it was measured on other data,
-            with another number of threads or against another limit.
+        DataError: naming what differs.
     """
-    try:
-        baseline = read_json(file)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"--baseline {file} cannot be read ({error}). Give the benchmark.json of an earlier run"
-        ) from error
-    if baseline.get("schema") != SCHEMA:
-        raise DataError(
-            f"--baseline {file} has schema {baseline.get('schema')!r}, expected {SCHEMA!r}"
-        )
-    found = baseline["dataset"]["fingerprint"]
+    found = earlier.dataset.fingerprint
     if found != fingerprint:
         raise DataError(
-            f"--baseline {file} was measured on data set {found[:12]}, this run is on "
-            f"{fingerprint[:12]}. Compare runs on the same data"
+            f"{file} was measured on data set {found[:12]}, this run is on {fingerprint[:12]}. "
+            "Compare runs on the same data"
         )
-    threads = baseline["environment"]["num_threads"]
+    threads = earlier.environment.num_threads
     if threads != num_threads:
         raise DataError(
-            f"--baseline {file} was measured with {threads} thread(s), this run has {num_threads}. "
+            f"{file} was measured with {threads} thread(s), this run has {num_threads}. "
             f"Compare like with like: --num-threads {threads}"
         )
-    if baseline.get("limit") != DEFINITION:
+    if earlier.lower_bound != lower_bound:
         raise DataError(
-            f"--baseline {file} was measured against another limit, so that its `over limit` means "
-            "something else. Measure the earlier version again with these benchmarks"
+            f"{file} was measured against another lower bound, so that its ratios mean something "
+            "else. Measure the earlier version again with these benchmarks"
         )
-    return baseline
 
 
-def missing(earlier: dict[str, Any], later: dict[str, Any]) -> list[tuple[str, str]]:
+def missing(earlier: LatencyResults, later: LatencyResults) -> list[tuple[str, str]]:
     """Return the systems of ours that the earlier run alone has, by system and precision."""
-    there = {(row["system"], row["precision"]) for row in later["rows"]}
-    keys = [(row["system"], row["precision"]) for row in earlier["rows"] if "peer" not in row]
+    there = _by_key(later)
+    keys = [_key(row) for row in earlier.rows if row.family != "baseline"]
     return [key for key in keys if key not in there]
 
 
 def compare_runs(
-    earlier: dict[str, Any], later: dict[str, Any], *, max_ndcg_loss: float, max_slowdown: float
-) -> list[dict[str, Any]]:
-    """Compare the systems that both runs have, in the later run's order.
-
-    Args:
-        earlier: content of `benchmark.json`.
-        later: the same of the run that is judged.
-        max_ndcg_loss: relative, 0.02 is 2 %.
-        max_slowdown: ratio of the two runs' `over_limit`.
-
-    Returns:
-        For each system: `system`, `precision`; `ndcg@10`, `over_limit` (None where a run lacks it)
-        and `size_mib`, ratios of later to earlier; `worse`, which of them are beyond tolerance.
-    """
-    before = {(row["system"], row["precision"]): row for row in earlier["rows"]}
+    earlier: LatencyResults, later: LatencyResults, config: RegressionConfig
+) -> list[Comparison]:
+    """Compare the systems that both runs have, in the later run's order."""
+    before = _by_key(earlier)
     compared = []
-    for row in later["rows"]:
-        old = before.get((row["system"], row["precision"]))
-        if old is None:
+    for row in later.rows:
+        if (old := before.get(_key(row))) is None:
             continue
-        ratios = {
-            "ndcg@10": _ratio(row["metrics"]["ndcg@10"], old["metrics"]["ndcg@10"]),
-            "over_limit": _ratio(row.get("over_limit"), old.get("over_limit")),
-            "size_mib": _ratio(row["size_mib"], old["size_mib"]),
+        ndcg = _ratio(row.metrics["ndcg@10"], old.metrics["ndcg@10"])
+        slowdown = _ratio(row.ratio_to_lower_bound, old.ratio_to_lower_bound)
+        size = _ratio(row.size_mib, old.size_mib)
+        worse = {
+            "NDCG@10": ndcg is not None and ndcg < 1 - config.max_ndcg_loss,
+            "ratio to lower bound": slowdown is not None and slowdown > config.max_slowdown,
+            "MiB": size is not None and size > 1 + MAX_GROWTH,
         }
-        is_worse = {
-            "ndcg@10": lambda ratio: ratio < 1 - max_ndcg_loss,
-            "over_limit": lambda ratio: ratio > max_slowdown,
-            "size_mib": lambda ratio: ratio > 1 + MAX_GROWTH,
-        }
-        worse = [n for n, ratio in ratios.items() if ratio is not None and is_worse[n](ratio)]
-        named = {"system": row["system"], "precision": row["precision"]}
-        compared.append({**named, **ratios, "worse": worse})
+        named = tuple(name for name, is_worse in worse.items() if is_worse)
+        compared.append(Comparison(_key(row), ndcg, slowdown, size, named))
     return compared
 
 
@@ -113,33 +133,51 @@ def _ratio(later: float | None, earlier: float | None) -> float | None:
 
 
 def format_comparison(
-    compared: list[dict[str, Any]], earlier: dict[str, Any], later: dict[str, Any]
+    compared: Sequence[Comparison], earlier: LatencyResults, later: LatencyResults
 ) -> str:
     """Return the comparison as a text table with a verdict, ending in a newline."""
-    names = ("ndcg@10", "over_limit", "size_mib")
     rows = [
-        [
-            row["system"],
-            row["precision"],
-            *("-" if row[name] is None else f"{row[name]:.3f}" for name in names),
-            ", ".join(row["worse"]) or "-",
-        ]
-        for row in compared
+        [*one.key, *map(number, (one.ndcg, one.slowdown, one.size)), ", ".join(one.worse) or "-"]
+        for one in compared
     ]
-    headers = ["system", "precision", "NDCG@10", "over limit", "MiB", "beyond tolerance"]
-    align = ["left", "left", "right", "right", "right", "left"]
-    lines = ["", "Ratio to the baseline:", ""]
-    lines += [tabulate(rows, headers=headers, disable_numparse=True, colalign=align), ""]
-    keys = [[(row["system"], row["precision"]) for row in run["rows"]] for run in (earlier, later)]
-    for own, other, where in ((*keys, "baseline"), (*reversed(keys), "new run")):
+    headers = ["system", "precision", "NDCG@10", "ratio to lower bound", "MiB", "beyond tolerance"]
+    lines = ["", "Ratio to the earlier run:", "", make_table(headers, rows, "llrrrl"), ""]
+    keys = (_by_key(earlier), _by_key(later))
+    for own, other, where in ((*keys, "earlier"), (*reversed(keys), "new")):
         for system, precision in (key for key in own if key not in other):
-            lines.append(f"{system} {precision}: in the {where} only, not compared")
-    worse = [row for row in compared if row["worse"]]
+            lines.append(f"{system} {precision}: in the {where} run only, not compared")
+    worse = [one for one in compared if one.worse]
     lost = missing(earlier, later)
     if worse:
-        lines.append(f"Worse than the baseline: {len(worse)} of {len(compared)} systems")
+        lines.append(f"Worse than the earlier run: {len(worse)} of {len(compared)} systems")
     if lost:
-        lines.append(f"Missing, with the flags of this run: {len(lost)} systems of the baseline")
+        lines.append(f"Missing, with the flags of this run: {len(lost)} systems of the earlier run")
     if not worse and not lost:
-        lines.append(f"No worse than the baseline: {len(compared)} systems compared")
+        lines.append(f"No worse than the earlier run: {len(compared)} systems compared")
     return "\n".join(lines) + "\n"
+
+
+def report(earlier: LatencyResults, later: LatencyResults, config: RegressionConfig) -> None:
+    """Print the comparison; exit code 1 if the later run is worse or lacks a system."""
+    compared = compare_runs(earlier, later, config)
+    sys.stdout.write(format_comparison(compared, earlier, later))
+    if missing(earlier, later) or any(one.worse for one in compared):
+        raise SystemExit(1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare two files."""
+    config = parse_flags(RegressionConfig, (__doc__ or "").partition("\n")[0], argv)
+    earlier, later = (load(LatencyResults, file) for file in (config.earlier, config.later))
+    require_comparable(
+        earlier,
+        config.earlier,
+        fingerprint=later.dataset.fingerprint,
+        num_threads=later.environment.num_threads,
+        lower_bound=later.lower_bound,
+    )
+    report(earlier, later, config)
+
+
+if __name__ == "__main__":
+    run_main(main)

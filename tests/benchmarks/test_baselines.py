@@ -1,8 +1,9 @@
-"""Peers through a worker that needs no library: it ranks by popularity, or lies, or stops."""
+"""Baselines through a worker that needs no library: it ranks by popularity, or lies, or stops."""
 
 import ast
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,19 +21,28 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks import latency
+from benchmarks import catalogue
+from benchmarks.baselines import __main__ as command
 from benchmarks.baselines import opening, training
 from benchmarks.baselines.exchange import write_exchange
-from benchmarks.baselines.libraries import HERE, PEERS, Peer
-from benchmarks.baselines.system import PeerError, PeerRunner
-from benchmarks.baselines.training import ensure_trained, training_report, worker_environment
-from benchmarks.measure.systems import PopularityRunner, Request
-from benchmarks.measure.timing import measure_latency, top_lists
-from benchmarks.report.results_page import of_catalogues
-from benchmarks.report.tables import training_lines
-from student.model import Student, StudentConfig
+from benchmarks.baselines.libraries import BASELINES, HERE, Baseline
+from benchmarks.baselines.system import BaselineSystem
+from benchmarks.baselines.training import (
+    TrainingFlags,
+    ensure_trained,
+    training_report,
+    worker_environment,
+)
+from benchmarks.measure.quality import Judged, top_lists
+from benchmarks.measure.queries import NOTHING, Request
+from benchmarks.measure.speed import Asked, time_judged
+from benchmarks.measure.systems import Popularity, SystemFailure
+from benchmarks.measure.timing import measure_latency
+from benchmarks.report.files import load
+from benchmarks.report.schema import CatalogueResults, Failure, LatencyResults, Quality, Training
 
 PYTHON = Path(sys.executable)
+FLAGS = TrainingFlags(seed=0)
 WORKER = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
@@ -64,7 +74,7 @@ def untrained(exchange, output):
         raise RuntimeError("no weights today")
     np.save(output / "counts.npy", np.arange(exchange.num_items + 1))
 
-class Popularity:
+class Model:
     precision, size_bytes, num_parameters, max_len = "fp32", 2**20, 30, 5
 
     def __init__(self, folder, does):
@@ -105,18 +115,18 @@ class Popularity:
 def open_model(folder, exchange, mode):
     if mode == "refuse":
         raise RuntimeError("this mode needs another processor")
-    return Popularity(folder, mode)
+    return Model(folder, mode)
 
 serving.main(sys.modules[__name__])
 """
 
 
 @pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
-    folder = tmp_path_factory.mktemp("peer")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
+    folder = tmp_path_factory.mktemp("baseline")
     (folder / "fake_worker.py").write_text(WORKER)
     (folder / "fake.txt").write_text("numpy\n")
-    return Peer(
+    return Baseline(
         name="fake popularity",
         worker=folder / "fake_worker.py",
         requirements=folder / "fake.txt",
@@ -128,19 +138,19 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
 
 @pytest.fixture(scope="module")
 def trained(
-    peer: Peer, tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     output_dir = tmp_path_factory.mktemp("run")
-    return ensure_trained(peer, PYTHON, tiny_dataset, output_dir, seed=0, num_threads=1)
+    return ensure_trained(baseline, PYTHON, tiny_dataset, output_dir, FLAGS)
 
 
 @pytest.fixture
-def serve(peer: Peer, trained: Path) -> Iterator[Callable[[str], PeerRunner]]:
+def serve(baseline: Baseline, trained: Path) -> Iterator[Callable[[str], BaselineSystem]]:
     with ExitStack() as stack:
 
-        def start(mode: str) -> PeerRunner:
-            runner = PeerRunner(
-                replace(peer, modes={mode: "fake"}), mode, PYTHON, trained, num_threads=1
+        def start(mode: str) -> BaselineSystem:
+            runner = BaselineSystem(
+                replace(baseline, modes={mode: "fake"}), mode, PYTHON, trained, num_threads=1
             )
             stack.callback(runner.close)
             return runner
@@ -148,16 +158,16 @@ def serve(peer: Peer, trained: Path) -> Iterator[Callable[[str], PeerRunner]]:
         yield start
 
 
-def test_a_peer_answers_as_the_same_model_in_our_process_does(
-    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset
+def test_a_baseline_answers_as_the_same_model_in_our_process_does(
+    serve: Callable[[str], BaselineSystem], tiny_dataset: SequenceDataset
 ) -> None:
     runner = serve("honest")
-    ours = PopularityRunner(tiny_dataset)
+    ours = Popularity(tiny_dataset)
     for exclude_seen in (True, False):
         found = top_lists(runner, tiny_dataset, exclude_seen=exclude_seen, batch_size=16)
         expected = top_lists(ours, tiny_dataset, exclude_seen=exclude_seen)
         assert found.tolist() == expected.tolist()
-    assert (runner.system, runner.precision, runner.size_mib) == ("fake", "fp32", 1.0)
+    assert (runner.identity.label, runner.size_mib) == ("fake fp32", 1.0)
     assert runner.versions == {"numpy": np.__version__}
 
 
@@ -169,26 +179,26 @@ def test_a_peer_answers_as_the_same_model_in_our_process_does(
         ("range", r"item 1\d\d\d, expected 1 to 30"),
     ],
 )
-def test_a_lying_peer_is_caught_and_named(
-    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset, lie: str, message: str
+def test_a_lying_baseline_is_caught_and_named(
+    serve: Callable[[str], BaselineSystem], tiny_dataset: SequenceDataset, lie: str, message: str
 ) -> None:
     with pytest.raises(ModelError, match=rf"fake \(fp32\) returned .*{message}"):
         top_lists(serve(lie), tiny_dataset, exclude_seen=True)
 
 
-def test_a_peer_that_stops_is_named_with_its_last_words(
-    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset
+def test_a_baseline_that_stops_is_named_with_its_last_words(
+    serve: Callable[[str], BaselineSystem], tiny_dataset: SequenceDataset
 ) -> None:
     message = r"fake \(fp32\) stopped \(exit code 3: out of ideas\)"
-    with pytest.raises(PeerError, match=message) as caught:
+    with pytest.raises(SystemFailure, match=message) as caught:
         top_lists(serve("stop"), tiny_dataset, exclude_seen=True)
     assert "\n" not in str(caught.value)
 
 
-REQUEST = Request(np.array([[1, 2]]), np.zeros((1, 0), dtype=np.int64), np.array([3]))
+REQUEST = Request(np.array([[1, 2]]), NOTHING, np.array([3]))
 
 
-def test_the_time_is_that_of_the_answer_alone(serve: Callable[[str], PeerRunner]) -> None:
+def test_the_time_is_that_of_the_answer_alone(serve: Callable[[str], BaselineSystem]) -> None:
     start = time.perf_counter_ns()
     ((preparing, _),) = serve("prepare slowly").timed([REQUEST])
     assert time.perf_counter_ns() - start > 30_000_000  # by our clock it did take that long
@@ -199,7 +209,7 @@ def test_the_time_is_that_of_the_answer_alone(serve: Callable[[str], PeerRunner]
     assert serve("compute").timed([REQUEST, REQUEST]).min() >= 30_000_000
 
 
-def test_the_timer_takes_the_peers_own_times(serve: Callable[[str], PeerRunner]) -> None:
+def test_the_timer_takes_the_baselines_own_times(serve: Callable[[str], BaselineSystem]) -> None:
     runner = serve("answer slowly")
     (measured,) = measure_latency([runner], [[REQUEST]], num_calls=40, budget_s=0.3)
     assert len(measured.durations_ns) == 10  # the fewest calls, since the budget is spent
@@ -214,79 +224,77 @@ def test_the_best_epoch_is_how_long_it_trains_on_everything(trained: Path) -> No
 
 
 def test_where_nothing_is_learnt_anew_the_best_epoch_itself_is_served(
-    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    baseline: Baseline,
+    tiny_dataset: SequenceDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training, "refit_epochs", lambda *_: 0)
-    folder = ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1)
+    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
     assert (folder.parent / "trainings.txt").read_text().split() == ["0"]
     report = training_report(folder)
-    assert report["num_epochs"] == 2
-    assert report["minutes"] == read_json(folder / "trained.json")["minutes"]
+    assert report.num_epochs == 2
+    assert report.minutes == read_json(folder / "trained.json")["minutes"]
     events = np.load(folder / "exchange" / "events.npy")
     counts = np.bincount(events, minlength=tiny_dataset.num_items + 1)
     assert np.load(folder / "counts.npy").tolist() == (counts + 2).tolist()  # of the second epoch
 
 
-def test_peers_are_as_wide_as_our_students() -> None:
-    for peer in PEERS:
-        settings = json.dumps(peer.settings_at(96))
+def test_baselines_are_as_wide_as_our_students() -> None:
+    for one in BASELINES:
+        settings = json.dumps(one.settings_at(96))
         assert "width" not in settings
-        assert settings.count("96") == json.dumps(dict(peer.settings)).count('"width"')
-    by_name = {peer.name: peer.settings_at(96) for peer in PEERS}
+        assert settings.count("96") == json.dumps(dict(one.settings)).count('"width"')
+    by_name = {one.name: one.settings_at(96) for one in BASELINES}
     assert by_name["recbole gru4rec"]["model_settings"]["hidden_size"] == 96
     assert by_name["replay sasrec"]["hidden_dim"] == 96
 
 
 def test_a_finished_training_is_reused_until_its_recipe_changes(
-    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    def train(seed: int, peer: Peer) -> list[str]:
-        folder = ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=seed, num_threads=1)
+    def train(seed: int, baseline: Baseline) -> list[str]:
+        folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, TrainingFlags(seed=seed))
         return (folder.parent / "trainings.txt").read_text().split()
 
-    assert train(0, peer) == train(0, peer) == ["0", "2"]
-    assert train(1, peer) == ["0", "2"] * 2
-    assert train(1, replace(peer, settings={**peer.settings, "width": 3})) == ["0", "2"] * 3
+    assert train(0, baseline) == train(0, baseline) == ["0", "2"]
+    assert train(1, baseline) == ["0", "2"] * 2
+    wider = replace(baseline, settings={**baseline.settings, "width": 3})
+    assert train(1, wider) == ["0", "2"] * 3
 
 
 def test_what_a_gpu_has_trained_is_served_where_there_is_none(
-    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    folder = ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1)
-    assert training_report(folder)["device"] == "cpu"
+    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
+    assert training_report(folder).device == "cpu"
     trained = read_json(folder / "trained.json")
     assert trained["versions"] == {"numpy": np.__version__}
     write_json(folder / "trained.json", trained | {"device": "Some GPU"})  # as one would write it
-    assert folder == ensure_trained(peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1)
-    assert training_report(folder)["device"] == "Some GPU"
-    (line,) = training_lines([{"system": "fake", "training": training_report(folder)}])
-    assert line.endswith("CPU minutes with a GPU, Some GPU")
+    assert folder == ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
+    assert training_report(folder).device == "Some GPU"
 
 
 def test_a_library_without_pytorch_is_trained_on_the_cpu_wherever_the_others_are(
-    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    folder = ensure_trained(
-        peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1, device="cuda"
-    )
-    assert training_report(folder)["device"] == "cpu"
+    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, replace(FLAGS, device="cuda"))
+    assert training_report(folder).device == "cpu"
 
 
 def test_the_device_of_trainings_reaches_the_workers(
-    run_folder: Path,
-    peer: Peer,
-    tiny_dataset: SequenceDataset,
+    folder: Path,
+    baseline: Baseline,
+    quick: Callable[[Path], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Choice and final training alike, and the GPU is not hidden from them."""
     monkeypatch.setattr(opening, "ensure_environment", lambda _: PYTHON)
-    monkeypatch.setattr(latency, "PEERS", (peer,))
+    monkeypatch.setattr(command, "BASELINES", (baseline,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    where = ["--data-dir", str(tiny_dataset.path), "--output-dir", str(run_folder)]
-    quick = ["--num-calls", "20", "--budget-s", "0.1", "--no-teacher", "--peers"]
-    latency.main([*where, *quick, "--peer-device", "cuda"])
-    (devices,) = (run_folder / "peers").glob("*/devices.txt")
+    command.main([*quick(folder), "--no-teacher", "--train-device", "cuda"])
+    (devices,) = (folder / "baselines").glob("*/devices.txt")
     assert devices.read_text().splitlines() == ["cuda 7", "cuda 7"]
 
 
@@ -299,27 +307,26 @@ def test_a_worker_sees_a_gpu_only_where_it_is_to_train_there() -> None:
 def test_what_is_chosen_is_told_by_its_name(tmp_path: Path) -> None:
     for part, minutes in (("choice", 1.0), ("final", 0.5)):
         (tmp_path / part).mkdir()
-        known = {"device": "cpu", "versions": {"implicit": "0.7.3"}}
+        known: dict[str, Any] = {"device": "cpu", "versions": {"implicit": "0.7.3"}}
         trained = {"num_epochs": 2, "minutes": minutes, "cut_short": False, **known}
         trained["valid_ndcg@10"] = [0.1, 0.3, 0.2] if part == "choice" else []
         write_json(tmp_path / part / "trained.json", trained)
         write_json(tmp_path / part / "recipe.json", {"settings": {"neighbours": [20, 50, 100]}})
     report = training_report(tmp_path / "final")
-    expected = {"num_neighbours": 50, "num_tried": 3, "minutes": 1.5, "cut_short": False}
-    assert report == expected | known
+    assert report == Training(num_neighbours=50, num_tried=3, minutes=1.5, cut_short=False, **known)
 
 
 def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given(
-    peer: Peer, tiny_dataset: SequenceDataset, tmp_path: Path
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
     def train(max_minutes: float) -> tuple[bool, list[str]]:
         folder = ensure_trained(
-            peer, PYTHON, tiny_dataset, tmp_path, seed=0, num_threads=1, max_minutes=max_minutes
+            baseline, PYTHON, tiny_dataset, tmp_path, replace(FLAGS, max_minutes=max_minutes)
         )
         report = training_report(folder)
-        assert report["num_epochs"] == 2
-        assert report["minutes"] > 0
-        return report["cut_short"], (folder.parent / "trainings.txt").read_text().split()
+        assert report.num_epochs == 2
+        assert report.minutes > 0
+        return report.cut_short, (folder.parent / "trainings.txt").read_text().split()
 
     assert train(1e-9) == train(1e-9) == (True, ["0", "2"])
     assert train(0) == train(1e-9) == (False, ["0", "2", "0"])  # the final one is as it was
@@ -372,30 +379,24 @@ def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_pa
 
 
 @pytest.fixture
-def run_folder(tiny_dataset: SequenceDataset, tmp_path: Path) -> Path:
-    """A run with a student and its control, and no teacher."""
-    shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=8, max_len=7)
-    torch.manual_seed(0)
-    for role in ("control", "distilled"):
-        Student(shape).save_pretrained(
-            tmp_path / "students" / "gru" / role,
-            role=role,
-            dataset_fingerprint=tiny_dataset.fingerprint,
-        )
-    return tmp_path
+def folder(untouched_students: Path, tmp_path: Path) -> Path:
+    """An output directory with a student and its control, and no teacher."""
+    return Path(shutil.copytree(untouched_students, tmp_path / "run"))
 
 
-def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
-    run_folder: Path,
-    peer: Peer,
-    tiny_dataset: SequenceDataset,
+def test_baselines_stand_in_the_same_table_and_those_that_fail_say_why(
+    folder: Path,
+    baseline: Baseline,
+    quick: Callable[[Path], list[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    missing = replace(peer, name="missing", modes={"honest": "missing"}, requirements=Path("gone"))
-    untrained = replace(peer, name="untrained", settings={"does": "fail"}, modes={"": "untrained"})
+    missing = replace(
+        baseline, name="missing", modes={"honest": "missing"}, requirements=Path("gone")
+    )
+    failing: dict[str, Any] = {"settings": {"does": "fail"}, "modes": {"": "untrained"}}
+    untrained = replace(baseline, name="untrained", **failing)
     modes = {"honest": "fake", "nan": "fake liar", "refuse": "fake refuser"}
-    peers = (replace(peer, modes=modes), missing, untrained)
 
     def ensure(requirements: Path) -> Path:
         if requirements.name == "gone":
@@ -403,111 +404,123 @@ def test_peers_stand_in_the_same_table_and_those_that_fail_say_why(
         return PYTHON
 
     monkeypatch.setattr(opening, "ensure_environment", ensure)
-    monkeypatch.setattr(latency, "PEERS", peers)
-    where = ["--data-dir", str(tiny_dataset.path), "--output-dir", str(run_folder)]
-    quick = ["--num-calls", "20", "--budget-s", "0.1", "--no-teacher", "--peers"]
-    latency.main([*where, *quick])
-    results: dict[str, Any] = json.loads((run_folder / "benchmark.json").read_text())
-    rows = {row["system"] + " " + row["precision"]: row for row in results["rows"]}
-    assert list(rows)[:2] == ["popularity fp32", "gru control fp32"]
+    chosen = (replace(baseline, modes=modes), missing, untrained)
+    monkeypatch.setattr(command, "BASELINES", chosen)
+    command.main([*quick(folder), "--no-teacher"])
+    results = load(LatencyResults, folder / "benchmark.json")
+    rows = {row.label: row for row in results.rows}
+    assert list(rows)[:2] == ["popularity", "gru control fp32"]
     assert list(rows)[-1] == "fake fp32"
-    popularity, fake = rows["popularity fp32"], rows["fake fp32"]
-    assert fake["metrics"] == popularity["metrics"]
-    assert fake["latency_ms"]["p50"] > 0
-    assert fake["peer"] == {"numpy": np.__version__}
-    assert fake["training"]["num_epochs"] == 2
-    reasons = {row["system"]: row["reason"] for row in results["failed"]}
+    fake = rows["fake fp32"]
+    assert fake.metrics == rows["popularity"].metrics
+    assert (fake.family, fake.is_untaught) == ("baseline", True)
+    assert fake.latency_ms.p50 > 0
+    assert fake.library_versions == {"numpy": np.__version__}
+    assert fake.training is not None
+    assert fake.training.num_epochs == 2
+    reasons = {failure.system: failure.reason for failure in results.failed}
     assert list(reasons) == ["fake refuser", "missing", "untrained", "fake liar"]
     assert "this mode needs another processor" in reasons["fake refuser"]
     assert reasons["missing"] == "gone could not be installed (pip: no network)"
     assert "exit code 1: RuntimeError: no gradient today" in reasons["untrained"]
     assert "NaN" in reasons["fake liar"]
     ours = rows["gru distilled int8"]
-    (gain,) = ours["gain_over_peers"].values()
-    difference = ours["metrics"]["ndcg@10"] - fake["metrics"]["ndcg@10"]
-    assert gain["mean"] == pytest.approx(difference)
-    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert ours.gain_over_baselines is not None
+    (gain,) = ours.gain_over_baselines.values()
+    difference = ours.metrics["ndcg@10"] - fake.metrics["ndcg@10"]
+    assert gain.mean == pytest.approx(difference)
+    assert gain.low <= gain.mean <= gain.high
     table = capsys.readouterr().out.splitlines()
-    assert any(
-        line.startswith(f"gru distilled int8 over fake: NDCG@10 {difference:+.4f} [")
-        for line in table
-    )
+    said = f"gru distilled int8 over fake: NDCG@10 {difference:+.4f} ["
+    assert any(line.startswith(said) for line in table)
     for system, reason in reasons.items():
         assert f"{system} failed: {reason}" in table
         assert any(line.startswith(system) and "failed, see below" in line for line in table)
-    assert (run_folder / "benchmark.png").is_file()
+    assert (folder / "benchmark.png").is_file()
 
 
-def test_untrained_peers_are_timed_over_catalogue_sizes(
-    peer: Peer,
+def test_untrained_baselines_are_timed_over_catalogue_sizes(
+    baseline: Baseline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    peers = (
-        replace(peer, modes={"answer slowly": "fake"}),
-        replace(peer, name="broken", settings={"does": "fail"}, modes={"": "broken"}),
-        replace(peer, name="eventful", can_be_untrained=False, modes={"": "eventful"}),
+    failing: dict[str, Any] = {"settings": {"does": "fail"}, "modes": {"": "broken"}}
+    chosen = (
+        replace(baseline, modes={"answer slowly": "fake"}),
+        replace(baseline, name="broken", **failing),
+        replace(baseline, name="eventful", can_be_untrained=False, modes={"": "eventful"}),
     )
     monkeypatch.setattr(opening, "ensure_environment", lambda requirements: PYTHON)
-    monkeypatch.setattr(latency, "PEERS", peers)
-    quick = ["--num-calls", "10", "--budget-s", "0.2", "--output-dir", str(tmp_path), "--peers"]
-    latency.main(["--catalogue-sizes", "300", *quick])
-    results = read_json(tmp_path / "catalogue.json")
-    *_, row = results["rows"]
-    assert [(r["num_items"], r["system"]) for r in results["rows"]][-1] == (300, "fake")
-    assert row["latency_ms"]["p50"] > 30  # by its own clock
-    assert set(row["limit_ms"]) == {"read", "top_k"}
-    assert ("idle_call_ms" in row, row["profile"]) == (False, [])
-    (failure,) = results["failed"]
-    assert (failure["num_items"], failure["system"]) == (300, "broken")
-    assert "RuntimeError: no weights today" in failure["reason"]
-    assert f"broken, 300 items, failed: {failure['reason']}" in capsys.readouterr().out
-    command = "    python -m benchmarks.latency --device cpu --catalogue-sizes 300 --peers"
-    assert command in of_catalogues(results)
+    monkeypatch.setattr(catalogue, "BASELINES", chosen)
+    quick = ["--num-calls", "10", "--budget-s", "0.2", "--output-dir", str(tmp_path)]
+    catalogue.main(["--num-items", "300", "--baselines", *quick])
+    results = load(CatalogueResults, tmp_path / "catalogue.json")
+    row = results.rows[-1]
+    assert (row.num_items, row.system, row.family) == (300, "fake", "baseline")
+    assert row.latency_ms.p50 > 30  # by its own clock
+    assert (row.idle_call_ms, row.profile) == (None, ())
+    (failure,) = results.failed
+    assert (failure.num_items, failure.system) == (300, "broken")
+    assert "RuntimeError: no weights today" in failure.reason
+    assert f"broken, 300 items, failed: {failure.reason}" in capsys.readouterr().out
 
 
-def test_a_peer_that_is_none_is_refused_before_any_work() -> None:
-    with pytest.raises(ValueError, match="--peer-names 'sasrec' is none of 'implicit item-knn', "):
-        latency.BenchmarkConfig(peer_names=("sasrec",))
+def test_a_baseline_that_is_none_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="--names 'sasrec' is none of 'implicit item-knn', "):
+        command.BaselinesConfig(names=("sasrec",))
+    with pytest.raises(ValueError, match="--minutes -1 is below 0"):
+        command.BaselinesConfig(minutes=-1)
 
 
-def test_a_peer_that_stops_while_it_is_timed_does_not_take_the_others_along(
-    serve: Callable[[str], PeerRunner], tiny_dataset: SequenceDataset
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_to_train_on_is_refused_in_words(
+    tmp_path: Path, quick: Callable[[Path], list[str]]
 ) -> None:
-    quick = {"num_calls": 10, "budget_s": 0.1}
-    config = latency.BenchmarkConfig(data_dir=tiny_dataset.path, **quick)  # type: ignore[arg-type]
-    runners = [PopularityRunner(tiny_dataset), serve("stop"), serve("honest")]
-    systems = [latency.System(runner, {}) for runner in runners]
-    failed: list[opening.Failure] = []
-    timed = latency.time_systems(systems, tiny_dataset, config, failed)
-    assert [system.runner for system in timed] == [runners[0], runners[2]]
-    assert all(system.timing["latency_ms"]["p50"] > 0 for system in timed)
+    message = "--train-device cuda: PyTorch finds no GPU here. Use --train-device cpu"
+    with pytest.raises(ModelError, match=message):
+        command.main([*quick(tmp_path), "--train-device", "cuda"])
+
+
+def test_a_baseline_that_stops_while_it_is_timed_does_not_take_the_others_along(
+    serve: Callable[[str], BaselineSystem], tiny_dataset: SequenceDataset
+) -> None:
+    asked = Asked(tiny_dataset, num_threads=1, num_calls=10, budget_s=0.1, seed=0)
+    systems = [Popularity(tiny_dataset), serve("stop"), serve("honest")]
+    unknown = Quality(metrics={}, metrics_other_protocol={})
+    failed: list[Failure] = []
+    judged = [Judged(system, unknown) for system in systems]
+    rows = time_judged(judged, asked, failed, sweeps=False)
+    assert [row.label for row in rows] == ["popularity", "fake fp32"]
+    assert all(row.latency_ms.p50 > 0 for row in rows)
     assert [failure.system for failure in failed] == ["fake"]
 
 
-def test_a_fresh_worker_costs_time_and_memory(serve: Callable[[str], PeerRunner]) -> None:
-    found = serve("honest").start_afresh()
-    assert 0 < found["first_ms"] < found["load_ms"]  # Python and numpy have to start
-    assert 5 < found["peak_mib"] < 1000  # MiB, not bytes and not KiB
+def test_a_new_worker_costs_time_and_memory(serve: Callable[[str], BaselineSystem]) -> None:
+    found = serve("honest").start_up()
+    assert found.load_ms is not None
+    assert found.first_ms is not None
+    assert found.peak_mib is not None
+    assert 0 < found.first_ms < found.load_ms  # Python and numpy have to start
+    assert 5 < found.peak_mib < 1000  # MiB, not bytes and not KiB
 
 
-def test_a_peer_whose_fresh_worker_fails_is_named_itself(
-    serve: Callable[[str], PeerRunner],
+def test_a_baseline_whose_new_worker_fails_is_named_itself(
+    serve: Callable[[str], BaselineSystem],
 ) -> None:
-    runner = serve("stop")
-    with pytest.raises(PeerError, match="out of ideas") as raised:
-        runner.start_afresh()
-    assert raised.value.runner is runner
+    system = serve("stop")
+    with pytest.raises(SystemFailure, match="out of ideas") as raised:
+        system.start_up()
+    assert raised.value.system is system
 
 
-@pytest.mark.parametrize("requirements", sorted({peer.requirements for peer in PEERS}))
-def test_every_requirement_of_a_peer_is_pinned(requirements: Path) -> None:
+@pytest.mark.parametrize("requirements", sorted({one.requirements for one in BASELINES}))
+def test_every_requirement_of_a_baseline_is_pinned(requirements: Path) -> None:
     lines = [line for line in requirements.read_text().splitlines() if line[:1] not in ("", "#")]
     assert all(line.count("==") == 1 for line in lines)
 
 
-@pytest.mark.parametrize("worker", sorted({peer.worker for peer in PEERS}))
+@pytest.mark.parametrize("worker", sorted({one.worker for one in BASELINES}))
 def test_workers_import_nothing_of_ours(worker: Path) -> None:
     ours = {"seqrec", "teacher", "student", "export", "benchmarks"}
     for file in (worker, HERE / "serving.py"):

@@ -8,7 +8,7 @@ more than a tenth after the first tenth of the time.
 
 Writes `soak.json` into the output directory: requests, wrong, threads, seconds, per_s, latency_ms
 (p50, p95, p99 of a request among the others, waiting for a core included), rss_mib (ten times,
-evenly spaced).
+evenly spaced). `kept/soak.json` is of a long run.
 """
 
 import logging

@@ -13,7 +13,7 @@ invented, the language model a real one, cut to its first layer. Exit code 1 if 
 Writes `torture.json` into the output directory: a list of rows, one per command that ran to its
 end, with stage, kills (seconds after its start), checkpoints (trainings that had one after the last
 kill), resumed (trainings that went on from one), different and unfinished (paths; both are to be
-empty).
+empty). `kept/torture.json` is of a long run.
 """
 
 import hashlib
@@ -37,6 +37,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.measure.startup import last_line
 from benchmarks.synthetic_log import LogConfig, make_log
 
 logger = logging.getLogger(__name__)
@@ -227,10 +228,9 @@ def finish(stage: Stage, folder: Path) -> str:
         check=False,
     )
     if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise ModelError(
-            f"{stage.name} failed (exit code {done.returncode}: "
-            f"{lines[-1][:300] if lines else 'no output'}). What it left is in {folder}"
+            f"{stage.name} failed (exit code {done.returncode}: {last_line(done.stderr)}). "
+            f"What it left is in {folder}"
         )
     return done.stderr
 

@@ -1,4 +1,4 @@
-"""What the workers have in common. It runs in a peer's environment and imports nothing of ours.
+"""What the workers have in common. It runs in a library's environment and imports nothing of ours.
 
     worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES DEVICE
     worker.py untrained EXCHANGE OUTPUT
@@ -39,7 +39,7 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a training may know; see `exchange.py`."""
+    """What a training may know; see `baselines/exchange.py`."""
 
     events: NDArray[np.int32]  # (E,)
     offsets: IntArray  # (U + 1,)
@@ -77,7 +77,7 @@ class Exchange:
 
 
 class Model(Protocol):
-    """A trained peer that answers."""
+    """A trained model that answers."""
 
     precision: str
     num_parameters: int
@@ -94,7 +94,7 @@ class Model(Protocol):
         """Bring an answer into arrays (B, K) of item numbers and scores; not timed."""
 
 
-class Peer(Protocol):
+class Library(Protocol):
     """What a worker implements: a module with these functions."""
 
     LIBRARIES: Sequence[str]
@@ -110,24 +110,24 @@ class Peer(Protocol):
         """
 
     def untrained(self, exchange: Exchange, output: Path) -> None:
-        """Write weights that were drawn by chance; not every peer can."""
+        """Write weights that were drawn by chance; not every library can."""
 
     def open_model(self, folder: Path, exchange: Exchange, mode: str) -> Model:
         """Open what `train` or `untrained` wrote."""
 
 
-def main(peer: Any) -> None:
+def main(library: Any) -> None:
     """Run a worker."""
     answers = _own_stdout()
     command, *arguments = sys.argv[1:]
     if command == "train":
         folder, output, num_epochs, minutes, device = arguments
         exchange = Exchange.open(Path(folder), float(minutes), device)
-        _train(peer, exchange, Path(output), int(num_epochs))
+        _train(library, exchange, Path(output), int(num_epochs))
     elif command == "untrained":
-        peer.untrained(Exchange.open(Path(arguments[0])), Path(arguments[1]))
+        library.untrained(Exchange.open(Path(arguments[0])), Path(arguments[1]))
     else:
-        _serve(peer, Path(arguments[0]), arguments[1], answers)
+        _serve(library, Path(arguments[0]), arguments[1], answers)
 
 
 def _own_stdout() -> Any:
@@ -137,29 +137,29 @@ def _own_stdout() -> Any:
     return answers
 
 
-def _train(peer: Any, exchange: Exchange, output: Path, num_epochs: int) -> None:
+def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> None:
     os.chdir(output)
     start = time.process_time()
-    values = peer.train(exchange, output, num_epochs)
+    values = library.train(exchange, output, num_epochs)
     waited = len(values) - 1 - int(np.argmax(values)) if values else 0
     trained = {
         "num_epochs": num_epochs or len(values) - waited,
         "minutes": (time.process_time() - start) / 60,
         "cut_short": exchange.is_over() and waited < exchange.settings["patience"],
         "valid_ndcg@10": values,
-        "device": _device_name(peer, exchange.device),
-        "versions": versions(peer),
+        "device": _device_name(library, exchange.device),
+        "versions": versions(library),
     }
     (output / "trained.json").write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
 
 
-def _serve(peer: Any, folder: Path, mode: str, answers: Any) -> None:
-    model: Model = peer.open_model(folder, Exchange.open(folder / "exchange"), mode)
+def _serve(library: Any, folder: Path, mode: str, answers: Any) -> None:
+    model: Model = library.open_model(folder, Exchange.open(folder / "exchange"), mode)
     about = {
         name: getattr(model, name)
         for name in ("precision", "num_parameters", "size_bytes", "max_len")
     }
-    about["versions"] = versions(peer)
+    about["versions"] = versions(library)
     gc.collect()
     gc.freeze()  # what libraries have loaded need not be gone through before each request
     print(json.dumps(about), file=answers, flush=True)  # noqa: T201
@@ -168,14 +168,14 @@ def _serve(peer: Any, folder: Path, mode: str, answers: Any) -> None:
         print(json.dumps({"answers": answered}), file=answers, flush=True)  # noqa: T201
 
 
-def versions(peer: Any) -> dict[str, str]:
-    """Return the versions of a peer's libraries."""
-    return {library: version(library) for library in peer.LIBRARIES}
+def versions(library: Any) -> dict[str, str]:
+    """Return the versions of a worker's libraries."""
+    return {name: version(name) for name in library.LIBRARIES}
 
 
-def _device_name(peer: Any, device: str) -> str:
+def _device_name(library: Any, device: str) -> str:
     """Return what a training ran on: "cpu", or the name of the GPU."""
-    if device == "cpu" or "torch" not in peer.LIBRARIES:  # implicit's neighbours need no GPU
+    if device == "cpu" or "torch" not in library.LIBRARIES:  # implicit's neighbours need no GPU
         return "cpu"
     import torch
 
