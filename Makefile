@@ -1,11 +1,11 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
-# make peers: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
+# make baselines: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
 # make test: the suite.  make lint: style and types.  make torture: kills, damage and load, for longer.
 # make audit: known weaknesses of our code (bandit) and of what is installed (pip-audit).
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo peers web test lint torture audit clean
+.PHONY: demo baselines web test lint torture audit clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,8 +18,8 @@ demo: .venv/installed
 	$(BIN)/python -m student.distill
 	$(BIN)/python -m benchmarks.latency --device cpu
 
-peers: .venv/installed
-	$(BIN)/python -m benchmarks.peers --device cpu
+baselines: .venv/installed
+	$(BIN)/python -m benchmarks.baselines --device cpu
 
 web: .venv/installed
 	$(BIN)/python -m export.to_web
@@ -34,9 +34,9 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 torture: .venv/installed
-	$(BIN)/python -m benchmarks.torture
-	$(BIN)/python -m benchmarks.fuzz
-	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m tests.reliability.torture
+	SEQREC_TRIES=250 $(BIN)/python -m pytest tests/reliability/test_damaged_files.py
+	$(BIN)/python -m tests.reliability.soak
 	$(BIN)/python -m tests.reliability.check_arm
 
 audit: .venv/installed

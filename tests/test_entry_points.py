@@ -21,10 +21,11 @@ COMMANDS = {
     "score": ["-m", "export.score"],
     "check_arm": ["-m", "tests.reliability.check_arm"],
     "latency": ["-m", "benchmarks.latency"],
-    "peers": ["-m", "benchmarks.peers"],
-    "cold": ["-m", "benchmarks.cold"],
+    "baselines": ["-m", "benchmarks.baselines"],
+    "cold_start": ["-m", "benchmarks.cold_start"],
+    "catalogue": ["-m", "benchmarks.catalogue"],
     "accuracy": ["-m", "benchmarks.accuracy"],
-    "make_log": ["-m", "benchmarks.make_log"],
+    "synthetic_log": ["-m", "benchmarks.synthetic_log"],
     "scaling": ["-m", "benchmarks.scaling"],
 }
 
@@ -57,7 +58,9 @@ def test_an_unknown_flag_is_refused(name: str) -> None:
     assert "unrecognized arguments: --learning-rat" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["extract", "distill", "export", "latency", "cold", "accuracy"])
+@pytest.mark.parametrize(
+    "name", ["extract", "distill", "export", "latency", "cold_start", "accuracy"]
+)
 def test_a_missing_data_set_is_one_line_with_the_command_that_makes_it(
     name: str, tmp_path: Path
 ) -> None:

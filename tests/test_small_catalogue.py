@@ -12,7 +12,10 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks import fresh, latency, measure, runners
+from benchmarks import latency
+from benchmarks.measure import speed
+from benchmarks.report.files import load
+from benchmarks.report.schema import LatencyResults
 from export.config import ScoreConfig, ToMobileConfig
 from export.mobile.ort_format import to_mobile
 from export.onnx_graph.exporting import ensure_exported
@@ -47,24 +50,23 @@ def test_the_benchmark_ends_with_a_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     dataset, run = small_run(write_sequences, tmp_path, num_items)
-    monkeypatch.setattr(latency, "NUM_STARTS", 0)
-    monkeypatch.setattr(latency, "THROUGHPUT_S", 0.02)
+    monkeypatch.setattr(speed, "NUM_STARTS", 0)
+    monkeypatch.setattr(speed, "THROUGHPUT_S", 0.02)
     where = ["--data-dir", str(dataset.path), "--output-dir", str(run)]
     latency.main([*where, "--no-teacher", "--num-calls", "10", "--budget-s", "0.2", "--sweeps"])
-    results = json.loads((run / "benchmark.json").read_text())
+    results = load(LatencyResults, run / "benchmark.json")
     table = capsys.readouterr().out
-    precisions = ["fp32", "fp32", "fp32", "int8", "int8 step", "int8-optimum"]
-    assert [row["precision"] for row in results["rows"]] == precisions
-    for row in results["rows"]:
-        assert row["system"] in table
+    precisions = ["fp32", "fp32", "fp32", "int8", "int8 step", "int8 optimum"]
+    assert [row.precision_label for row in results.rows] == precisions
+    for row in results.rows:
+        assert row.system in table
         # Where no more than 10 items are ranked the target is among them, if it may be ranked.
-        kept = (
-            "metrics" if results["dataset"]["protocol"] == "seen_kept" else "metrics_other_protocol"
-        )
-        assert row[kept]["hr@10"] == 1.0
-        assert 1 / np.log2(num_items + 1) <= row[kept]["ndcg@10"] <= 1.0
-        if row["precision"].startswith("int8"):  # all items are in both lists
-            assert row["top10_overlap_with_fp32"] == 1.0
+        is_kept = results.dataset.protocol == "seen_kept"
+        metrics = row.metrics if is_kept else row.metrics_other_protocol
+        assert metrics["hr@10"] == 1.0
+        assert 1 / np.log2(num_items + 1) <= metrics["ndcg@10"] <= 1.0
+        if row.precision == "int8":  # all items are in both lists
+            assert row.top10_overlap_with_fp32 == 1.0
 
 
 @pytest.mark.parametrize("num_items", [1, 2, 6])
@@ -115,32 +117,7 @@ def test_a_data_set_without_test_targets_is_refused_before_anything_is_opened(
         latency.main(["--data-dir", str(dataset.path), "--output-dir", str(tmp_path / "run")])
 
 
-def test_a_fresh_teacher_is_asked_for_no_more_items_than_there_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-
-    class Teacher:
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def recommend(self, items: np.ndarray, excluded: np.ndarray, k: np.ndarray) -> object:
-            asked.append(int(k[0]))
-            return runners.torch_top_k(torch.zeros(1, 2), excluded, int(k[0]))  # of one item
-
-    monkeypatch.setattr(runners, "TeacherRunner", Teacher)
-    (tmp_path / "teacher.json").write_text("{}")
-    fresh.measure_here(fresh.FreshConfig(folder=tmp_path))
-    assert asked == [1]
-
-
-def test_places_without_an_answer_are_no_items_that_lists_share() -> None:
-    assert overlap(np.array([0, 0]), np.array([0, 0])) == 1.0
-    assert overlap(np.array([4, 0, 0]), np.array([4, 5, 0])) == 0.5
-    nothing_alike = np.array([[1, 0, 0, 0]]), np.array([[2, 0, 0, 0]])
-    assert measure.overlap(*nothing_alike) == 0.0
-    alike = np.array([[3, 0, 0, 0]])
-    assert measure.overlap(alike, alike) == 1.0
+def test_answers_without_items_agree() -> None:
     none_left = check_arm.compare([[]], [[]])
     assert none_left["overlap"] == none_left["same_top10"] == 1.0
     scores = np.full((1, 3), -np.inf, np.float32)

@@ -11,7 +11,7 @@ from seqrec.data import SequenceDataset
 
 import pytest
 
-from benchmarks.peers.training import worker_environment
+from benchmarks.baselines.training import worker_environment
 from export.onnx_graph.exporting import export_student
 from student.model import Student, StudentConfig
 

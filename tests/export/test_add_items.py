@@ -26,8 +26,10 @@ from accelerate import Accelerator
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
-from benchmarks import cold
-from benchmarks.cold import by_group, chance_values
+from benchmarks import cold_start as cold
+from benchmarks.cold_start import CHANCE, chance_values, make_row
+from benchmarks.report.files import load
+from benchmarks.report.schema import ColdResults
 from export.config import AddItemsConfig, ToTextEncoderConfig
 from export.new_items import add_items as module
 from export.new_items import to_text_encoder as to_text_encoder_module
@@ -572,9 +574,9 @@ def test_a_reader_that_says_something_else_is_not_written(
 
 def test_groups_are_averaged_apart() -> None:
     values = {"hr@10": np.array([1.0, 0.0, 1.0, 1.0])}
-    groups = by_group(values, np.array([True, True, False, False]))
-    assert groups["cold"]["hr@10"] == 0.5
-    assert groups["warm"] == {"hr@10": 1.0, "hr@10_low": 1.0, "hr@10_high": 1.0}
+    row = make_row(CHANCE, values, np.array([True, True, False, False]), exposure=0.0)
+    assert row.cold["hr@10"] == 0.5
+    assert row.warm == {"hr@10": 1.0, "hr@10_low": 1.0, "hr@10_high": 1.0}
 
 
 def test_chance_is_the_mean_over_all_orders_of_the_candidates(
@@ -591,16 +593,14 @@ def test_chance_is_the_mean_over_all_orders_of_the_candidates(
 
 
 @pytest.fixture(scope="module")
-def results(output_dir: Path, cold_dataset: SequenceDataset) -> dict[str, Any]:
+def results(output_dir: Path, cold_dataset: SequenceDataset) -> ColdResults:
     cold.main(["--data-dir", str(cold_dataset.path), "--output-dir", str(output_dir)])
-    content: dict[str, Any] = json.loads((output_dir / "cold.json").read_text())
-    return content
+    return load(ColdResults, output_dir / "cold.json")
 
 
 def test_the_json_holds_what_the_schema_promises(
-    results: dict[str, Any], cold_dataset: SequenceDataset
+    results: ColdResults, cold_dataset: SequenceDataset
 ) -> None:
-    assert results["schema"] == "seqrec-cold/1"
     targets = cold_dataset.eval_targets("test").items
     # Items with an event that is no test target, by the sequences themselves.
     before = [
@@ -609,24 +609,19 @@ def test_the_json_holds_what_the_schema_promises(
     ]
     taken = np.unique(np.concatenate(before))
     num_cold = int((~np.isin(targets, taken)).sum())
-    assert results["dataset"] == {
-        "name": "tiny-cold",
-        "fingerprint": cold_dataset.fingerprint,
-        "num_items": 30,
-        "split": "leave-one-out",
-        "protocol": "seen_excluded",
-        "num_cold_items": 6,
-        "num_untrained_items": 30 - len(taken),
-        "num_cold_targets": num_cold,
-        "num_warm_targets": len(targets) - num_cold,
-    }
+    assert (results.dataset.name, results.dataset.num_items) == ("tiny-cold", 30)
+    assert results.dataset.fingerprint == cold_dataset.fingerprint
+    assert results.dataset.protocol == "seen_excluded"
+    assert (results.num_cold_items, results.num_untrained_items) == (6, 30 - len(taken))
+    assert results.num_cold_targets == num_cold
+    assert results.num_warm_targets == len(targets) - num_cold
     students = [
         (f"{arch} {role}", precision)
         for arch in ("gru", "transformer")
         for role, precision in (("control", "fp32"), ("distilled", "fp32"), ("distilled", "int8"))
     ]
-    assert [(row["system"], row["precision"]) for row in results["rows"]] == [
-        ("chance", None),
+    assert [(row.system, row.precision) for row in results.rows] == [
+        ("chance", ""),
         ("popularity", "fp32"),
         ("teacher", "nf4"),
         *students,
@@ -635,7 +630,7 @@ def test_the_json_holds_what_the_schema_promises(
 
 @pytest.mark.parametrize("system", ["teacher", "gru distilled"])
 def test_the_figures_are_those_of_the_pytorch_model(
-    results: dict[str, Any], output_dir: Path, cold_dataset: SequenceDataset, system: str
+    results: ColdResults, output_dir: Path, cold_dataset: SequenceDataset, system: str
 ) -> None:
     if system == "teacher":
         model: Any = Teacher.from_pretrained(output_dir / "teacher")
@@ -643,10 +638,10 @@ def test_the_figures_are_those_of_the_pytorch_model(
         model = Student.from_pretrained(output_dir / "students" / "gru" / "distilled")
     ranks = evaluate(model, cold_dataset, "test", max_len=model.config.max_len).excluding_seen
     _, is_cold = cold.cold_targets(cold_dataset)
-    row = next(row for row in results["rows"] if row["system"] == system)
-    for group, members in (("cold", is_cold), ("warm", ~is_cold)):
-        assert row[group]["hr@10"] == pytest.approx(hit_rate(ranks[members], 10).mean())
-        assert row[group]["ndcg@10"] == pytest.approx(ndcg(ranks[members], 10).mean())
+    row = next(row for row in results.rows if row.system == system)
+    for metrics, members in ((row.cold, is_cold), (row.warm, ~is_cold)):
+        assert metrics["hr@10"] == pytest.approx(hit_rate(ranks[members], 10).mean())
+        assert metrics["ndcg@10"] == pytest.approx(ndcg(ranks[members], 10).mean())
 
 
 def test_an_item_that_only_validation_saw_is_not_cold(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from benchmarks.measure import overlap
+from benchmarks.measure.quality import overlap
 from export.onnx_graph.builder import eight_bit_share
 from export.onnx_graph.graph import write_graph
 from export.onnx_graph.quantize import quantize, require_eight_bit

@@ -29,7 +29,7 @@ from onnx.helper import (
 )
 
 import export.to_web
-from benchmarks.include import format_included, read_included
+from benchmarks.report.browser import format_browser, read_browser_result
 from export.config import ServeConfig, ToWebConfig
 from export.onnx_graph.exporting import Precision, export_student
 from export.recommender import Recommender, open_session
@@ -534,14 +534,14 @@ def test_the_result_of_measuring_is_a_file_that_the_benchmark_includes(
         page.locator("#download").click()
     assert download.value.suggested_filename == "latency-Test-bench.json"
     download.value.save_as(tmp_path / "result.json")
-    (result,) = read_included([tmp_path / "result.json"])
+    result = read_browser_result(tmp_path / "result.json")
     about = json.loads((models["fp32"] / "config.json").read_text())
-    assert result["model"]["sha256"] == about["sha256"]["model.onnx"]
-    assert result["model"]["precision"] == "fp32"
-    assert result["num_requests"] >= 200
-    assert result["runtime"]["num_threads"] == 1
-    assert "Chrome" in result["device"]["user_agent"]
-    table = format_included([result], dataset.fingerprint)
+    assert result.model.sha256 == about["sha256"]["model.onnx"]
+    assert result.model.precision == "fp32"
+    assert result.num_requests >= 200
+    assert result.runtime.num_threads == 1
+    assert "Chrome" in result.device.user_agent
+    table = format_browser([result])
     assert "Test bench" in table
     assert "transformer control" in table
 

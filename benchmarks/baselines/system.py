@@ -1,0 +1,193 @@
+"""A baseline as a system: it answers in a process and an environment of its own.
+
+The time is taken inside that process, around the library's call on prepared input, so that the
+pipe between the two costs a baseline nothing. See `workers/serving.py` for the lines that go
+through it.
+"""
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import IntArray
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.baselines.libraries import Baseline
+from benchmarks.baselines.training import (
+    read_log,
+    training_report,
+    worker_command,
+    worker_environment,
+)
+from benchmarks.measure.lower_bound import BYTES
+from benchmarks.measure.queries import NOTHING, Answer, Request
+from benchmarks.measure.startup import last_line, peak_mib
+from benchmarks.measure.systems import System, SystemFailure
+from benchmarks.report.schema import Identity, StartUp
+
+ABOUT = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
+
+
+class BaselineSystem(System):
+    """A trained baseline, served by its worker."""
+
+    may_fail = True
+
+    def __init__(
+        self,
+        baseline: Baseline,
+        mode: str,
+        python: Path,
+        folder: Path,
+        *,
+        num_threads: int,
+        log_name: str = "serve",
+    ) -> None:
+        """Start the worker.
+
+        Args:
+            baseline: what is served.
+            mode: one of its modes.
+            python: the interpreter of its environment.
+            folder: what `ensure_trained` or `make_untrained` returned.
+            num_threads: of each call.
+            log_name: beginning of the name of the file that it prints to.
+
+        Raises:
+            SystemFailure: the worker does not start, or says something else than it should.
+        """
+        name = baseline.modes[mode]
+        self.identity = Identity(system=name, precision="-", family="baseline")
+        self._made_of, self._num_threads = (baseline, mode, python, folder), num_threads
+        self._is_sparse, self._folder = baseline.is_sparse, folder
+        self._log = folder.parent / f"{log_name}-{mode}.log"
+        with self._log.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                worker_command(baseline, python, "serve", str(folder.resolve()), mode),
+                env=worker_environment(num_threads),
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+            )
+        try:
+            told = self._receive(ABOUT)
+        except SystemFailure:
+            self.close()
+            raise
+        precision = str(told["precision"])
+        self.identity = Identity(system=name, precision=precision, family="baseline")
+        self.num_parameters = int(told["num_parameters"])
+        self.size_mib = int(told["size_bytes"]) / 2**20
+        self.max_len = int(told["max_len"])
+        self.versions = {str(name): str(version) for name, version in told["versions"].items()}
+
+    @property
+    def pid(self) -> int:
+        """The number of the worker's process."""
+        return self._process.pid
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        ((answer, _),) = self._ask([Request(items, excluded, k)])
+        return answer
+
+    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
+        """Answer requests one after another; the clocks are the worker's."""
+        durations = [durations for _, durations in self._ask(requests)]
+        return np.array(durations, dtype=np.int64).reshape(-1, 2)
+
+    def parameter_bytes(self) -> int | None:
+        """So many numbers in the precision that it computes in."""
+        if self._is_sparse:
+            return None
+        if (size := BYTES.get(self.identity.precision)) is None:
+            return super().parameter_bytes()
+        return self.num_parameters * size
+
+    def start_up(self) -> StartUp:
+        """Start another worker, ask it once, and return what that cost.
+
+        Raises:
+            SystemFailure: it does not start, or does not answer.
+        """
+        started = time.monotonic_ns()
+        try:
+            twin = BaselineSystem(*self._made_of, num_threads=self._num_threads, log_name="start")
+            ready = time.monotonic_ns()
+            with contextlib.closing(twin):
+                twin.recommend(np.array([[1]]), NOTHING, np.array([1]))
+                return StartUp(
+                    load_ms=(ready - started) / 1e6,
+                    first_ms=(time.monotonic_ns() - ready) / 1e6,
+                    peak_mib=peak_mib(twin.pid),
+                )
+        except SystemFailure as error:  # of the twin, whom nobody knows
+            raise SystemFailure(str(error), self) from error
+
+    def details(self) -> dict[str, Any]:
+        """Versions of its libraries, and how it was trained."""
+        return {"library_versions": self.versions, "training": training_report(self._folder)}
+
+    def close(self) -> None:
+        """End the worker."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what is left in a broken pipe
+                    pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _ask(self, requests: Sequence[Request]) -> list[tuple[Answer, tuple[int, int]]]:
+        lines = [
+            {"items": r.items.tolist(), "excluded": r.excluded.tolist(), "k": int(r.k[0])}
+            for r in requests
+        ]
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has stopped: reading says why
+            self._process.stdin.write(json.dumps({"requests": lines}) + "\n")
+            self._process.stdin.flush()
+        answers = self._receive(["answers"])["answers"]
+        if len(answers) != len(requests):
+            raise self._failure(f"returned {len(answers)} answers to {len(requests)} requests")
+        return [self._read(answer) for answer in answers]
+
+    def _read(self, answer: Any) -> tuple[Answer, tuple[int, int]]:
+        """Read one answer; what it says is for `check_answer` to judge."""
+        try:
+            items = np.array(answer["items"])
+            scores = np.array(answer["scores"], dtype=np.float32)
+            wall, cpu = int(answer["wall_ns"]), int(answer["cpu_ns"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._failure(f"returned an answer that cannot be read ({error!r})") from error
+        if wall <= 0:
+            raise self._failure(f"returned a duration of {wall} ns, expected more than 0")
+        return (items, scores), (wall, cpu)
+
+    def _receive(self, expected: Sequence[str]) -> dict[str, Any]:
+        """Read one line of JSON that has the expected keys."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise self._failure(f"stopped (exit code {code}: {last_line(read_log(self._log))})")
+        try:
+            value = json.loads(line)
+            missing = [key for key in expected if key not in value]
+        except (ValueError, TypeError) as error:
+            raise self._failure(f"returned {line.strip()[:60]!r}, expected JSON") from error
+        if missing:
+            raise self._failure(f"returned a line without {', '.join(missing)}")
+        return dict(value)
+
+    def _failure(self, what: str) -> SystemFailure:
+        name = f"{self.identity.system} ({self.identity.precision})"
+        return SystemFailure(f"{name} {what}. What it printed is in {self._log}", self)

@@ -1,0 +1,211 @@
+"""Training a baseline as our students are: validation chooses, then its events are learnt too.
+
+First the validation targets are held out, and the library stops by NDCG@10 on them, the weights of
+the best epoch kept; that epoch is how long it trains again, from scratch, on all that precedes the
+test targets. Where so few events are new that our own students are not refitted
+(`seqrec.schedule.refit_epochs`), there is no second training. A limit on the minutes of the first
+ends it early; its row says so.
+
+    <output>/baselines/<name>/choice/   exchange/, trained.json, what the library wrote
+    <output>/baselines/<name>/final/    the same of the second training; served if it is there
+"""
+
+import logging
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import SequenceDataset
+from seqrec.errors import ModelError
+from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.schedule import refit_epochs, student_width
+
+import numpy as np
+
+from benchmarks.baselines.exchange import write_exchange, write_untrained_exchange
+from benchmarks.baselines.libraries import Baseline
+from benchmarks.measure.startup import last_line
+from benchmarks.report.schema import Training
+
+logger = logging.getLogger(__name__)
+
+# As `seqrec.training.set_up_cpu` has it for our own trainings: glibc keeps what a step frees, or
+# the kernel clears it anew at the next one, a fifth of RePlay's and RecBole's time.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFlags:
+    """How baselines are trained."""
+
+    seed: int
+    num_threads: int = 1
+    # CPU minutes of the choice of the number of epochs; once they are over, the epoch that is
+    # running is the last one to choose from; 0: no limit
+    max_minutes: float = 0
+    device: str = "cpu"  # or "cuda"; all are served on the CPU
+
+
+def worker_command(baseline: Baseline, python: Path, *arguments: str) -> list[str]:
+    """Return what starts a worker.
+
+    Nothing from our environment variables, no user's packages, and what it prints at once: who
+    waits for a training can follow it.
+    """
+    return [str(python), "-E", "-s", "-u", str(baseline.worker), *arguments]
+
+
+def worker_environment(num_threads: int, device: str = "cpu") -> dict[str, str]:
+    """Return the environment variables of a worker: ours, its threads limited, GPUs hidden."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    # cuBLAS repeats itself only with a workspace of fixed size, and RecTools insists on it.
+    gpu = (
+        {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    )
+    return {
+        **os.environ,
+        **dict.fromkeys(threads, str(num_threads)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "CI": "true",  # where OpenVINO reports nothing; what `seqrec` sets for others is ours
+        **gpu,
+    }
+
+
+def read_log(log: Path) -> str:
+    """Return what a worker printed."""
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+
+
+def ensure_trained(
+    baseline: Baseline,
+    python: Path,
+    dataset: SequenceDataset,
+    output_dir: Path,
+    flags: TrainingFlags,
+) -> Path:
+    """Return the folder of a trained baseline; a training whose recipe is the same is reused.
+
+    Args:
+        baseline: what is trained.
+        python: the interpreter of its environment.
+        dataset: what to train on.
+        output_dir: `baselines` below it holds what is trained.
+        flags: of the training.
+
+    Raises:
+        ModelError: the library could not be trained.
+    """
+    folder = output_dir / "baselines" / baseline.name.replace(" ", "-")
+    settings = baseline.settings_at(student_width(dataset))
+
+    def train(part: str, known: SequenceDataset, num_epochs: int) -> Path:
+        recipe = {
+            "dataset_fingerprint": known.fingerprint,
+            "num_train_events": int(np.sum(known.train_lengths)),
+            "requirements_sha256": sha256_file(baseline.requirements),
+            "seed": flags.seed,
+            "settings": settings,
+            "num_epochs": num_epochs,
+        }  # no device: what is trained on a GPU counts on any machine
+        if not _is_current(folder / part, recipe, flags.max_minutes):
+            _train(baseline, python, known, folder / part, recipe, flags)
+        return folder / part
+
+    choice = train("choice", dataset, 0)
+    num_epochs = int(read_json(choice / "trained.json")["num_epochs"])
+    if not refit_epochs(dataset, 1.0, num_epochs):
+        return choice
+    return train("final", dataset.before_test(), num_epochs)
+
+
+def _is_current(folder: Path, recipe: dict[str, Any], max_minutes: float) -> bool:
+    """Whether a folder holds such a training; one that was cut short counts until more is given."""
+    if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != recipe:
+        return False
+    trained = read_json(folder / "trained.json")
+    return not trained["cut_short"] or 0 < max_minutes <= trained["minutes"]
+
+
+def _train(
+    baseline: Baseline,
+    python: Path,
+    dataset: SequenceDataset,
+    folder: Path,
+    recipe: dict[str, Any],
+    flags: TrainingFlags,
+) -> None:
+    num_epochs, log = recipe["num_epochs"], folder.parent / f"{folder.name}.log"
+    what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
+    logger.info("%s: training, %s; what it prints is in %s", baseline.name, what, log)
+    with atomic_directory(folder) as unfinished:
+        exchange = unfinished / "exchange"
+        exchange.mkdir()
+        write_exchange(exchange, dataset, seed=flags.seed, settings=recipe["settings"])
+        minutes = 0 if num_epochs else flags.max_minutes
+        words = ["train", str(exchange), str(unfinished), str(num_epochs), str(minutes)]
+        _run(baseline, python, log, flags, *words, flags.device)
+        write_json(unfinished / "recipe.json", recipe)
+
+
+def make_untrained(
+    baseline: Baseline,
+    python: Path,
+    num_items: int,
+    folder: Path,
+    *,
+    width: int,
+    flags: TrainingFlags,
+) -> Path:
+    """Write a model of random weights into a new folder, and return it.
+
+    Raises:
+        ModelError: the library could not make one.
+    """
+    folder = folder.absolute()
+    exchange = folder / "exchange"
+    exchange.mkdir(parents=True)
+    settings = baseline.settings_at(width)
+    write_untrained_exchange(exchange, num_items, seed=flags.seed, settings=settings)
+    words = ["untrained", str(exchange), str(folder)]
+    _run(baseline, python, folder / "untrained.log", flags, *words)
+    return folder
+
+
+def _run(
+    baseline: Baseline, python: Path, log: Path, flags: TrainingFlags, *arguments: str
+) -> None:
+    """Run a worker to its end; what it prints goes to a log."""
+    with log.open("w", encoding="utf-8") as output:
+        done = subprocess.run(
+            worker_command(baseline, python, *arguments),
+            env={**worker_environment(flags.num_threads, flags.device), **KEEP_MEMORY},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise ModelError(
+            f"{baseline.name} could not be trained (exit code {done.returncode}: "
+            f"{last_line(read_log(log))}). All that it printed is in {log}"
+        )
+
+
+def training_report(folder: Path) -> Training:
+    """Return how the baseline that is served from a folder was trained, all trainings together."""
+    folders = {folder.parent / "choice", folder}
+    trained = {part.name: read_json(part / "trained.json") for part in folders}
+    choice, served = trained["choice"], trained[folder.name]
+    num_epochs = int(choice["num_epochs"])
+    choices = read_json(folder / "recipe.json")["settings"].get("neighbours")
+    return Training(
+        num_epochs=None if choices else num_epochs,
+        num_neighbours=choices[num_epochs - 1] if choices else None,
+        num_tried=len(choice["valid_ndcg@10"]),
+        minutes=sum(part["minutes"] for part in trained.values()),
+        cut_short=choice["cut_short"],
+        device=served["device"],
+        versions=served["versions"],
+    )

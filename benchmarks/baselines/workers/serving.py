@@ -1,0 +1,264 @@
+"""What the workers have in common. It runs in a library's environment and imports nothing of ours.
+
+    worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES DEVICE
+    worker.py untrained EXCHANGE OUTPUT
+    worker.py serve MODEL MODE
+
+0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
+is running is the last; the weights are those of the best one. Minutes are those of CPU time: a busy
+machine changes nothing. Training writes `trained.json` beside the weights: num_epochs, minutes,
+cut_short (the time was over before validation said to stop), valid_ndcg@10 after each epoch where
+that was measured, device ("cpu" or the GPU's name), and versions. An untrained model answers as
+fast as a trained one.
+
+Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
+served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
+`requests`, a list of objects with items (B, T) left-padded with 0, excluded (B, E), and k, one line
+with `answers`, a list of objects with items (B, K), scores (B, K), and wall_ns and cpu_ns of the
+library's own call and, where it returns scores alone, of leaving out and top-k.
+"""
+
+import gc
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+PAD = 0
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a training may know; see `baselines/exchange.py`."""
+
+    events: NDArray[np.int32]  # (E,)
+    offsets: IntArray  # (U + 1,)
+    valid: IntArray  # (V, 2), user and target
+    num_items: int
+    exclude_seen: bool
+    seed: int
+    settings: dict[str, Any]
+    deadline: float = math.inf  # by time.process_time; for choosing the number of epochs
+    device: str = "cpu"  # or "cuda"; of the training
+
+    @classmethod
+    def open(cls, folder: Path, minutes: float = 0, device: str = "cpu") -> "Exchange":
+        """Read an exchange directory; the minutes are counted from now."""
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        events, offsets = (np.load(folder / f"{name}.npy") for name in ("events", "offsets"))
+        valid = np.empty((0, 2), dtype=np.int64)
+        if (folder / "valid.npy").exists():
+            valid = np.load(folder / "valid.npy")
+        deadline = time.process_time() + 60 * minutes if minutes else math.inf
+        return cls(events, offsets, valid, **meta, deadline=deadline, device=device)
+
+    def is_over(self) -> bool:
+        """Tell whether the time for choosing is over."""
+        return time.process_time() >= self.deadline
+
+    @property
+    def num_users(self) -> int:
+        """Number of users U."""
+        return len(self.offsets) - 1
+
+    def sequence(self, user: int) -> NDArray[np.int32]:
+        """Return a user's events in time order, int32 (T,)."""
+        return self.events[self.offsets[user] : self.offsets[user + 1]]
+
+
+class Model(Protocol):
+    """A trained model that answers."""
+
+    precision: str
+    num_parameters: int
+    size_bytes: int
+    max_len: int
+
+    def prepare(self, items: IntArray, excluded: IntArray, k: int) -> Any:
+        """Bring a request into the form that the library takes; not timed."""
+
+    def answer(self, prepared: Any) -> Any:
+        """Let the library answer; timed."""
+
+    def unpack(self, answered: Any, k: int) -> tuple[IntArray, NDArray[np.float32]]:
+        """Bring an answer into arrays (B, K) of item numbers and scores; not timed."""
+
+
+class Library(Protocol):
+    """What a worker implements: a module with these functions."""
+
+    LIBRARIES: Sequence[str]
+
+    def train(self, exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
+        """Train, write weights into `output`, and return NDCG@10 after each epoch.
+
+        Args:
+            exchange: what to train on.
+            output: an existing folder, also the working directory.
+            num_epochs: how long; 0: until validation no longer improves or `exchange.is_over`
+                after an epoch; the weights are those of the best one.
+        """
+
+    def untrained(self, exchange: Exchange, output: Path) -> None:
+        """Write weights that were drawn by chance; not every library can."""
+
+    def open_model(self, folder: Path, exchange: Exchange, mode: str) -> Model:
+        """Open what `train` or `untrained` wrote."""
+
+
+def main(library: Any) -> None:
+    """Run a worker."""
+    answers = _own_stdout()
+    command, *arguments = sys.argv[1:]
+    if command == "train":
+        folder, output, num_epochs, minutes, device = arguments
+        exchange = Exchange.open(Path(folder), float(minutes), device)
+        _train(library, exchange, Path(output), int(num_epochs))
+    elif command == "untrained":
+        library.untrained(Exchange.open(Path(arguments[0])), Path(arguments[1]))
+    else:
+        _serve(library, Path(arguments[0]), arguments[1], answers)
+
+
+def _own_stdout() -> Any:
+    """Keep stdout for answers; what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> None:
+    os.chdir(output)
+    start = time.process_time()
+    values = library.train(exchange, output, num_epochs)
+    waited = len(values) - 1 - int(np.argmax(values)) if values else 0
+    trained = {
+        "num_epochs": num_epochs or len(values) - waited,
+        "minutes": (time.process_time() - start) / 60,
+        "cut_short": exchange.is_over() and waited < exchange.settings["patience"],
+        "valid_ndcg@10": values,
+        "device": _device_name(library, exchange.device),
+        "versions": versions(library),
+    }
+    (output / "trained.json").write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
+
+
+def _serve(library: Any, folder: Path, mode: str, answers: Any) -> None:
+    model: Model = library.open_model(folder, Exchange.open(folder / "exchange"), mode)
+    about = {
+        name: getattr(model, name)
+        for name in ("precision", "num_parameters", "size_bytes", "max_len")
+    }
+    about["versions"] = versions(library)
+    gc.collect()
+    gc.freeze()  # what libraries have loaded need not be gone through before each request
+    print(json.dumps(about), file=answers, flush=True)  # noqa: T201
+    for line in sys.stdin:
+        answered = answer_all(model, json.loads(line)["requests"])
+        print(json.dumps({"answers": answered}), file=answers, flush=True)  # noqa: T201
+
+
+def versions(library: Any) -> dict[str, str]:
+    """Return the versions of a worker's libraries."""
+    return {name: version(name) for name in library.LIBRARIES}
+
+
+def _device_name(library: Any, device: str) -> str:
+    """Return what a training ran on: "cpu", or the name of the GPU."""
+    if device == "cpu" or "torch" not in library.LIBRARIES:  # implicit's neighbours need no GPU
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def answer_all(model: Model, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Answer requests one after another, nothing but the answering between two of them."""
+    ks = [int(request["k"]) for request in requests]
+    prepared = [
+        model.prepare(as_rows(request["items"]), as_rows(request["excluded"]), k)
+        for request, k in zip(requests, ks, strict=True)
+    ]
+    found = []
+    gc.collect()
+    gc.disable()
+    try:
+        for request in prepared:
+            cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+            answered = model.answer(request)
+            durations = time.perf_counter_ns() - wall, time.process_time_ns() - cpu
+            found.append((answered, durations))
+    finally:
+        gc.enable()
+    answers = []
+    for (answered, (wall, cpu)), k in zip(found, ks, strict=True):
+        items, scores = model.unpack(answered, k)
+        answers.append(
+            {"items": items.tolist(), "scores": scores.tolist(), "wall_ns": wall, "cpu_ns": cpu}
+        )
+    return answers
+
+
+def as_rows(rows: Sequence[Sequence[int]]) -> IntArray:
+    """Return int64 (B, T) of equally long lists, which may be empty."""
+    return np.array(rows, dtype=np.int64).reshape(len(rows), -1)
+
+
+def pad_to(items: IntArray, width: int, *, left: bool, pad: int = PAD) -> IntArray:
+    """Return left-padded histories (B, T) as (B, width), padded with `pad` on one side.
+
+    >>> pad_to(np.array([[0, 7, 8]]), 4, left=False).tolist()
+    [[7, 8, 0, 0]]
+    """
+    padded = np.full((len(items), width), pad, dtype=np.int64)
+    for row, history in zip(padded, items, strict=True):
+        real = history[history != PAD][-width:]
+        if len(real):
+            row[slice(-len(real), None) if left else slice(len(real))] = real
+    return padded
+
+
+def places(excluded: IntArray) -> tuple[IntArray, IntArray]:
+    """Return rows and item numbers of what excluded (B, E) names, padding left out."""
+    rows, columns = np.nonzero(excluded)
+    return rows, excluded[rows, columns]
+
+
+def top_k(scores: Any, left_out: Any, k: int) -> Any:
+    """Return the best k scores of a tensor (B, V), which it changes, and their columns.
+
+    `left_out` are two tensors, rows and columns of what must not be among them.
+    """
+    scores[left_out] = float("-inf")
+    return scores.topk(k, dim=1)
+
+
+def note(values: list[float], value: float, save: Callable[[], object]) -> None:
+    """Append an epoch's validation NDCG@10, save its weights if it is the best one so far.
+
+    It is printed, too, for who follows the log.
+    """
+    values.append(value)
+    if values.index(max(values)) == len(values) - 1:
+        save()
+    print(f"epoch {len(values)}: valid NDCG@10 {value:.4f}")  # noqa: T201
+
+
+def ndcg_at_10(ranks: Sequence[float]) -> float:
+    """Return the mean NDCG@10 of targets with these ranks; infinite: not in the list.
+
+    >>> ndcg_at_10([1, 3, 11, float("inf")])
+    0.375
+    """
+    found = np.array(ranks, dtype=np.float64)
+    return float(np.where(found <= 10, 1 / np.log2(np.minimum(found, 10) + 1), 0).mean())

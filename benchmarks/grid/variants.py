@@ -1,0 +1,138 @@
+"""The variants of the accuracy grid: one table says what is compared with what.
+
+A variant of kind "student" is `student.distill` with `overrides` put over its defaults; one that is
+not `taught` gets no knowledge of the teacher's at all. To compare something else, edit `VARIANTS`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from seqrec.errors import ModelError
+
+from benchmarks.report.schema import Kind
+from benchmarks.report.tables import CONTROL, NO_LANGUAGE_MODEL
+from student.config import DistillConfig
+
+DISTILLED = "distilled"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to make a system."""
+
+    description: str  # one sentence
+    kind: Kind = "student"
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of `DistillConfig`'s defaults
+    taught: bool = True  # a student: whether it is given the teacher's knowledge
+    made_of: tuple[str, ...] = ()  # int8: what is exported; ensemble: what is averaged
+    ablation: bool = False  # a part taken from "distilled", and run only when asked for
+
+
+def ablation(description: str, **overrides: Any) -> Variant:
+    """Return a variant that differs from "distilled" in what is named."""
+    return Variant(description, overrides=overrides, ablation=True)
+
+
+VARIANTS: dict[str, Variant] = {
+    "popularity": Variant(
+        "the items most frequent in training, the same for everyone", "popularity"
+    ),
+    "teacher": Variant("the fine-tuned language model itself", "teacher"),
+    CONTROL: Variant(
+        "the student on the data alone: plain item table, no soft targets", taught=False
+    ),
+    NO_LANGUAGE_MODEL: Variant(
+        "the distilled student's recipe without a language model: plain item tables, soft targets "
+        "of the auxiliary teachers alone",
+        overrides={"item_table": "plain", "teacher_weight": 0.0},
+    ),
+    "text": Variant(
+        "fused item table, no soft targets: the language model's reading of the texts, untuned",
+        overrides={"kd_weight": 0.0},
+    ),
+    "text-and-auxiliaries": Variant(
+        "fused item tables, soft targets of the auxiliary teachers alone: all but what the tuned "
+        "teacher answers",
+        overrides={"teacher_weight": 0.0},
+    ),
+    DISTILLED: Variant("the student as `python -m student.distill` trains it"),
+    "distilled-int8": Variant(
+        "the distilled student's exported int8 file, through onnxruntime",
+        "int8",
+        made_of=(DISTILLED,),
+    ),
+    "teacher-alone": ablation(
+        "distilled from the teacher's answers alone, no auxiliary teachers", teacher_weight=1.0
+    ),
+    "plain-table": ablation("distilled, but a plain item table", item_table="plain"),
+    "control+control": Variant(
+        "mean of the log-probabilities of two controls of different seeds",
+        "ensemble",
+        made_of=(CONTROL, CONTROL),
+    ),
+    "control+teacher": Variant(
+        "mean of the log-probabilities of the control and the teacher",
+        "ensemble",
+        made_of=(CONTROL, "teacher"),
+    ),
+    "kd-weight-0.25": ablation(
+        "distilled, a quarter of the loss the soft targets'", kd_weight=0.25
+    ),
+    "kd-weight-0.75": ablation("distilled, three quarters the soft targets'", kd_weight=0.75),
+    "temperature-2": ablation("distilled from softened soft targets", temperature=2.0),
+    "all-items": ablation(
+        "distilled, the softmax over all items where it is sampled by default", num_negatives=0
+    ),
+}
+
+SETS = {
+    "default": tuple(name for name, variant in VARIANTS.items() if not variant.ablation),
+    "ablations": tuple(name for name, variant in VARIANTS.items() if variant.ablation),
+    "all": tuple(VARIANTS),
+}
+
+
+def select_variants(names: Sequence[str]) -> list[str]:
+    """Return the variants that are meant, and those they are made of, in the table's order.
+
+    Args:
+        names: variants, or sets of them: "default", "ablations", "all".
+
+    Raises:
+        ModelError: there is none of that name, or `student.distill` lacks what one sets.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        if name not in VARIANTS and name not in SETS:
+            raise ModelError(
+                f"--variants {name}: there is no such variant; expected {', '.join(VARIANTS)}, or "
+                f"a set of them: {', '.join(SETS)}"
+            )
+        wanted.update(SETS.get(name, (name,)))
+    for name in list(wanted):
+        wanted.update(VARIANTS[name].made_of)
+    for name in sorted(wanted):
+        if unknown := unknown_settings(name):
+            raise ModelError(
+                f"variant {name} sets {', '.join(unknown)}, which student.distill does not have. "
+                "Correct the table in benchmarks/grid/variants.py, or leave it out: --variants"
+            )
+    return [name for name in VARIANTS if name in wanted]
+
+
+def unknown_settings(name: str) -> list[str]:
+    """Return what a variant sets that `student.distill` does not have."""
+    known = {setting.name for setting in dataclasses.fields(DistillConfig)}
+    return sorted(VARIANTS[name].overrides.keys() - known)
+
+
+def needs_teacher(name: str) -> bool:
+    """Tell whether a variant can be computed only after a teacher was trained."""
+    variant = VARIANTS[name]
+    return variant.kind == "teacher" or (
+        any(map(needs_teacher, variant.made_of))
+        if variant.made_of
+        else variant.kind == "student" and variant.taught
+    )

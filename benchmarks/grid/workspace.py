@@ -1,0 +1,122 @@
+"""Where the runs of one data set are, what names them, and what decides their results."""
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from seqrec.config import parse_flags, recipe, recipe_digest
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import ModelError
+from seqrec.knowledge import Knowledge, load_knowledge
+
+from accelerate import Accelerator
+
+from benchmarks.grid.variants import VARIANTS, needs_teacher
+from benchmarks.report.schema import SCHEMA
+from student.config import DistillConfig, scheduled
+from student.model import Arch
+
+DEFAULT_OUTPUT_DIR = Path("runs") / "accuracy"
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What is computed; None where a variant has no architecture or no seed."""
+
+    variant: str
+    arch: Arch | None = None
+    seed: int | None = None
+    partner_seed: int | None = None  # a variant averaged with itself: the other one's seed
+
+    def __str__(self) -> str:
+        """Return its name in messages, such as `gru distilled seed 0`."""
+        seed = None if self.seed is None else f"seed {self.seed}"
+        partner = None if self.partner_seed is None else f"and {self.partner_seed}"
+        return " ".join(part for part in (self.arch, self.variant, seed, partner) if part)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the runs of one data set are, and what they share."""
+
+    dataset: SequenceDataset
+    root: Path  # teacher/, knowledge/, soft-targets/ ... as the stages write them, and cells/
+    output_dir: Path  # the parent of `root`, as `--output-dir` gave it
+    student_flags: str  # of `student.distill`, for all students alike
+    device: Device
+    knowledge: Knowledge | None  # None: no teacher is needed, or none is there yet
+
+    def accelerator(self) -> Accelerator:
+        """Return what says where to compute."""
+        return Accelerator(cpu=self.device == "cpu")
+
+
+def open_workspace(
+    data_dir: Path, output_dir: Path, student_flags: str, device: Device, *, with_teacher: bool
+) -> Workspace:
+    """Open a data set and its folder of results; `DataError` if there is no such data."""
+    dataset = load_dataset(data_dir)
+    root = output_dir / data_dir.resolve().name
+    knowledge = load_knowledge(root / "knowledge", dataset) if with_teacher else None
+    return Workspace(dataset, root, output_dir, student_flags, device, knowledge)
+
+
+def student_config(key: RunKey, space: Workspace) -> DistillConfig:
+    """Return the flags that a student is trained with: shared ones, then its variant's."""
+    shared = parse_flags(DistillConfig, "Flags of all students.", shlex.split(space.student_flags))
+    own: dict[str, Any] = {
+        "data_dir": space.dataset.path,
+        "output_dir": space.root,
+        "arch": key.arch,
+        "seed": key.seed,
+        "device": space.device,
+        "num_threads": 1,
+    }
+    return dataclasses.replace(shared, **own, **VARIANTS[key.variant].overrides)
+
+
+def parts(key: RunKey) -> list[RunKey]:
+    """Return the runs that a run is made from."""
+    made_of = VARIANTS[key.variant].made_of
+    seeds = [key.seed, key.seed if key.partner_seed is None else key.partner_seed]
+    return [
+        RunKey(name) if VARIANTS[name].kind == "teacher" else RunKey(name, key.arch, seed)
+        for name, seed in zip(made_of, seeds, strict=False)
+    ]
+
+
+def run_recipe(key: RunKey, space: Workspace) -> dict[str, Any]:
+    """Return all that decides a run's result, as JSON values.
+
+    Raises:
+        ModelError: the run needs a teacher, and there is none.
+    """
+    variant = VARIANTS[key.variant]
+    found: dict[str, Any] = {"schema": SCHEMA, "kind": variant.kind}
+    if variant.made_of:
+        return found | {"made_of": [run_recipe(part, space) for part in parts(key)]}
+    found["dataset_fingerprint"] = space.dataset.fingerprint
+    if needs_teacher(key.variant):
+        if space.knowledge is None:
+            raise ModelError(f"{key}: no teacher in {space.root}")
+        found["knowledge_fingerprint"] = space.knowledge.fingerprint
+    if variant.kind == "student":
+        # With the schedule filled in: a run of other rules is another run.
+        found["student"] = recipe(scheduled(student_config(key, space), space.dataset))
+    return found
+
+
+def run_folder(key: RunKey, space: Workspace) -> Path:
+    """Return where a run belongs."""
+    digest = recipe_digest(run_recipe(key, space))
+    seed = None if key.seed is None else f"seed{key.seed}"
+    name = "-".join(part for part in (key.arch, key.variant, seed, digest) if part)
+    return space.root / "cells" / name
+
+
+def student_folder(key: RunKey, space: Workspace) -> Path:
+    """Return where a run's trained student is."""
+    return run_folder(key, space) / "students" / str(key.arch) / key.variant

@@ -1,0 +1,166 @@
+"""Time around calls: systems take turns, so that a busy moment of the machine hits all of them."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks.measure.queries import Request
+from benchmarks.report.schema import Latency
+
+NUM_WARM_UP_CALLS = 20
+NUM_TURNS = 20
+NUM_ROUNDS = 3  # turns of throughput
+MIN_CALLS = 10
+MIN_CALLS_OF_P99 = 200  # two of them take longer
+PERCENTILES = (50, 95, 99)
+Requests = Sequence[Sequence[Request]]  # those of each system
+T = TypeVar("T")
+
+
+class Timed(Protocol):
+    """What can be timed."""
+
+    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
+        """Answer requests one after another; return each one's wall and CPU ns, (N, 2)."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one system's calls took."""
+
+    durations_ns: NDArray[np.int64]  # wall time of each call, in order
+    cpu_ns: float  # CPU time of a call, all threads, the mean
+
+    def summary(self) -> Latency:
+        """Return percentiles, and the spread over the turns."""
+        found = percentiles_ms(self.durations_ns)
+        turns = [turn for turn in np.array_split(self.durations_ns, NUM_TURNS) if len(turn)]
+        medians = [percentiles_ms(turn)["p50"] for turn in turns]
+        return Latency(
+            p50=found["p50"],
+            p95=found["p95"],
+            p99=found["p99"] if len(self.durations_ns) >= MIN_CALLS_OF_P99 else None,
+            p50_least=min(medians),
+            p50_most=max(medians),
+            cpu=self.cpu_ns / 1e6,
+        )
+
+
+def time_call(call: Callable[[], object]) -> tuple[int, int]:
+    """Return the wall time of a call and the CPU time of all threads, in nanoseconds."""
+    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - wall, time.process_time_ns() - cpu
+
+
+def percentiles_ms(durations_ns: NDArray[np.int64]) -> dict[str, float]:
+    """Return p50, p95 and p99 in milliseconds: the smallest duration that so many do not exceed.
+
+    >>> percentiles_ms(np.arange(1, 101) * 1_000_000)
+    {'p50': 50.0, 'p95': 95.0, 'p99': 99.0}
+    """
+    return {
+        f"p{p}": float(np.percentile(durations_ns, p, method="inverted_cdf")) / 1e6
+        for p in PERCENTILES
+    }
+
+
+def take_turns(
+    num_systems: int, num_turns: int, measure: Callable[[int, int], T], what: str
+) -> list[list[T]]:
+    """Measure one system after the other, and all of them again, so many times.
+
+    Args:
+        num_systems: how many there are.
+        num_turns: of each.
+        measure: takes the system's index and the number of the turn.
+        what: names the progress bar.
+
+    Returns:
+        What `measure` returned, by system, then by turn.
+    """
+    found: list[list[T]] = [[] for _ in range(num_systems)]
+    for turn in tqdm(range(num_turns), desc=what, unit="turn", leave=False):
+        for index, results in enumerate(found):
+            results.append(measure(index, turn))
+    return found
+
+
+def measure_latency(
+    systems: Sequence[Timed], requests: Requests, *, num_calls: int, budget_s: float
+) -> list[Timing]:
+    """Time single calls of several systems on the same requests, in turns.
+
+    Args:
+        systems: warmed up first, then asked in turns, some calls each.
+        requests: for each system, the same users in the same order. Call number i takes request i,
+            from the first again after the last.
+        num_calls: timed calls of each system.
+        budget_s: a system that would need longer than this makes fewer calls, at least 10.
+
+    Returns:
+        Each system's, in order.
+    """
+    counts = [
+        int(min(num_calls, max(MIN_CALLS, budget_s / _warm_up(system, own, budget_s / 10))))
+        for system, own in zip(systems, requests, strict=True)
+    ]
+
+    def measure(index: int, turn: int) -> NDArray[np.int64]:
+        calls, own = np.array_split(np.arange(counts[index]), NUM_TURNS)[turn], requests[index]
+        return systems[index].timed([own[call % len(own)] for call in calls])
+
+    gc.collect()
+    gc.disable()
+    try:
+        turns = take_turns(len(systems), NUM_TURNS, measure, "latency")
+    finally:
+        gc.enable()
+    durations = [np.concatenate([turn.reshape(-1, 2) for turn in own]) for own in turns]
+    return [Timing(own[:, 0], float(own[:, 1].mean())) for own in durations]
+
+
+def _warm_up(system: Timed, requests: Sequence[Request], budget_s: float) -> float:
+    """Make some calls; return how many seconds one took."""
+    start = time.perf_counter()
+    for done in range(1, NUM_WARM_UP_CALLS + 1):
+        system.timed([requests[-done % len(requests)]])
+        if time.perf_counter() - start > budget_s:
+            break
+    return (time.perf_counter() - start) / done
+
+
+def measure_throughput(
+    systems: Sequence[Timed], requests: Requests, *, budget_s: float
+) -> list[float]:
+    """Return each system's users answered per second: the median over equally large batches.
+
+    Two batches are answered before the clock starts: what is compiled for a new shape is compiled
+    then, a second time where the compiler sees a shape change. Then systems take turns.
+
+    Args:
+        systems: who answers.
+        requests: each one's.
+        budget_s: of each system; in each turn it answers one batch at least.
+    """
+    for system, own in zip(systems, requests, strict=True):
+        for request in own[:2]:
+            system.timed([request])
+    rates: list[list[float]] = [[] for _ in systems]
+
+    def measure(index: int, _: int) -> None:
+        own, found, start = requests[index], rates[index], time.perf_counter()
+        before = len(found)
+        while len(found) == before or time.perf_counter() - start < budget_s / NUM_ROUNDS:
+            request = own[len(found) % len(own)]
+            duration_ns = int(systems[index].timed([request])[0, 0])
+            found.append(len(request.items) / duration_ns * 1e9)
+
+    take_turns(len(systems), NUM_ROUNDS, measure, "throughput")
+    return [float(np.median(found)) for found in rates]

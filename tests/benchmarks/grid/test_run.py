@@ -1,0 +1,352 @@
+"""Runs of the accuracy grid: what is finished stays, and each is what it says."""
+
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import seqrec.training
+from seqrec.data import SequenceDataset
+from seqrec.errors import ModelError
+from seqrec.files import read_json, sha256_file
+from seqrec.metrics import NOT_RANKED, Evaluation, pad_left
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import accuracy
+from benchmarks.accuracy import AccuracyConfig, run
+from benchmarks.grid import plan as plans
+from benchmarks.grid import run as runs
+from benchmarks.grid.ensembles import average
+from benchmarks.grid.plan import plan, share_all_soft_targets
+from benchmarks.grid.run import compute_run, load_ranks, read_finished, require_finished, save_ranks
+from benchmarks.grid.shared import share_soft_targets
+from benchmarks.grid.variants import VARIANTS
+from benchmarks.grid.workspace import RunKey, Workspace, open_workspace, run_folder, student_folder
+from benchmarks.report.schema import AccuracyResults
+from export.recommender import open_session
+from student import config as student_flags
+from student import training
+from student.model import Student
+
+pytestmark = pytest.mark.slow  # a whole grid is trained first
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("computed again")
+
+
+def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return a list that gets the folder of every student that is trained."""
+    folders: list[Path] = []
+    train = runs.distil
+
+    def counting(*arguments: Any) -> Student:
+        folders.append(arguments[4])
+        return train(*arguments)
+
+    monkeypatch.setattr(runs, "distil", counting)
+    return folders
+
+
+# --- What is finished stays -----------------------------------------------------------------------
+
+
+def test_a_finished_grid_is_not_computed_again(
+    config: AccuracyConfig, grid: AccuracyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted((config.output_dir / "tiny" / "cells").glob("*/*"))
+    before = {file: file.stat().st_mtime_ns for file in files}
+    monkeypatch.setattr(runs, "COMPUTE", dict.fromkeys(runs.COMPUTE, refuse))
+    monkeypatch.setattr(accuracy.subprocess, "run", refuse)
+    (again,) = run(dataclasses.replace(config, teacher_flags=""), "again")
+    assert again.rows == grid.rows
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+
+
+def test_a_report_without_training_shows_what_is_finished(
+    config: AccuracyConfig, grid: AccuracyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "COMPUTE", dict.fromkeys(runs.COMPUTE, refuse))
+    more = dataclasses.replace(config, seeds=(0, 1, 7), train=False, variants=("control",))
+    (report,) = run(more, "report")
+    seeds = {row.variant: row.seeds for row in report.rows}
+    assert seeds["control"] == seeds["distilled"] == (0, 1)
+
+
+def test_a_changed_recipe_is_computed_beside_the_old_one(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = count_trainings(monkeypatch)
+    control, distilled = RunKey("control", "gru", 0), RunKey("distilled", "gru", 0)
+    old = run_folder(distilled, space)
+    changed = dataclasses.replace(VARIANTS["distilled"], overrides={"kd_weight": 0.25})
+    monkeypatch.setitem(VARIANTS, "distilled", changed)
+    for key in (control, distilled):
+        compute_run(key, space)
+    new = run_folder(distilled, space)
+    assert trained == [new / "students" / "gru" / "distilled"]
+    assert old != new
+    assert (old / "cell.json").is_file()
+    assert require_finished(distilled, space).recipe["student"]["kd_weight"] == 0.25
+    shutil.rmtree(new)
+
+
+def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruled = [RunKey("control", "gru", 0), RunKey("distilled-int8", "gru", 0)]
+    own = RunKey("all-items", "gru", 0)  # names its negatives itself
+    before = {key: run_folder(key, space) for key in (*ruled, own)}
+    monkeypatch.setattr(student_flags, "num_negatives", lambda dataset: 7)
+    for key in ruled:
+        assert run_folder(key, space) != before[key]
+    assert run_folder(own, space) == before[own]
+
+
+def test_another_sentence_about_a_variant_does_not_change_its_recipe(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = RunKey("distilled", "gru", 0)
+    before = run_folder(key, space)
+    changed = dataclasses.replace(VARIANTS["distilled"], description="Other.")
+    monkeypatch.setitem(VARIANTS, "distilled", changed)
+    assert run_folder(key, space) == before
+
+
+def test_the_control_does_not_depend_on_the_teacher(space: Workspace, elsewhere: Workspace) -> None:
+    key = RunKey("control", "gru", 0)
+    assert run_folder(key, space).name == run_folder(key, elsewhere).name
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    space: Workspace, elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, save, saved = RunKey("control", "gru", 0), seqrec.training._save_checkpoint, []
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    def save_and_count(*arguments: Any) -> None:
+        saved.append(arguments[1].epoch)
+        save(*arguments)
+
+    monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        compute_run(key, elsewhere)
+    assert read_finished(key, elsewhere) is None
+    monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_count)
+    resumed = compute_run(key, elsewhere)
+    assert saved == [2, 3, 1]  # of three epochs, and one of the refit
+    unbroken = require_finished(key, space)
+    assert resumed.file_sha256 == unbroken.file_sha256
+    assert (resumed.interrupted, unbroken.interrupted) == (True, False)
+
+
+def test_runs_in_processes_of_their_own_give_the_same_results(
+    config: AccuracyConfig, space: Workspace, tmp_path: Path
+) -> None:
+    two = dataclasses.replace(config, output_dir=tmp_path, variants=("control",), jobs=2)
+    (found,) = run(two, "two at once")
+    (row,) = found.rows
+    for one in row.runs:
+        before = require_finished(RunKey("control", "gru", one.seed), space)
+        assert one.file_sha256 == before.file_sha256
+
+
+def test_a_run_without_its_source_names_the_command(elsewhere: Workspace) -> None:
+    message = r"is made from gru control seed 0, .*--variant=control"
+    with pytest.raises(ModelError, match=message):
+        compute_run(RunKey("control+control", "gru", 0, 1), elsewhere)
+
+
+def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    space = open_workspace(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu", with_teacher=False)
+    with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
+        accuracy.compute_in_subprocess((space, RunKey("control", "transformer", 0)))
+
+
+def test_ranks_survive_the_disk(tmp_path: Path) -> None:
+    before = Evaluation(np.array([1, NOT_RANKED]), np.array([7, 2]))
+    save_ranks(tmp_path / "ranks.safetensors", before)
+    after = load_ranks(tmp_path / "ranks.safetensors")
+    assert after.excluding_seen.tolist() == [1, NOT_RANKED]
+    assert after.keeping_seen.tolist() == [7, 2]
+
+
+# --- What runs share ------------------------------------------------------------------------------
+
+
+def test_what_is_shared_is_there_before_the_first_run_begins(
+    config: AccuracyConfig, space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    fit = training.fit
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        made.append(named["label"])
+        return fit(*arguments, **named)
+
+    class Begun(Exception):
+        pass
+
+    def begin(work: Any) -> None:
+        made.append("first run")
+        raise Begun
+
+    monkeypatch.setattr(training, "fit", counting)
+    monkeypatch.setattr(accuracy, "compute_here", begin)
+    for part in ("teacher", "knowledge"):
+        shutil.copytree(space.root / part, tmp_path / "tiny" / part)
+    variants = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
+    start = dataclasses.replace(config, output_dir=tmp_path, variants=variants, teacher_flags="")
+    with pytest.raises(Begun):
+        run(start, "")
+    auxiliaries = ["transformer auxiliary teacher", "gru auxiliary teacher"]
+    assert made == [f"{a}{part}" for a in auxiliaries for part in ("", " refit")] + ["first run"]
+    folders = [path for path in (tmp_path / "tiny" / "soft-targets").iterdir() if path.is_dir()]
+    recipes = [read_json(folder / "meta.json")["recipe"] for folder in folders]
+    # The fourth variant learns otherwise from the same soft targets as the first.
+    asked = {str(recipe["teacher_weight"]) for recipe in recipes if not recipe["refit"]}
+    assert asked == {"0.0", "1.0", "None"}
+    # Each once more for the refit, with the weight that validation has chosen by then.
+    assert sorted(recipe["refit"] for recipe in recipes) == [False] * 3 + [True] * (
+        len(recipes) - 3
+    )
+    assert len(recipes) > 3
+
+
+@pytest.mark.parametrize("variants", [("control",), ("text",)])
+def test_variants_without_soft_targets_share_nothing(
+    space: Workspace, variants: tuple[str, ...], tmp_path: Path
+) -> None:
+    elsewhere = dataclasses.replace(space, root=tmp_path)
+    (keys, _) = plan(variants, ["gru"], [0])
+    share_all_soft_targets(keys, elsewhere)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_made_for_runs_that_are_finished(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "share_soft_targets", refuse)
+    share_all_soft_targets([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
+
+
+def test_the_cost_of_what_is_shared_is_kept_and_told(
+    space: Workspace, grid: AccuracyResults
+) -> None:
+    told = {row.variant: row.shared_times for row in grid.rows}
+    auxiliaries = {"gru auxiliary teacher", "transformer auxiliary teacher"}
+    assert told["distilled"].keys() == {*auxiliaries, "soft targets"}
+    for times in told["distilled"].values():
+        assert times.cpu_s > 0
+        assert times.wall_s > 0
+    assert not any(times for variant, times in told.items() if variant != "distilled")
+    # It is the cost of making them, not of finding them there, whoever asks and when.
+    for seed in (0, 1):
+        assert share_soft_targets(RunKey("distilled", "gru", seed), space) == told["distilled"]
+    alone = share_soft_targets(RunKey("teacher-alone", "gru", 0), space)
+    assert alone.keys() == {"soft targets"}
+
+
+def test_the_cost_of_an_auxiliary_teacher_whose_training_was_killed_is_not_known(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, save = dataclasses.replace(space, root=tmp_path), seqrec.training._save_checkpoint
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            share_soft_targets(RunKey("distilled", "gru", 0), elsewhere)
+    found = share_soft_targets(RunKey("distilled", "gru", 0), elsewhere)
+    # The Transformer's was broken off.
+    assert found.keys() == {"gru auxiliary teacher", "soft targets"}
+
+
+# --- Ensembles, the teacher and int8 --------------------------------------------------------------
+
+
+def test_an_ensemble_is_the_mean_of_log_probabilities() -> None:
+    def system(*probabilities: float) -> Any:
+        scores = torch.tensor([[99.0, *(math.log(p) + 5 for p in probabilities)]])
+        return lambda chosen, histories: scores
+
+    mean = average([system(0.8, 0.1, 0.1), system(0.2, 0.4, 0.4)])(np.array([0]), [])
+    expected = [math.sqrt(0.8 * 0.2), math.sqrt(0.1 * 0.4), math.sqrt(0.1 * 0.4)]
+    assert mean[0, 1:].exp().tolist() == pytest.approx(expected)
+
+
+def direct_ranks(space: Workspace, *systems: Any) -> list[int]:
+    """Average and rank user by user, seen items left out, in plain Python."""
+    targets = space.dataset.eval_targets("test")
+    found = []
+    for user, position, target in zip(
+        targets.users, targets.positions, targets.items.tolist(), strict=True
+    ):
+        history = space.dataset.sequence(user)[:position]
+        total = np.zeros(space.dataset.num_items)
+        for system, max_len in systems:
+            with torch.inference_mode():
+                scores = system(torch.from_numpy(pad_left([history], max_len)))[0, 1:]
+            total += scores.double().log_softmax(dim=0).numpy() / len(systems)
+        left = [i for i in range(1, len(total) + 1) if i not in set(history.tolist())]
+        order = sorted(left, key=lambda item: (-total[item - 1], item))
+        found.append(order.index(target) + 1 if target in order else NOT_RANKED)
+    return found
+
+
+def stored_ranks(key: RunKey, space: Workspace) -> Any:
+    return load_ranks(run_folder(key, space) / "ranks.safetensors").excluding_seen
+
+
+@pytest.mark.parametrize("partner", ["control", "teacher"])
+def test_an_ensemble_is_what_a_direct_computation_gives(space: Workspace, partner: str) -> None:
+    from teacher.model import Teacher
+
+    def student(seed: int) -> tuple[Student, int]:
+        return Student.from_pretrained(student_folder(RunKey("control", "gru", seed), space)), 8
+
+    if partner == "control":
+        key, other = RunKey("control+control", "gru", 0, 1), student(1)
+    else:
+        teacher = Teacher.from_pretrained(space.root / "teacher")
+        key, other = RunKey("control+teacher", "gru", 0), (teacher, 6)
+    assert stored_ranks(key, space).tolist() == direct_ranks(space, student(0), other)
+
+
+def test_the_teachers_run_is_the_teacher(space: Workspace) -> None:
+    from teacher.model import Teacher
+
+    teacher = Teacher.from_pretrained(space.root / "teacher")
+    assert stored_ranks(RunKey("teacher"), space).tolist() == direct_ranks(space, (teacher, 6))
+
+
+def test_the_int8_run_comes_from_the_very_file(space: Workspace) -> None:
+    key = RunKey("distilled-int8", "gru", 1)
+    result = require_finished(key, space)
+    file = space.root / str(result.file)
+    assert result.file_sha256 == sha256_file(file)
+    assert result.file_bytes == file.stat().st_size
+    made_from = read_json(file.parent / "config.json")
+    trained = student_folder(RunKey("distilled", "gru", 1), space) / "model.safetensors"
+    assert (made_from["precision"], made_from["student_sha256"]) == ("int8", sha256_file(trained))
+    session, targets = open_session(file, num_threads=1), space.dataset.eval_targets("test")
+    expected = []
+    for user, position in zip(targets.users, targets.positions, strict=True):
+        history = space.dataset.sequence(user)[:position]
+        feeds = {"items": pad_left([history], 8), "excluded": pad_left([history])}
+        top = session.run(["top_items"], {**feeds, "k": np.array([10])})[0][0].tolist()
+        target = int(space.dataset.sequence(user)[position])
+        expected.append(top.index(target) + 1 if target in top else 11)
+    assert np.minimum(stored_ranks(key, space), 11).tolist() == expected

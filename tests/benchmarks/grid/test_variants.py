@@ -1,0 +1,45 @@
+"""The table of variants."""
+
+import dataclasses
+
+from seqrec.errors import ModelError
+
+import pytest
+
+from benchmarks.grid.variants import VARIANTS, needs_teacher, select_variants
+from student.config import DistillConfig
+
+
+def test_each_ablation_changes_one_thing_of_distilled() -> None:
+    for name in select_variants(["ablations"]):
+        variant = VARIANTS[name]
+        if not variant.ablation:
+            continue
+        assert (variant.kind, variant.taught) == ("student", True), name
+        assert len(variant.overrides) == 1, name
+        for setting, value in variant.overrides.items():
+            assert value != getattr(DistillConfig(), setting), name
+
+
+def test_the_variants_without_soft_targets_and_distilled_itself_are_what_they_say() -> None:
+    # What is the language model's at all: its texts in the table, and its answers.
+    without = {"item_table": "plain", "teacher_weight": 0.0}
+    assert VARIANTS["no-language-model"].overrides == without
+    assert VARIANTS["text"].overrides == {"kd_weight": 0.0}
+    assert VARIANTS["text-and-auxiliaries"].overrides == {"teacher_weight": 0.0}
+    assert VARIANTS["distilled"].overrides == {}
+    names = ("no-language-model", "text", "text-and-auxiliaries", "distilled")
+    assert not any(VARIANTS[name].ablation for name in names)
+
+
+def test_the_variants_that_need_no_teacher_are_known() -> None:
+    without = [name for name in VARIANTS if not needs_teacher(name)]
+    assert without == ["popularity", "control", "control+control"]
+
+
+def test_a_variant_that_sets_what_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = dataclasses.replace(VARIANTS["distilled"], overrides={"warmth": 1.0})
+    monkeypatch.setitem(VARIANTS, "distilled", variant)
+    message = r"variant distilled sets warmth, .*benchmarks/grid/variants\.py"
+    with pytest.raises(ModelError, match=message):
+        select_variants(["distilled-int8"])

@@ -1,0 +1,146 @@
+"""Results on disk come back as they were, and what cannot be is refused in one line."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from seqrec.errors import DataError
+
+import pytest
+
+from benchmarks.report.files import from_json, load, save
+from benchmarks.report.schema import (
+    SCHEMA,
+    AccuracyResults,
+    CatalogueResults,
+    Failure,
+    LatencyResults,
+    ScalingResults,
+)
+from tests.benchmarks.report.made import latency_results, over, system
+
+ROOT = Path(__file__).parents[3]
+KEPT = ROOT / "benchmarks" / "results"
+KINDS = {
+    "benchmark.json": LatencyResults,
+    "accuracy.json": AccuracyResults,
+    "catalogue.json": CatalogueResults,
+    "scaling.json": ScalingResults,
+}
+
+
+def test_results_come_back_as_they_were(tmp_path: Path) -> None:
+    row = system("gru distilled", "int8", 0.1, 0.1, ratio=2.0, gain_over_control=over(0.1))
+    failure = Failure(system="a", precision="-", reason="b")
+    results = latency_results(row, failed=(failure,), config={"num_calls": 3})
+    save(results, tmp_path / "benchmark.json")
+    assert load(LatencyResults, tmp_path / "benchmark.json") == results
+    plain = json.loads((tmp_path / "benchmark.json").read_text())
+    assert (plain["kind"], plain["schema"]) == ("latency", SCHEMA)
+    assert "idle_call_ms" not in plain["rows"][0]  # not measured
+
+
+@pytest.mark.parametrize(
+    "file", sorted(KEPT.rglob("*.json")), ids=lambda file: str(file.relative_to(KEPT))
+)
+def test_the_kept_files_are_as_they_would_be_written(file: Path, tmp_path: Path) -> None:
+    save(load(KINDS[file.name], file), tmp_path / file.name)
+    assert (tmp_path / file.name).read_text() == file.read_text()
+
+
+def test_another_version_is_refused_with_what_to_type(tmp_path: Path) -> None:
+    file = tmp_path / "benchmark.json"
+    file.write_text('{"schema": "seqrec-benchmark/2"}')
+    message = (
+        r"holds results of kind None, schema 'seqrec-benchmark/2', expected kind 'latency', "
+        rf"schema {SCHEMA}\. Make it again: python -m benchmarks\.latency --device cpu$"
+    )
+    with pytest.raises(DataError, match=message):
+        load(LatencyResults, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"no results in .*Make them: python -m benchmarks\.latency"),
+        ("{", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ("[]", "kind None, schema None"),
+        (f'{{"kind": "accuracy", "schema": {SCHEMA}}}', "kind 'accuracy'.*expected kind 'latency'"),
+        (f'{{"kind": "latency", "schema": {SCHEMA}}}', "is damaged .config is missing"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(
+    text: str | None, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "benchmark.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(DataError, match=message) as refused:
+        load(LatencyResults, file)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_value_of_another_type_is_named(tmp_path: Path) -> None:
+    results = latency_results(system("gru control", "fp32", 0.1, 0.1))
+    save(replace(results, throughput_batch_size="many"), tmp_path / "b.json")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="throughput_batch_size is 'many', expected a whole number"):
+        load(LatencyResults, tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "found"),
+    [
+        (float, 1, 1.0),
+        (float | None, None, None),
+        (tuple[float | None, ...], [None, 0.5], (None, 0.5)),
+        (tuple[tuple[str, float], ...], [["a", 1]], (("a", 1.0),)),
+        (dict[str, int], {"a": 1}, {"a": 1}),
+    ],
+)
+def test_values_are_read_by_their_type(annotation: object, value: object, found: object) -> None:
+    assert from_json(annotation, value) == found
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (float, "1"),
+        (float, True),
+        (float, float("nan")),
+        (int, 1.5),
+        (int, True),
+        (str, None),
+        (dict[str, int], []),
+        (tuple[int, ...], {}),
+        (tuple[str, float], ["a"]),
+    ],
+)
+def test_values_of_another_type_are_refused(annotation: object, value: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        from_json(annotation, value)
+
+
+def test_what_shows_results_loads_nothing_that_measures(tmp_path: Path) -> None:
+    """The page, the pictures and all tables are made without any of the libraries measured."""
+    program = """
+import sys
+from benchmarks.report import browser, page, plots, regression, results_page, schema, tables
+results_page.main(["--no-pictures", "--output", sys.argv[1]])
+loaded = {"torch", "transformers", "onnxruntime", "onnx", "accelerate", "polars"} & set(sys.modules)
+ours = {name.partition(".")[0] for name in sys.modules} & {"student", "export", "teacher"}
+ours |= {name for name in sys.modules if name.startswith("benchmarks.")} - {
+    name for name in sys.modules if name.startswith("benchmarks.report")
+}
+sys.stdout.write(" ".join(sorted(loaded | ours)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "page.md")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

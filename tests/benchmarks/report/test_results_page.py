@@ -1,0 +1,173 @@
+"""The page of results says what the JSON files say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from seqrec.errors import DataError
+
+import pytest
+
+from benchmarks.grid.variants import VARIANTS
+from benchmarks.report import results_page
+from benchmarks.report.files import load, save
+from benchmarks.report.results_page import (
+    format_page,
+    main,
+    mean_gains,
+    of_benchmark,
+    of_catalogue,
+    read_results,
+    verdict,
+)
+from benchmarks.report.schema import AccuracyResults, Gain, LatencyResults
+from benchmarks.report.tables import format_latency
+from tests.benchmarks.report.made import over
+from tests.benchmarks.report.made_accuracy import accuracy_results
+
+ROOT = Path(__file__).parents[3]
+KEPT = ROOT / "benchmarks" / "results"
+
+
+def test_the_kept_page_is_what_the_command_writes() -> None:
+    expected = format_page(read_results(KEPT), KEPT)
+    kept = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    assert kept == expected, "type: python -m benchmarks.report.results_page"
+
+
+def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
+    pages = []
+    for turn in ("first", "second"):
+        folder = tmp_path / turn
+        for name in ("b", "a") if turn == "first" else ("a", "b"):
+            save(accuracy_results(), folder / name / "accuracy.json")
+        main(["--input", str(folder), "--output", str(tmp_path / f"{turn}.md")])
+        pages.append((tmp_path / f"{turn}.md").read_text(encoding="utf-8"))
+        assert (folder / "a" / "accuracy.png").is_file()
+    assert pages[0] == pages[1]
+    assert pages[0].endswith("\n")
+    assert not pages[0].endswith("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        (over(3.0), "better"),
+        (over(-3.0), "worse"),
+        (over(1.0), "within chance"),
+        (over(2.0), "within chance"),  # the interval ends at zero
+        (None, "not known"),
+    ],
+)
+def test_the_verdict_is_the_intervals(gain: Gain | None, expected: str) -> None:
+    assert verdict(gain) == expected
+
+
+def cells(lines: list[str]) -> list[str]:
+    """Lines with the padding of tables taken out."""
+    return [" ".join(line.split()) for line in lines]
+
+
+def test_gains_are_averaged_over_data_sets() -> None:
+    every = {"a": accuracy_results(distilled=9.0), "b": accuracy_results(distilled=1.0)}
+    text = "\n".join(cells(mean_gains(every)))
+    gru = "+5.0 % (+1.0 to +9.0) | 1 better, 0 worse, 1 within chance"
+    transformer = "+1.0 % (+1.0 to +1.0) | 0 better, 0 worse, 2 within chance"
+    assert f"| distilled | {gru} | {transformer} |" in text
+    assert "| control |" not in text
+    assert "control+control" not in text  # its gain is not known on any
+
+
+def lines_of(results: AccuracyResults, files: Path) -> list[str]:
+    return cells(format_page({"tiny": results}, files).splitlines())
+
+
+def test_the_page_holds_figures_verdicts_losses_costs_and_commands(tmp_path: Path) -> None:
+    lines = lines_of(accuracy_results(), tmp_path)
+    metric = "0.1000 [0.0900, 0.1100]"
+    assert (
+        f"| distilled | 2 | {metric} | {metric} | {metric} | 1.0000 to 2.0000 | "
+        "+9.0 % [+7.0, +11.0] | 1,234 | 1.00 |"
+    ) in lines
+    assert "- Teacher to student: NDCG@10 +1.0 % [-1.0, +3.0] (within chance)" in lines
+    assert "- fp32 to int8: NDCG@10 -0.5 % [-0.7, -0.3] (worse)" in lines
+    description = VARIANTS["temperature-2"].description
+    assert (
+        f"| temperature-2 | {description} | +9.1 % [+7.1, +11.1] | better | +0.1 % [-1.9, +2.1] "
+        "| within chance |"
+    ) in lines
+    assert "| variant | auxiliary teacher | train | runs |" in lines
+    assert "| distilled | 0.200 | 1.500 | 2 |" in lines  # 720 and 5400 CPU-seconds
+    assert "| control | - | 1.500 | 2 |" in lines
+    assert any("Auxiliary teacher: made once, for all runs that share" in line for line in lines)
+    assert "python -m benchmarks.accuracy --arch transformer --variants distilled" in lines
+    assert any("2.00 CPU-hours, 1.00 hours on the clock" in line for line in lines)
+
+
+def test_only_pictures_that_are_there_are_shown(tmp_path: Path) -> None:
+    link = "![Gains over the control](results/tiny/accuracy.png)"
+    assert link not in lines_of(accuracy_results(), tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "accuracy.png").touch()
+    assert link in lines_of(accuracy_results(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no \*/accuracy\.json in .*python -m benchmarks\.accuracy"),
+        ("{", "is damaged"),
+        ('{"schema": "seqrec-accuracy/1"}', "schema 'seqrec-accuracy/1', expected kind 'accuracy'"),
+    ],
+)
+def test_unusable_results_are_refused(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "tiny").mkdir()
+        (tmp_path / "tiny" / "accuracy.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        main(["--input", str(tmp_path), "--output", str(tmp_path / "page.md")])
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_the_page_says_it_is_not_edited_and_how_it_is_made(tmp_path: Path) -> None:
+    text = format_page({"tiny": accuracy_results()}, tmp_path)
+    assert "`python -m benchmarks.report.results_page`" in text
+    assert results_page.HERE == ROOT / "benchmarks"
+
+
+def test_a_catalogue_of_another_version_is_refused_and_none_is_no_mistake(tmp_path: Path) -> None:
+    assert of_catalogue(tmp_path) == []
+    (tmp_path / "catalogue.json").write_text('{"schema": "seqrec-catalogue/2"}')
+    with pytest.raises(DataError, match=r"python -m benchmarks\.catalogue"):
+        of_catalogue(tmp_path)
+
+
+def test_a_kept_benchmark_stands_on_the_page_as_the_command_printed_it() -> None:
+    for file in KEPT.glob("*/benchmark.json"):
+        section = of_benchmark(file.parent.name, "the data", KEPT)
+        printed = format_latency(load(LatencyResults, file))
+        lines = [line.removeprefix("    ") for line in section if line.startswith("    ")]
+        assert lines == [line.rstrip() for line in printed.splitlines() if line]
+
+
+def test_what_the_language_model_adds_stands_apart_from_what_the_recipe_adds(
+    tmp_path: Path,
+) -> None:
+    results = accuracy_results()
+    rows = [
+        replace(row, gain_over={**row.gain_over, "no-language-model": over(10.0)})
+        if row.variant == "distilled"
+        else row
+        for row in results.rows
+    ]
+    lines = lines_of(replace(results, rows=tuple(rows)), tmp_path)
+    assert "| variant | all targets | items with 1-5 events |" in lines
+    assert "| distilled | +10.0 % [+8.0, +12.0] | +25.0 % [+23.0, +27.0] |" in lines
+
+
+def test_results_of_the_recipe_before_fused_tables_say_so(tmp_path: Path) -> None:
+    results = accuracy_results()
+    said = "Measured with the recipe before fused item tables"
+    assert not any(line.startswith(said) for line in lines_of(results, tmp_path))
+    rows = tuple(replace(row, by_frequency=None) for row in results.rows)
+    older = lines_of(replace(results, rows=rows), tmp_path)
+    assert any(line.startswith(said) for line in older)

@@ -1,0 +1,57 @@
+"""Latency over catalogue sizes."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.catalogue import CatalogueConfig, main
+from benchmarks.report.files import load
+from benchmarks.report.results_page import of_catalogue
+from benchmarks.report.schema import CatalogueResults
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("catalogues")
+    quick = ["--num-calls", "20", "--budget-s", "0.2", "--output-dir", str(path)]
+    main(["--num-items", "300", "400", *quick])
+    return path
+
+
+@pytest.fixture(scope="module")
+def catalogues(folder: Path) -> CatalogueResults:
+    return load(CatalogueResults, folder / "catalogue.json")
+
+
+def test_each_size_is_measured_for_each_student_and_its_lower_bound(
+    catalogues: CatalogueResults,
+) -> None:
+    assert catalogues.config["num_items"] == [300, 400]
+    systems = [
+        *(("transformer", label) for label in ("fp32", "int8", "int8 optimum")),
+        *(("gru", label) for label in ("fp32", "int8", "int8 step", "int8 optimum")),
+    ]
+    found = [(row.num_items, row.system, row.precision_label) for row in catalogues.rows]
+    assert found == [(size, *system) for size in (300, 400) for system in systems]
+    for row in catalogues.rows:
+        assert row.history_length == (1 if row.variant == "step" else 50)
+        expected = row.latency_ms.p50 / row.lower_bound_ms.total
+        assert row.ratio_to_lower_bound == pytest.approx(expected)
+        assert row.idle_call_ms is not None
+        fractions = [fraction for _, fraction in row.profile]
+        assert fractions == sorted(fractions, reverse=True)
+        assert 0 < sum(fractions) <= 1 + 1e-9
+
+
+def test_the_page_shows_its_rows(catalogues: CatalogueResults, folder: Path) -> None:
+    lines = [" ".join(line.split()) for line in of_catalogue(folder)]
+    rows = [line for line in lines if line.startswith(("| 300 |", "| 400 |"))]
+    assert len(rows) == len(catalogues.rows)
+    assert f"{catalogues.rows[0].latency_ms.p50:.3f}" in rows[0]
+    assert "python -m benchmarks.catalogue --num-items 300 400" in lines
+    assert (folder / "catalogue.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        CatalogueConfig(num_items=(100, 0))

@@ -1,0 +1,159 @@
+"""Full disks, interruptions and kills: one line, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.torture import Stage, different, is_bad, kill_and_finish, unfinished
+
+ROOT = Path(__file__).parents[2]
+# A process that may write no file above so many bytes meets what it meets on a full disk.
+SMALL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+WRITERS = """
+from pathlib import Path
+import numpy as np, onnx, polars, shutil, sys, torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+from seqrec.errors import run_main
+from seqrec.files import write_text
+
+big = np.random.default_rng(0).normal(size=40_000)
+model = onnx.helper.make_model(onnx.helper.make_graph(
+    [], "g", [], [], initializer=[onnx.numpy_helper.from_array(big, "big")]
+))
+writers = {
+    "numpy": lambda: np.save("big.npy", big),
+    "safetensors": lambda: save_file({"big": big}, "big.safetensors"),
+    "torch": lambda: save_tensors({"big": torch.from_numpy(big)}, "big.safetensors"),
+    "onnx": lambda: onnx.save(model, "big.onnx"),
+    "polars": lambda: polars.DataFrame({"big": big}).write_parquet("big.parquet"),
+    "text": lambda: write_text(Path("big.txt"), "x" * 400_000),
+}
+"""
+
+
+def test_a_full_disk_is_one_line_whoever_writes(tmp_path: Path) -> None:
+    each = """
+for name, writer in writers.items():
+    try:
+        run_main(writer)
+    except SystemExit as end:
+        print(name, end.code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_DISK + WRITERS + each],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    names = ["numpy", "safetensors", "torch", "onnx", "polars", "text"]
+    assert done.stdout.splitlines() == [f"{name} 2" for name in names], done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(names)
+    for line in lines:
+        assert line.startswith("error: ")
+        assert "File too large" in line or "could not be written whole" in line
+        assert line.endswith("type the same command again")
+
+
+def test_an_interruption_is_one_line_and_its_own_exit_code(tmp_path: Path) -> None:
+    code = """
+import time
+from pathlib import Path
+from seqrec.errors import run_main
+from seqrec.files import atomic_directory
+
+def main():
+    with atomic_directory(Path("folder")) as folder:
+        print("working", flush=True)
+        time.sleep(60)
+
+run_main(main)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (
+        said.split()
+        == "interrupted; type the same command again to go on from the last checkpoint".split()
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Kills, as `tests.reliability.torture` deals them out -----------------------------------------
+
+SLOW_WRITER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from seqrec.files import atomic_directory
+
+with atomic_directory(Path(sys.argv[1]) / "made") as folder:
+    for part in range(3):
+        np.save(folder / f"{part}.npy", np.arange(part))
+        time.sleep(float(sys.argv[2]))
+"""
+
+
+def slow_writer(tmp_path: Path, seconds: float) -> Stage:
+    script = tmp_path / "writer.py"
+    script.write_text(SLOW_WRITER)
+    return Stage("writer", (str(script), "{}", str(seconds)), ("made",))
+
+
+def test_a_stage_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    rows = [
+        kill_and_finish(slow_writer(tmp_path, 1.0), folder, folders[0], kills)
+        for folder, kills in zip(folders, ([], [1.5, 2.5]), strict=True)
+    ]
+    assert [row["kills"] for row in rows] == [[], [1.5, 2.5]]
+    assert [row["different"] for row in rows] == [[], []]
+    assert [row["unfinished"] for row in rows] == [[], []]
+
+
+def test_a_file_that_differs_or_is_missing_or_unfinished_is_named(tmp_path: Path) -> None:
+    stage = slow_writer(tmp_path, 0)
+    for name in ("whole", "killed"):
+        kill_and_finish(stage, tmp_path / name, tmp_path / name, [])
+    (tmp_path / "killed" / "made" / "1.npy").write_bytes(b"other")
+    (tmp_path / "killed" / "made" / "2.npy").unlink()
+    (tmp_path / "killed" / ".made.17.tmp").mkdir()
+    assert different(stage, tmp_path / "killed", tmp_path / "whole") == [
+        "made/1.npy",
+        "made/2.npy",
+    ]
+    assert unfinished(tmp_path / "killed") == [".made.17.tmp"]
+
+
+@pytest.mark.parametrize(("says", "bad"), [("resumed after epoch 2", False), ("anew", True)])
+def test_a_checkpoint_that_is_not_gone_on_from_is_a_fault(
+    tmp_path: Path, says: str, bad: bool
+) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(
+        "import sys, time\nfrom pathlib import Path\n"
+        "state = Path(sys.argv[1]) / 'state'\nstarted = state.exists()\n"
+        "state.mkdir(parents=True, exist_ok=True)\n(state / 'progress.json').touch()\n"
+        f"sys.stderr.write({says!r} if started else '')\ntime.sleep(0 if started else 60)\n"
+    )
+    stage = Stage("training", (str(script), "{}"), ())
+    row = kill_and_finish(stage, tmp_path, tmp_path, [1.0])
+    assert row["checkpoints"] == 1
+    assert is_bad(row) is bad
