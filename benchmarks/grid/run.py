@@ -198,7 +198,7 @@ def _teacher(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 def _student(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
     config, folder = student_config(key, space), student_folder(key, space)
     accelerator: Accelerator = space.accelerator()
-    knowledge = space.knowledge if VARIANTS[key.variant].taught else None
+    knowledge = space.knowledge_for(VARIANTS[key.variant])
     assert key.arch is not None
     shared = share_soft_targets(key, space)
     with watch.stage("train"):

@@ -54,26 +54,27 @@ def share_soft_targets(key: RunKey, space: Workspace) -> dict[str, Cost]:
     config, accelerator = student_config(key, space), space.accelerator()
     if config.kd_weight == 0:
         return {}
-    if space.knowledge is None:
+    knowledge = space.knowledge_for(variant)
+    if knowledge is None:
         raise ModelError(f"{key}: no teacher in {space.root}")
     watch, files = Stopwatch(), {}
     for arch in AUXILIARY_ARCHS if config.teacher_weight != 1 else ():
         stage = f"{arch} auxiliary teacher"
-        folder = auxiliary_folder(arch, config, space.dataset, space.knowledge)
+        folder = auxiliary_folder(arch, config, space.dataset, knowledge)
         files[stage] = folder.with_name(f"{folder.name}_times.json")
         trained = folder / "recipe.json"
         before = read_json(trained) if trained.is_file() else None
         # The times of a run that was killed are lost.
         interrupted = folder.with_name(f"{folder.name}-checkpoint").is_dir()
         with watch.stage(stage):
-            train_auxiliary(arch, config, space.dataset, space.knowledge, accelerator)
+            train_auxiliary(arch, config, space.dataset, knowledge, accelerator)
         if read_json(trained) != before:
             files[stage].unlink(missing_ok=True)
             if not interrupted:
                 write_json(files[stage], to_json(watch.times[stage]))
     there = set((space.root / "soft-targets").glob("*"))
     with watch.stage("soft targets"):
-        made = make_soft_targets(config, space.dataset, space.knowledge, accelerator)[0].path
+        made = make_soft_targets(config, space.dataset, knowledge, accelerator)[0].path
     files["soft targets"] = made.with_name(f"{made.name}_times.json")
     if made not in there:
         write_json(files["soft targets"], to_json(watch.times["soft targets"]))

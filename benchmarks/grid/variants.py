@@ -26,6 +26,7 @@ class Variant:
     kind: Kind = "student"
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of `DistillConfig`'s defaults
     taught: bool = True  # a student: whether it is given the teacher's knowledge
+    words: bool = False  # a student: item texts as bags of words, not as the language model reads
     made_of: tuple[str, ...] = ()  # int8: what is exported; ensemble: what is averaged
     ablation: bool = False  # a part taken from "distilled", and run only when asked for
 
@@ -62,6 +63,20 @@ VARIANTS: dict[str, Variant] = {
         "the distilled student's exported int8 file, through onnxruntime",
         "int8",
         made_of=(DISTILLED,),
+    ),
+    "words": Variant(
+        "fused item table of bags of words (TF-IDF) in place of the language model's reading, no "
+        "soft targets",
+        overrides={"kd_weight": 0.0},
+        words=True,
+        ablation=True,
+    ),
+    "words-and-auxiliaries": Variant(
+        "the distilled student's recipe with bags of words in place of the language model: fused "
+        "item tables, soft targets of the auxiliary teachers alone",
+        overrides={"teacher_weight": 0.0},
+        words=True,
+        ablation=True,
     ),
     "teacher-alone": ablation(
         "distilled from the teacher's answers alone, no auxiliary teachers", teacher_weight=1.0

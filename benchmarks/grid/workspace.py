@@ -13,7 +13,8 @@ from seqrec.knowledge import Knowledge, load_knowledge
 
 from accelerate import Accelerator
 
-from benchmarks.grid.variants import VARIANTS, needs_teacher
+from benchmarks.grid.bag_of_words import with_bag_of_words
+from benchmarks.grid.variants import VARIANTS, Variant, needs_teacher
 from benchmarks.report.schema import SCHEMA
 from student.config import DistillConfig, scheduled
 from student.model import Arch
@@ -52,6 +53,12 @@ class Workspace:
     def accelerator(self) -> Accelerator:
         """Return what says where to compute."""
         return Accelerator(cpu=self.device == "cpu")
+
+    def knowledge_for(self, variant: Variant) -> Knowledge | None:
+        """Return what a variant's student is given of the teacher's; None: nothing."""
+        if self.knowledge is None or not variant.taught:
+            return None
+        return with_bag_of_words(self.knowledge, self.dataset) if variant.words else self.knowledge
 
 
 def open_workspace(
@@ -105,6 +112,8 @@ def run_recipe(key: RunKey, space: Workspace) -> dict[str, Any]:
         found["knowledge_fingerprint"] = space.knowledge.fingerprint
     if variant.kind == "student":
         # With the schedule filled in: a run of other rules is another run.
+        if variant.words:
+            found["texts"] = "bags of words"
         found["student"] = recipe(scheduled(student_config(key, space), space.dataset))
     return found
 
