@@ -14,6 +14,7 @@ from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import refit_epochs
+from seqrec.stage import Stage
 from seqrec.training import set_up_cpu
 
 from accelerate import Accelerator
@@ -22,7 +23,7 @@ from student.config import DistillConfig, scheduled
 from student.model import Arch, Student
 from student.side_by_side import num_side_by_side, run_side_by_side
 from student.soft_targets import SoftTargets, prepare_soft_targets
-from student.training import is_finished, student_recipe, train_student
+from student.training import student_recipe, train_student
 
 AUXILIARY_ARCHS: tuple[Arch, ...] = ("transformer", "gru")
 Role = Literal["control", "auxiliary", "distilled"]
@@ -150,7 +151,7 @@ def distil(
     config = scheduled(config, dataset)
     targets: list[SoftTargets] = []
     wanted = student_recipe(arch, config, dataset, knowledge)
-    if knowledge is not None and config.kd_weight > 0 and not is_finished(folder, wanted):
+    if knowledge is not None and config.kd_weight > 0 and not Stage(folder, wanted).is_finished():
         targets = make_soft_targets(config, dataset, knowledge, accelerator)
     label = f"{arch} {'control' if knowledge is None else 'distilled'}"
     train_student(
@@ -197,7 +198,7 @@ def train_all(
         return [
             arch
             for arch, wanted in recipes.items()
-            if not is_finished(student_folder(output_dir, role, arch), wanted)
+            if not Stage(student_folder(output_dir, role, arch), wanted).is_finished()
         ]
 
     students = unfinished("distilled")

@@ -8,8 +8,8 @@ events are left out: nobody has learned anything of them but their texts. Studen
 best K items of that mixture, which is worked out once per data set, once more for the refit, and
 kept:
 
-    meta.json        recipe, teacher_weight, tried_weights with their NDCG@10 in validation,
-                     checksums of the arrays
+    meta.json        format, version, recipe, teacher_weight, tried_weights with their NDCG@10 in
+                     validation, checksums of the arrays
     item_ids.npy     int32 (R, K), the best items per training prefix, best first
     log_probs.npy    float16 (R, K), their log-probabilities among all items with training events
 
@@ -22,18 +22,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
+from seqrec.artifact import Kind
 from seqrec.batching import cut_windows, make_batch, prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
+from seqrec.errors import SeqRecError
 from seqrec.evaluation import (
     MAX_VALIDATION_SCORES,
     sample_targets,
     target_ranks,
     users_at_once,
 )
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.files import atomic_directory
 from seqrec.histories import pad_left
 from seqrec.knowledge import Knowledge
 from seqrec.metrics import ndcg
@@ -54,6 +55,7 @@ FALLBACK_WEIGHT = 0.5
 WINDOWS_AT_ONCE = 64
 ROWS_AT_ONCE = 512
 ARRAYS = {"item_ids": np.int32, "log_probs": np.float16}
+SOFT_TARGETS = Kind("seqrec-soft-targets", 1, "soft targets", SeqRecError, suffix=".npy")
 
 
 @dataclass(frozen=True)
@@ -235,23 +237,18 @@ def prepare_soft_targets(
         tried = try_teacher_weights(pool, dataset)
         best = max(tried, key=tried.__getitem__, default=None)
         teacher_weight = FALLBACK_WEIGHT if best is None else float(best)
-    with atomic_directory(folder) as beside:
+    with atomic_directory(folder) as unfinished:
         shape = (len(knowledge.states), min(top_k, len(pool.candidates)))
         maps = {
-            name: np.lib.format.open_memmap(beside / f"{name}.npy", "w+", dtype, shape)
+            name: np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", dtype, shape)
             for name, dtype in ARRAYS.items()
         }
         for rows, items, log_probs in answers(pool, dataset, teacher_weight, shape[1]):
             maps["item_ids"][rows], maps["log_probs"][rows] = items, log_probs
         for array in maps.values():
             array.flush()
-        about = {
-            "recipe": recipe,
-            "teacher_weight": teacher_weight,
-            "tried_weights": tried,
-            "sha256": {name: sha256_file(beside / f"{name}.npy") for name in ARRAYS},
-        }
-        write_json(beside / "meta.json", about)
+        description = {"teacher_weight": teacher_weight, "tried_weights": tried, "recipe": recipe}
+        SOFT_TARGETS.write(unfinished, description)
     made = _load(folder, recipe, knowledge, dataset.num_items)
     assert made is not None
     return made
@@ -267,22 +264,18 @@ def _load(
     if not folder.is_dir():
         return None
     try:
-        meta = read_json(folder / "meta.json")
-        if meta["recipe"] != recipe:
+        opened = SOFT_TARGETS.open(folder, "They are made anew")
+        if opened.description.get("recipe") != recipe:
             return None
-        arrays = {}
-        for name, dtype in ARRAYS.items():
-            file = folder / f"{name}.npy"
-            if sha256_file(file) != meta["sha256"][name]:
-                raise ValueError(f"the checksum of {file.name} is not the one in meta.json")
-            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-            if arrays[name].dtype != dtype or len(arrays[name]) != len(knowledge.states):
-                raise ValueError(f"{file.name} is {arrays[name].dtype} {arrays[name].shape}")
-        if arrays["item_ids"].shape != arrays["log_probs"].shape:
-            raise ValueError("item_ids.npy and log_probs.npy differ in shape")
-        if arrays["item_ids"].min(initial=1) < 1 or arrays["item_ids"].max(initial=1) > num_items:
-            raise ValueError(f"item_ids.npy has items outside 1..{num_items}")
-        return SoftTargets(folder, meta, **arrays, rows=knowledge.rows)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, TokenError) as error:
-        logger.warning("the soft targets in %s are damaged (%s) and are made anew", folder, error)
+        with opened.reading():
+            arrays = {name: opened.array(name, dtype, 2) for name, dtype in ARRAYS.items()}
+            shapes = {name: array.shape for name, array in arrays.items()}
+            if len(set(shapes.values())) > 1 or len(arrays["item_ids"]) != len(knowledge.states):
+                raise ValueError(f"{shapes}, expected {len(knowledge.states)} rows in each")
+            items = arrays["item_ids"]
+            if items.min(initial=1) < 1 or items.max(initial=1) > num_items:
+                raise ValueError(f"item_ids.npy has items outside 1..{num_items}")
+        return SoftTargets(folder, opened.description, **arrays, rows=knowledge.rows)
+    except SeqRecError as error:
+        logger.warning("%s", error)
         return None

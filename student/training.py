@@ -18,10 +18,11 @@ from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import recipe
 from seqrec.data import PAD, IntArray, SequenceDataset
 from seqrec.evaluation import validation_ndcg
-from seqrec.files import SELECTION, atomic_directory, read_json, write_json
+from seqrec.files import SELECTION
 from seqrec.item_table import FusedItemTable
 from seqrec.knowledge import Knowledge
 from seqrec.schedule import is_large, refit_epochs
+from seqrec.stage import Stage
 from seqrec.training import FitConfig, LossFunction, draw_different, fit
 
 import numpy as np
@@ -56,12 +57,6 @@ def student_recipe(
         text_fingerprint=knowledge.text_fingerprint if knowledge and fused else None,
         knowledge_fingerprint=knowledge.fingerprint if knowledge and taught else None,
     )
-
-
-def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Tell whether `folder` holds a student that was made by this very recipe."""
-    file = folder / "recipe.json"
-    return file.is_file() and read_json(file) == wanted
 
 
 def new_student(
@@ -203,7 +198,8 @@ def train_student(
         label: shown on the progress bar.
     """
     wanted = student_recipe(arch, config, dataset, knowledge)
-    if is_finished(folder, wanted):
+    stage = Stage(folder, wanted)
+    if stage.is_finished():
         logger.info("%s: already trained, in %s", label, folder)
         return
     texts = knowledge if config.item_table == "fused" else None
@@ -257,13 +253,12 @@ def train_student(
         train(complete, further)
         parts = {".": fold(student, complete.untrained_items, scale), SELECTION: selected}
     if accelerator.is_main_process:
-        with atomic_directory(folder) as beside:
+        with stage.replacing() as unfinished:
             for name, part in parts.items():
-                part.save_pretrained(beside / name, **about)
+                part.save_pretrained(unfinished / name, **about)
             if isinstance(student.item_embedding, FusedItemTable) and texts is not None:
                 projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
-                TextMap.compose(texts.text_map, scale * projection).save(beside / TEXT_MAP_FILE)
-            write_json(beside / "recipe.json", wanted)
+                TextMap.compose(texts.text_map, scale * projection).save(unfinished / TEXT_MAP_FILE)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     accelerator.wait_for_everyone()
 

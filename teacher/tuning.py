@@ -23,6 +23,7 @@ from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import refit_epochs, teacher_schedule
+from seqrec.stage import Stage
 from seqrec.training import FitConfig, Progress, fit, set_up_cpu
 
 import torch
@@ -120,7 +121,7 @@ def run(config: FinetuneConfig) -> None:
     check_model(text_config(read_config(model, bits=config.bits)), work)
     folder = output_dir / "teacher"
     wanted = teacher_recipe(config, dataset.fingerprint, model_fingerprint(model))
-    finished = is_finished(folder, wanted)
+    finished = Stage(folder, wanted, record="metrics.json", key="recipe").is_finished()
     accelerator.wait_for_everyone()  # until all have looked
     if finished:
         reuse(dataset, config, output_dir, accelerator)
@@ -233,20 +234,6 @@ def teacher_recipe(
         config, dataset_fingerprint=dataset_fingerprint, model_fingerprint=model_fingerprint
     )
     return {key: value for key, value in wanted.items() if key != "model"}
-
-
-def is_finished(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Tell whether `folder` holds a teacher that was made by this very recipe and judged."""
-    file = folder / "metrics.json"
-    if not file.is_file():
-        return False
-    found = read_json(file).get("recipe", {})
-    if found != wanted:
-        keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-        logger.info(
-            "the teacher in %s was made with another %s: training again", folder, ", ".join(keys)
-        )
-    return bool(found == wanted)
 
 
 def finish(
