@@ -676,7 +676,7 @@ def test_a_model_with_other_weights_in_it_trains_again_and_one_that_moved_does_n
     second_print, second, log = figures(folder)
     assert second_print == model_fingerprint(folder) != first_print
     assert second != first
-    assert "was made with another model_fingerprint: training again" in log
+    assert "was made with another model_fingerprint: it is made again" in log
     moved = folder.rename(tmp_path / "moved")
     third_print, third, log = figures(moved)
     assert (third_print, third) == (second_print, second)
