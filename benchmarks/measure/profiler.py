@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from benchmarks.measure.queries import Request
 from export.recommender import OUTPUT_NAMES
@@ -21,6 +20,8 @@ def profile(path: Path, requests: Sequence[Request], num_threads: int) -> list[t
     ONNX Runtime's profiler writes a line for every node and call, which itself takes microseconds:
     a node's time counts less the fastest node's.
     """
+    import onnxruntime as ort  # by now after `seqrec`, which turns its telemetry off
+
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = num_threads, 3
     with tempfile.TemporaryDirectory() as folder:
