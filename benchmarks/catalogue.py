@@ -37,8 +37,8 @@ from benchmarks.report.files import save
 from benchmarks.report.plots import draw_catalogue, save_figure
 from benchmarks.report.schema import CatalogueResults, CatalogueRow, Failure
 from benchmarks.report.tables import format_catalogue
-from export.graph import write_graph
-from export.quantize import quantize
+from export.onnx_graph.graph import write_graph
+from export.onnx_graph.quantize import quantize
 from student.model import Arch, Student, StudentConfig
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
-from seqrec.data import PAD, IntArray, SequenceDataset, load_dataset
+from seqrec.data import IntArray, SequenceDataset, load_dataset
 from seqrec.errors import DataError, run_main
+from seqrec.histories import PAD
 from seqrec.metrics import bootstrap_interval, hit_rate, list_ranks, ndcg
 
 import numpy as np

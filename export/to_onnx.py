@@ -5,7 +5,6 @@ For each student in OUTPUT_DIR/students, OUTPUT_DIR/export gets one directory pe
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from seqrec.config import default_output_dir, parse_flags
 from seqrec.errors import run_main
@@ -19,13 +18,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from export.onnx_graph.exporting import export_all
 
     export_all(config.data_dir, config.output_dir or default_output_dir(config.data_dir))
-
-
-def __getattr__(name: str) -> Any:
-    """Find names that have moved to `export.onnx_graph.exporting`. To be removed."""
-    from export.onnx_graph import exporting
-
-    return getattr(exporting, name)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.data import IntArray, SequenceDataset
+from seqrec.histories import PAD
 
 import numpy as np
 import torch

@@ -29,9 +29,7 @@ from typing import Any, Literal
 from seqrec.artifact import Kind
 from seqrec.errors import DataError
 from seqrec.files import atomic_directory
-from seqrec.histories import PAD as PAD  # used by others from here
 from seqrec.splits import IntArray, Split, user_parts
-from seqrec.splits import leave_one_out as leave_one_out
 
 import numpy as np
 import polars as pl

@@ -1,8 +1,8 @@
 """An environment of its own for a library whose pins contradict ours.
 
 It is built once from a requirements file, in the folder `<its folder>/<its name>-<its digest>` of
-the cache, so that other pins are another environment: `benchmarks/peers/implicit.txt` is installed
-in `peers/implicit-<digest>`.
+the cache, so that other pins are another environment: `benchmarks/baselines/workers/implicit.txt`
+is installed in `workers/implicit-<digest>`.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ directions that all texts share are most of every vector.
 Shape letters: I items, N rows at once, L width of the language model, C components, H width.
 """
 
-from seqrec.data import PAD
+from seqrec.histories import PAD
 
 import numpy as np
 from numpy.typing import NDArray

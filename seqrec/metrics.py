@@ -9,13 +9,8 @@ With a single relevant item, for the target's rank r (1 is best):
 Needs numpy alone. Shape letters: N users, K cutoff.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from seqrec.histories import PAD
-from seqrec.histories import pad_left as pad_left  # imported from here by others
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,19 +59,6 @@ def reciprocal_rank(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     [1.0, 0.25, 0.0]
     """
     return np.where(ranks <= k, 1.0 / np.minimum(ranks, k), 0.0)
-
-
-def share_in_common(first: NDArray[np.integer], second: NDArray[np.integer]) -> float:
-    """Return the share of the longer list's items that both lists hold; two empty ones agree: 1.
-
-    PAD is no item: a list may have places that nothing was left for.
-
-    >>> share_in_common(np.array([5, 3, PAD, PAD]), np.array([3, 7, PAD, PAD]))
-    0.5
-    """
-    real = [set(items[items != PAD].tolist()) for items in (first, second)]
-    longest = max(map(len, real))
-    return len(real[0] & real[1]) / longest if longest else 1.0
 
 
 METRICS = {"hr": hit_rate, "ndcg": ndcg, "mrr": reciprocal_rank}
@@ -173,8 +155,3 @@ class Evaluation:
             "seen_excluded": summarize(self.excluding_seen),
             "seen_kept": summarize(self.keeping_seen),
         }
-
-
-def __getattr__(name: str) -> Any:
-    """Find names that have moved to `seqrec.evaluation`. To be removed."""
-    return getattr(importlib.import_module("seqrec.evaluation"), name)

@@ -14,8 +14,6 @@ Writes into the output directory:
 `student.training` says how each is trained.
 """
 
-from typing import Any
-
 from seqrec.config import parse_flags
 from seqrec.errors import run_main
 
@@ -30,13 +28,6 @@ def main() -> None:
     from student.distilling import run  # loads PyTorch
 
     run(config)
-
-
-def __getattr__(name: str) -> Any:
-    """Find names that have moved to `student.distilling`. To be removed."""
-    from student import distilling
-
-    return getattr(distilling, name)
 
 
 if __name__ == "__main__":

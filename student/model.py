@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.data import PAD
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
+from seqrec.histories import PAD
 from seqrec.item_table import FusedItemTable
 
 import torch

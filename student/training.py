@@ -16,9 +16,10 @@ from typing import Any
 
 from seqrec.batching import Batch, TrainingBatches
 from seqrec.config import recipe
-from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.data import IntArray, SequenceDataset
 from seqrec.evaluation import validation_ndcg
 from seqrec.files import SELECTION
+from seqrec.histories import PAD
 from seqrec.item_table import FusedItemTable
 from seqrec.knowledge import Knowledge
 from seqrec.schedule import is_large, refit_epochs

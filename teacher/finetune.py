@@ -13,8 +13,6 @@ The validation events are held out at first, and then trained on as well, with t
 chose (see `student.distill`); in both folders `selection/` is what was there before that.
 """
 
-from typing import Any
-
 from seqrec.config import parse_flags
 from seqrec.errors import run_main
 
@@ -29,13 +27,6 @@ def main() -> None:
     from teacher.tuning import run  # loads PyTorch and transformers
 
     run(config)
-
-
-def __getattr__(name: str) -> Any:
-    """Find names that have moved to `teacher.tuning`. To be removed."""
-    from teacher import tuning
-
-    return getattr(tuning, name)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqrec.batching import Batch
-from seqrec.data import PAD, IntArray
+from seqrec.data import IntArray
 from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json, write_json
+from seqrec.histories import PAD
 from seqrec.item_table import FusedItemTable
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, is_large
 from seqrec.training import draw_different

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from seqrec.batching import TrainingBatches
-from seqrec.data import PAD, SequenceDataset, load_dataset, write_dataset
+from seqrec.data import SequenceDataset, load_dataset, write_dataset
 from seqrec.errors import DataError, ModelError
 from seqrec.evaluation import evaluation_batches
+from seqrec.histories import PAD
 from seqrec.prepare import PrepareConfig, prepare
 from seqrec.splits import choose_cold_items, hold_out_items, leave_one_out
 

@@ -11,15 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.metrics import (
-    Evaluation,
-    Part,
-    ScoreFunction,
-    evaluation_batches,
-    ndcg,
-    pad_left,
-    target_ranks,
-)
+from seqrec.evaluation import Part, ScoreFunction, evaluation_batches, target_ranks
+from seqrec.histories import pad_left
+from seqrec.metrics import Evaluation, ndcg
 
 import numpy as np
 import torch

@@ -23,17 +23,10 @@ from typing import Any, Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
 from seqrec.errors import ModelError, run_main
+from seqrec.evaluation import Part, evaluate, evaluation_batches, popularity_scores, validation_ndcg
 from seqrec.files import read_json, selection, sha256_file, write_json
-from seqrec.metrics import (
-    NOT_RANKED,
-    Evaluation,
-    Part,
-    evaluate,
-    evaluation_batches,
-    pad_left,
-    popularity_scores,
-    validation_ndcg,
-)
+from seqrec.histories import pad_left
+from seqrec.metrics import NOT_RANKED, Evaluation
 from seqrec.training import set_up_cpu
 
 import numpy as np
@@ -68,8 +61,8 @@ from benchmarks.measure.quality import evaluate_lists, top_lists
 from benchmarks.measure.systems import OnnxSystem
 from benchmarks.report.files import load, save
 from benchmarks.report.schema import RunResult
-from export.to_onnx import ensure_exported
-from student.distill import distil
+from export.onnx_graph.exporting import ensure_exported
+from student.distilling import distil
 from student.model import Student
 
 BEYOND = np.iinfo(np.int32).max  # `NOT_RANKED` in four bytes

@@ -19,7 +19,7 @@ from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import RunKey, Workspace, student_config
 from benchmarks.report.files import from_json, to_json
 from benchmarks.report.schema import Cost
-from student.distill import AUXILIARY_ARCHS, auxiliary_folder, make_soft_targets, train_auxiliary
+from student.distilling import AUXILIARY_ARCHS, auxiliary_folder, make_soft_targets, train_auxiliary
 
 logger = logging.getLogger(__name__)
 

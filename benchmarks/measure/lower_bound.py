@@ -28,8 +28,8 @@ from benchmarks.measure.queries import Answer
 from benchmarks.measure.systems import System
 from benchmarks.measure.timing import Timing
 from benchmarks.report.schema import Identity, Latency, LowerBound
-from export.graph import INPUTS, OUTPUTS
-from export.nodes import IR_VERSION, OPSET
+from export.onnx_graph.builder import IR_VERSION, OPSET
+from export.onnx_graph.graph import INPUTS, OUTPUTS
 from export.recommender import OUTPUT_NAMES, open_session
 
 DEFINITION = "parameters read once + each score looked at once, less NumPy's own calls"

@@ -16,7 +16,6 @@ from seqrec.metrics import (
     bootstrap_interval,
     list_ranks,
     ndcg,
-    share_in_common,
 )
 
 import numpy as np
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from benchmarks.measure.queries import histories_before_test, make_requests
 from benchmarks.measure.systems import System
 from benchmarks.report.schema import DataSet, Failure, Gain, Identity, Protocol, Quality
+from export.parity import overlap
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def affordable_lists(
         return singly
     size = 1
     if (time.perf_counter() - start) / len(first) * len(histories) > patience_s:
-        if overlap(singly, ask(first, batch_size), k=LIST_LENGTH) >= SAME_IN_BATCHES:
+        if mean_overlap(singly, ask(first, batch_size), k=LIST_LENGTH) >= SAME_IN_BATCHES:
             size = batch_size
     return np.concatenate([singly, ask(rest, size)])
 
@@ -141,16 +141,16 @@ def evaluate_lists(excluding: IntArray, keeping: IntArray, dataset: SequenceData
     return Evaluation(list_ranks(excluding, targets), list_ranks(keeping, targets))
 
 
-def overlap(first: IntArray, second: IntArray, k: int = K) -> float:
+def mean_overlap(first: IntArray, second: IntArray, k: int = K) -> float:
     """Return how many of the first `k` items two systems' lists (N, K) have in common, from 0 to 1.
 
     Places without an answer, PAD, are none.
 
-    >>> overlap(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 5]]), k=2)
+    >>> mean_overlap(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 5]]), k=2)
     0.75
     """
     pairs = zip(first[:, :k], second[:, :k], strict=True)
-    return float(np.mean([share_in_common(a, b) for a, b in pairs]))
+    return float(np.mean([overlap(a, b) for a, b in pairs]))
 
 
 def judge(
@@ -235,7 +235,7 @@ def compare(
             else None,
             top10_overlap_with_fp32=None
             if fp32 is None or not is_int8
-            else overlap(lists[i], lists[fp32]),
+            else mean_overlap(lists[i], lists[fp32]),
         )
         judged.append(Judged(system, quality))
     return judged

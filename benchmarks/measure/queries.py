@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.data import IntArray, SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.metrics import pad_left
+from seqrec.histories import PAD, pad_left
 
 import numpy as np
 from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from seqrec.files import read_json
 from benchmarks.measure.quality import protocols
 from benchmarks.measure.systems import OnnxSystem, StepSystem, System, TorchSystem
 from benchmarks.report.schema import Quality
-from export.to_onnx import Precision, ensure_exported, student_folders
+from export.onnx_graph.exporting import Precision, ensure_exported, student_folders
 
 logger = logging.getLogger(__name__)
 

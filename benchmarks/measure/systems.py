@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
 
-from seqrec.data import PAD, IntArray, SequenceDataset
+from seqrec.data import IntArray, SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.files import read_json
+from seqrec.histories import PAD
 
 import numpy as np
 import onnx

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqrec.batching import Batch, TrainingBatches
-from seqrec.data import PAD, SequenceDataset, load_dataset
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.evaluation import validation_ndcg
+from seqrec.histories import PAD
 from seqrec.item_table import NUM_COMPONENTS
-from seqrec.metrics import validation_ndcg
 from seqrec.prepare import PrepareConfig, prepare
 from seqrec.schedule import teacher_schedule
 from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
@@ -28,7 +29,7 @@ from student.model import Arch, Student
 from student.training import fold, make_loss, new_student
 
 if TYPE_CHECKING:
-    from teacher.finetune import FinetuneConfig
+    from teacher.config import FinetuneConfig
 
 NUM_WARM_UP = 5
 
@@ -96,7 +97,7 @@ def train_student(arch: Arch, folder: Path, config: TrainingConfig) -> dict[str,
 
 def _teacher_flags(dataset: SequenceDataset, config: TrainingConfig) -> "FinetuneConfig":
     from teacher.base import resolve_model
-    from teacher.finetune import FinetuneConfig
+    from teacher.config import FinetuneConfig
 
     return FinetuneConfig(
         model=str(resolve_model(config.teacher)),
@@ -110,8 +111,8 @@ def _teacher_flags(dataset: SequenceDataset, config: TrainingConfig) -> "Finetun
 
 def plan_teacher(folder: Path, config: TrainingConfig) -> dict[str, Any]:
     """Return what `teacher/finetune.py --dry-run` plans."""
-    from teacher.finetune import work_of
     from teacher.plan import make_plan
+    from teacher.tuning import work_of
 
     set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(folder / "data")
@@ -129,9 +130,9 @@ def plan_teacher(folder: Path, config: TrainingConfig) -> dict[str, Any]:
 def train_teacher(folder: Path, config: TrainingConfig) -> dict[str, Any]:
     """Train a teacher for some steps."""
     from teacher.base import load_base
-    from teacher.finetune import work_of
     from teacher.model import item_mask, next_item_loss
     from teacher.plan import teacher_on
+    from teacher.tuning import work_of
 
     set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(folder / "data")

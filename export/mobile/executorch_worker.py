@@ -18,8 +18,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from seqrec.data import PAD
 from seqrec.files import write_json
+from seqrec.histories import PAD
 
 import numpy as np
 import torch

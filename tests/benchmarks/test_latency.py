@@ -8,8 +8,8 @@ from pathlib import Path
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import DataError, ModelError
+from seqrec.evaluation import evaluate
 from seqrec.files import write_json
-from seqrec.metrics import evaluate
 
 import pytest
 import torch
@@ -18,7 +18,8 @@ from benchmarks.latency import LatencyConfig, main
 from benchmarks.report.files import load, save
 from benchmarks.report.schema import SCHEMA, LatencyResults
 from student.model import Student
-from teacher.finetune import FinetuneConfig, build_teacher
+from teacher.config import FinetuneConfig
+from teacher.tuning import build_teacher
 
 Quick = Callable[[Path], list[str]]
 

@@ -2,8 +2,9 @@ import copy
 import json
 from pathlib import Path
 
-from seqrec.data import PAD, SequenceDataset
+from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
+from seqrec.histories import PAD
 
 import numpy as np
 import onnx

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from benchmarks.measure.quality import overlap
+from benchmarks.measure.quality import mean_overlap
 from export.onnx_graph.builder import eight_bit_share
 from export.onnx_graph.graph import write_graph
 from export.onnx_graph.quantize import quantize, require_eight_bit
@@ -63,7 +63,7 @@ def test_int8_answers_nearly_as_fp32_does(pair: tuple[Path, Path]) -> None:
         session = open_session(path, num_threads=1)
         feeds = [{"items": h, "excluded": h, "k": np.array([10])} for h in histories]
         lists.append(np.concatenate([session.run(["top_items"], feed)[0] for feed in feeds]))
-    assert overlap(*lists) > 0.9
+    assert mean_overlap(*lists) > 0.9
 
 
 def test_padding_changes_nothing_in_int8(pair: tuple[Path, Path]) -> None:

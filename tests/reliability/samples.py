@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqrec.data import SequenceDataset, leave_one_out, load_dataset, write_dataset
+from seqrec.data import SequenceDataset, load_dataset, write_dataset
 from seqrec.errors import SeqRecError
 from seqrec.files import sha256_file, write_json
 from seqrec.knowledge import Knowledge, load_knowledge, save_knowledge
 from seqrec.prepare import PrepareConfig, prepare
+from seqrec.splits import leave_one_out
 
 import numpy as np
 import onnx
@@ -19,10 +20,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models
 
-from export import text_encoder
+from export.new_items.text_encoder import TEXT_ENCODER, TextEncoder
+from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from export.text_encoder import TextEncoder
-from export.to_onnx import export_student
 from student.model import Student, StudentConfig
 from student.soft_targets import SoftTargets, prepare_soft_targets
 
@@ -211,8 +211,8 @@ def write_text_encoder(folder: Path) -> None:
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "model.onnx")
     about = {
-        "format": text_encoder.FORMAT,
-        "version": text_encoder.VERSION,
+        "format": TEXT_ENCODER.format,
+        "version": TEXT_ENCODER.version,
         "reader": {"max_tokens": 64},
         "sha256": {f: sha256_file(folder / f) for f in ("model.onnx", "tokenizer.json")},
     }

@@ -6,7 +6,8 @@ from seqrec.batching import (
     make_batch,
     prefix_offsets,
 )
-from seqrec.data import PAD, SequenceDataset
+from seqrec.data import SequenceDataset
+from seqrec.histories import PAD
 
 import numpy as np
 import pytest

@@ -3,8 +3,9 @@ from pathlib import Path
 
 from seqrec import schedule
 from seqrec.batching import Batch, TrainingBatches
-from seqrec.data import PAD, SequenceDataset
+from seqrec.data import SequenceDataset
 from seqrec.errors import SeqRecError
+from seqrec.histories import PAD
 from seqrec.training import (
     FitConfig,
     Progress,

@@ -9,9 +9,10 @@ from typing import Any
 import seqrec.training
 from seqrec import schedule
 from seqrec.batching import TrainingBatches
-from seqrec.data import PAD, SequenceDataset
+from seqrec.data import SequenceDataset
 from seqrec.evaluation import validation_ndcg
 from seqrec.files import read_json
+from seqrec.histories import PAD
 from seqrec.knowledge import Knowledge
 
 import numpy as np

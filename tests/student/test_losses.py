@@ -2,7 +2,7 @@
 
 import math
 
-from seqrec.data import PAD
+from seqrec.histories import PAD
 
 import pytest
 import torch

@@ -1,9 +1,9 @@
 import dataclasses
 from pathlib import Path
 
-from seqrec.data import PAD
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
+from seqrec.histories import PAD
 
 import pytest
 import torch

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from seqrec import schedule
 from seqrec.batching import TrainingBatches, prefix_offsets
-from seqrec.data import PAD, SequenceDataset
+from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError, SourceError
 from seqrec.files import read_json, write_json
+from seqrec.histories import PAD
 from seqrec.knowledge import load_knowledge
 from seqrec.texts import item_texts
 

@@ -10,7 +10,8 @@ import seqrec.training
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.files import read_json, sha256_file
-from seqrec.metrics import NOT_RANKED, Evaluation, pad_left
+from seqrec.histories import pad_left
+from seqrec.metrics import NOT_RANKED, Evaluation
 
 import numpy as np
 import pytest

@@ -4,13 +4,21 @@ from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.metrics import evaluate, popularity_scores, share_in_common, summarize
+from seqrec.evaluation import evaluate, popularity_scores
+from seqrec.metrics import summarize
 
 import numpy as np
 import pytest
 
-from benchmarks.measure.quality import affordable_lists, evaluate_lists, judge, overlap, top_lists
+from benchmarks.measure.quality import (
+    affordable_lists,
+    evaluate_lists,
+    judge,
+    mean_overlap,
+    top_lists,
+)
 from benchmarks.measure.systems import Popularity
+from export.parity import overlap
 
 
 def test_popularity_ranks_as_the_metrics_own_baseline_does(tiny_dataset: SequenceDataset) -> None:
@@ -70,8 +78,8 @@ def test_a_slow_system_is_asked_in_batches_if_they_answer_alike(
 
 
 def test_places_without_an_answer_are_no_items_that_lists_share() -> None:
-    assert share_in_common(np.array([0, 0]), np.array([0, 0])) == 1.0
-    assert share_in_common(np.array([4, 0, 0]), np.array([4, 5, 0])) == 0.5
-    assert overlap(np.array([[1, 0, 0, 0]]), np.array([[2, 0, 0, 0]])) == 0.0
+    assert overlap(np.array([0, 0]), np.array([0, 0])) == 1.0
+    assert overlap(np.array([4, 0, 0]), np.array([4, 5, 0])) == 0.5
+    assert mean_overlap(np.array([[1, 0, 0, 0]]), np.array([[2, 0, 0, 0]])) == 0.0
     alike = np.array([[3, 0, 0, 0]])
-    assert overlap(alike, alike) == 1.0
+    assert mean_overlap(alike, alike) == 1.0

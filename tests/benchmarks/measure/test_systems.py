@@ -24,7 +24,8 @@ from benchmarks.measure.systems import (
     load_runner,
 )
 from benchmarks.report.schema import LatencyResults
-from teacher.finetune import FinetuneConfig, build_teacher
+from teacher.config import FinetuneConfig
+from teacher.tuning import build_teacher
 
 
 def test_one_event_on_a_kept_state_gives_the_lists_of_the_whole_history(
