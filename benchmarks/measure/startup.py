@@ -1,11 +1,4 @@
-"""What a system costs before its first answer: a new process loads it and is asked once.
-
-    python -m benchmarks.measure.startup --folder runs/ml-100k/export/gru-distilled-int8
-
-prints JSON: `load_ms`, from the start of the process until the system is ready; `first_ms`, the
-first request; `peak_mib`, the most memory that the process held, Python and libraries included. An
-exported student is opened by the client that is shipped, `export.recommender`, without PyTorch.
-"""
+"""What systems cost before their first answer: processes are started that tell it of themselves."""
 
 import json
 import os
@@ -13,53 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from seqrec.config import flag, parse_flags
-from seqrec.errors import ModelError, run_main
+from seqrec.errors import ModelError
 
 import numpy as np
 
-from benchmarks.report.files import from_json, to_json
+from benchmarks.report.files import from_json
 from benchmarks.report.schema import StartUp
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED = "SEQREC_STARTED_NS"  # when the parent started the process, by the clock both share
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartUpConfig:
-    """Flags of `benchmarks.measure.startup`."""
-
-    folder: Path = flag(
-        Path("runs/ml-100k/export/transformer-distilled-int8"),
-        "an exported student, or a fine-tuned teacher",
-    )
-    num_threads: int = flag(1, "threads of each call")
-    device: Literal["cpu", "cuda"] = flag("cpu", "where a teacher runs")
-
-
-def measure_here(config: StartUpConfig) -> StartUp:
-    """Load what is in the folder, ask it once, and return what that cost this process."""
-    started = int(os.environ.get(STARTED, time.monotonic_ns()))
-    if (config.folder / "teacher.json").is_file():
-        from benchmarks.measure import systems
-
-        teacher = systems.TeacherSystem(config.folder, config.num_threads, config.device)
-        ready = time.monotonic_ns()
-        teacher.recommend(np.array([[1]]), np.zeros((1, 0), dtype=np.int64), np.array([1]))
-    else:
-        from export.recommender import Recommender
-
-        recommender = Recommender.from_pretrained(config.folder, config.num_threads)
-        ready = time.monotonic_ns()
-        recommender.recommend(recommender.item_ids[:1])
-    answered = time.monotonic_ns()
-    return StartUp(
-        load_ms=(ready - started) / 1e6, first_ms=(answered - ready) / 1e6, peak_mib=peak_mib()
-    )
 
 
 def peak_mib(process: int | str = "self") -> float | None:
@@ -91,12 +48,17 @@ def median_start_up(starts: Sequence[StartUp | None]) -> StartUp | None:
 
 
 def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> StartUp:
-    """Return what `measure_here` says in a process of its own.
+    """Return what `benchmarks.measure.first_answer` says of itself.
 
     Raises:
         ModelError: the process failed; the message ends with its last line.
     """
-    words = [sys.executable, "-m", "benchmarks.measure.startup", f"--folder={folder.resolve()}"]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.measure.first_answer",
+        f"--folder={folder.resolve()}",
+    ]
     environment = {
         **os.environ,
         STARTED: str(time.monotonic_ns()),
@@ -114,13 +76,3 @@ def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> Sta
         raise ModelError(f"{folder} could not be opened in a process of its own: {reason}")
     found: StartUp = from_json(StartUp, json.loads(done.stdout.splitlines()[-1]))
     return found
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure in this process and print JSON."""
-    config = parse_flags(StartUpConfig, (__doc__ or "").partition("\n")[0], argv)
-    sys.stdout.write(json.dumps(to_json(measure_here(config))) + "\n")
-
-
-if __name__ == "__main__":
-    run_main(main)

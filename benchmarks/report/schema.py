@@ -124,7 +124,7 @@ class LowerBound:
 
 @dataclass(frozen=True, kw_only=True)
 class StartUp:
-    """What a new process costs until its first answer; see `benchmarks.measure.startup`."""
+    """What a new process costs until its first answer; see `benchmarks.measure.first_answer`."""
 
     load_ms: float | None
     first_ms: float | None

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measure import startup, systems
-from benchmarks.measure.startup import StartUpConfig, last_line, measure_start_up, median_start_up
+from benchmarks.measure import systems
+from benchmarks.measure.first_answer import StartUpConfig, measure_here
+from benchmarks.measure.startup import last_line, measure_start_up, median_start_up
 from benchmarks.report.schema import LatencyResults, StartUp
 
 
@@ -56,5 +57,5 @@ def test_a_teacher_is_asked_for_no_more_items_than_there_are(
 
     monkeypatch.setattr(systems, "TeacherSystem", Teacher)
     (tmp_path / "teacher.json").write_text("{}")
-    startup.measure_here(StartUpConfig(folder=tmp_path))
+    measure_here(StartUpConfig(folder=tmp_path))
     assert asked == [1]
