@@ -1,4 +1,4 @@
-"""What the README says holds: its table is a kept run's, and its flags exist."""
+"""What README and the pages tell to type exists."""
 
 import dataclasses
 import re
@@ -6,16 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
-from seqrec.files import read_json
 from seqrec.prepare import PrepareConfig
 
 import numpy as np
 import pytest
 
 from benchmarks.accuracy import AccuracyConfig
-from benchmarks.cold import ColdConfig
 from benchmarks.latency import BenchmarkConfig
-from benchmarks.report import format_table
 from benchmarks.runners import checked_answer, load_runner
 from export.add_items import AddItemsConfig
 from export.score import ScoreConfig
@@ -23,35 +20,14 @@ from export.serve_web import ServeConfig
 from export.to_executorch import ToExecutorchConfig
 from export.to_web import ToWebConfig
 from student.config import DistillConfig
-from teacher.config import FinetuneConfig
+from teacher.finetune import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "benchmarks" / "results" / "ml-100k"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_table_is_that_of_the_kept_results() -> None:
-    table = format_table(read_json(RESULTS / "benchmark.json"))
-    for line in filter(None, table.splitlines()):
-        assert line.rstrip() in README, line
-
-
-@pytest.mark.parametrize(
-    "data", ["amazon-beauty", "amazon-games", "amazon-office", "ml-1m", "ml-100k"]
-)
-def test_the_gains_it_states_are_those_of_the_kept_results(data: str) -> None:
-    results = read_json(RESULTS.parent / data / "accuracy.json")
-    rows = {row["arch"]: row for row in results["rows"] if row["row"] == "distilled-int8"}
-    cells = []
-    for arch in ("gru", "transformer"):
-        ndcg = rows[arch]["metrics"]["seen_excluded"]["ndcg@10"]["mean"]
-        gain = rows[arch]["gain_over"]["control"]
-        interval = f"[{gain['low']:.1f}, {gain['high']:.1f}]"
-        cells.append(f"{ndcg:.4f}".lstrip("0") + f", {gain['mean']:+.1f} % {interval}")
-    assert f"| {data} | {' | '.join(cells)} |" in README
-
-
-def test_every_flag_it_names_exists() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_it_names_exists(page: Path) -> None:
     configs = (
         PrepareConfig,
         FinetuneConfig,
@@ -60,7 +36,6 @@ def test_every_flag_it_names_exists() -> None:
         ToWebConfig,
         ServeConfig,
         BenchmarkConfig,
-        ColdConfig,
         AccuracyConfig,
         ScoreConfig,
         ToExecutorchConfig,
@@ -68,18 +43,22 @@ def test_every_flag_it_names_exists() -> None:
     flags = {
         "--" + field.name.replace("_", "-") for c in configs for field in dataclasses.fields(c)
     }
-    others = {"--help", "--editable", "--config_file", "--num_processes"}  # pip's, accelerate's
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", README)) - others
+    flags.add("--compare-with")  # of benchmarks.latency
+    others = {"--help", "--editable", "--no-deps"}  # pip's
+    others |= {"--config_file", "--num_processes"}  # accelerate's
+    others |= {"--app-dir", "--workers"}  # uvicorn's
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - others
     assert named <= flags, named - flags
 
 
-def test_the_runner_that_it_shows_takes_part(
+def test_the_runner_that_is_shown_takes_part(
     write_sequences: Callable[[list[list[int]], int], SequenceDataset],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    (shown,) = (block for block in blocks if "Markov" in block)
+    page = (ROOT / "docs/measured.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(.*?)```", page, re.S)
     assert len(shown.splitlines()) < 20
     (tmp_path / "markov.py").write_text(shown, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
