@@ -46,7 +46,7 @@ def test_every_flag_it_names_exists(page: Path) -> None:
     flags.add("--compare-with")  # of benchmarks.latency
     others = {"--help", "--editable", "--no-deps"}  # pip's
     others |= {"--config_file", "--num_processes"}  # accelerate's
-    others |= {"--app-dir", "--workers", "--ignore-scripts"}  # uvicorn's, npm's
+    others |= {"--ignore-scripts"}  # npm's
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - others
     assert named <= flags, named - flags

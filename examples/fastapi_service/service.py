@@ -1,7 +1,6 @@
-r"""A web service of an exported student: two processes, health, metrics, recommendations.
+"""A web service of an exported student: two processes, health, metrics, recommendations.
 
-    MODEL_DIR=runs/ml-100k/export/gru-distilled-int8 \
-        uvicorn --app-dir examples/fastapi_service service:app --workers 2
+    MODEL_DIR=runs/ml-100k/export/gru-distilled-int8 python examples/fastapi_service/serve.py
 
 Each process opens the folder itself. A request takes a tenth of a millisecond or two, so it is
 answered where it arrives (`async def`), without a pool of threads.

@@ -43,10 +43,9 @@ def port(model_dir: Path) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLE), "service:app"]
-    command += ["--workers", "2", "--host", "127.0.0.1", "--port", str(number)]
+    command = [sys.executable, str(EXAMPLE / "serve.py"), str(number)]
     environment = os.environ | {"MODEL_DIR": str(model_dir), "PYTHONPATH": str(ROOT)}
-    service = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
+    service = subprocess.Popen(command, env=environment)
     try:
         for _ in range(600):
             assert service.poll() is None, "uvicorn ended"
