@@ -1,16 +1,17 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
 # make baselines: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
 # make test: the suite.  make lint: style and types.  make torture: kills, damage and load, for longer.
+# make docs: the documentation as a site, in build/site.
 # make audit: known weaknesses of our code (bandit) and of what is installed (pip-audit).
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo baselines web test lint torture audit clean
+.PHONY: demo baselines web test docs lint torture audit clean
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on torch==2.13.0
-	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 demo: .venv/installed
@@ -28,6 +29,9 @@ web: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,7 +44,7 @@ torture: .venv/installed
 	$(BIN)/python -m tests.reliability.check_arm
 
 audit: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[audit]"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[audit]"
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive seqrec teacher student export benchmarks
 	$(BIN)/pip-audit --skip-editable
 

@@ -27,7 +27,8 @@ from student.model import Student, StudentConfig
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("seqrec", "teacher", "student", "export", "benchmarks")
-PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")
+DOCS = tuple(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))
+PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", *DOCS)
 STARTS = re.compile(r"(?P<quote>`?)(?P<start>accelerate launch|python -m)(?= )")
 SENTENCE_ENDS = ".,;:)`'\"<"
 LAUNCHER = {"--config_file", "--num_processes", "-m"}  # accelerate's own
@@ -144,17 +145,8 @@ def test_the_collection_finds_commands_of_all_kinds() -> None:
     assert len(all_commands()) > 80
 
 
-# README.md is written anew after the benchmark's commands; then this mark goes.
-PLACES = [False, pytest.param(True, marks=pytest.mark.xfail(reason="README.md follows"))]
-
-
-def commands_told(in_readme: bool) -> list[Command]:
-    return [one for one in all_commands() if (one.place == "README.md") == in_readme]
-
-
-@pytest.mark.parametrize("in_readme", PLACES)
-def test_every_command_that_is_told_exists_with_its_flags(in_readme: bool) -> None:
-    for command in commands_told(in_readme):
+def test_every_command_that_is_told_exists_with_its_flags() -> None:
+    for command in all_commands():
         if not is_ours(command.target):
             assert importlib.util.find_spec(command.target), command
             continue
@@ -166,9 +158,8 @@ def test_every_command_that_is_told_exists_with_its_flags(in_readme: bool) -> No
             assert flags <= flags_of(config), command
 
 
-@pytest.mark.parametrize("in_readme", PLACES)
-def test_every_command_of_a_page_is_understood_as_it_stands(in_readme: bool) -> None:
-    for command in commands_told(in_readme):
+def test_every_command_of_a_page_is_understood_as_it_stands() -> None:
+    for command in all_commands():
         if command.place in PAGES and is_ours(command.target):
             config = config_of(command.target)
             assert config is not None
@@ -176,9 +167,8 @@ def test_every_command_of_a_page_is_understood_as_it_stands(in_readme: bool) -> 
             assert parse_flags(config, "", words), command
 
 
-@pytest.mark.parametrize("in_readme", PLACES)
-def test_a_command_that_is_told_without_flags_needs_none(in_readme: bool) -> None:
-    for command in commands_told(in_readme):
+def test_a_command_that_is_told_without_flags_needs_none() -> None:
+    for command in all_commands():
         if is_ours(command.target) and (config := config_of(command.target)):
             needed = [f for f in dataclasses.fields(config) if f.default is dataclasses.MISSING]
             told = {flag.partition("=")[0] for flag in command.flags}
@@ -197,7 +187,7 @@ def test_all_stages_meet_in_the_same_folders_without_flags() -> None:
     runs = default_output_dir(DEFAULT_DATA_DIR)
     assert runs == Path("runs/ml-100k")
     exported = {runs / "export" / f"{arch}-distilled-int8" for arch in ("gru", "transformer")}
-    targets = {one.target for one in commands_told(in_readme=False) if is_ours(one.target)}
+    targets = {one.target for one in all_commands() if is_ours(one.target)}
     for target in sorted(targets):
         config = config_of(target)
         for field in dataclasses.fields(config) if config else ():

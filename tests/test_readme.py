@@ -1,4 +1,4 @@
-"""What the README says holds: its table is a kept run's, and its flags exist."""
+"""What README and the pages tell to type exists."""
 
 import dataclasses
 import re
@@ -18,9 +18,6 @@ from benchmarks.cold_start import ColdConfig
 from benchmarks.latency import LatencyConfig
 from benchmarks.measure.queries import NOTHING, Request
 from benchmarks.measure.systems import load_runner
-from benchmarks.report.files import load
-from benchmarks.report.schema import AccuracyResults, LatencyResults
-from benchmarks.report.tables import format_latency
 from export.add_items import AddItemsConfig
 from export.score import ScoreConfig
 from export.serve_web import ServeConfig
@@ -30,37 +27,11 @@ from student.config import DistillConfig
 from teacher.config import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "benchmarks" / "results" / "ml-100k"
-# It is written anew after the benchmark's commands; then this mark goes.
-FOLLOWS = pytest.mark.xfail(reason="README.md follows")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@FOLLOWS
-def test_the_table_is_that_of_the_kept_results() -> None:
-    table = format_latency(load(LatencyResults, RESULTS / "benchmark.json"))
-    for line in filter(None, table.splitlines()):
-        assert line.rstrip() in README, line
-
-
-@pytest.mark.parametrize(
-    "data", ["amazon-beauty", "amazon-games", "amazon-office", "ml-1m", "ml-100k"]
-)
-def test_the_gains_it_states_are_those_of_the_kept_results(data: str) -> None:
-    results = load(AccuracyResults, RESULTS.parent / data / "accuracy.json")
-    cells = []
-    for arch in ("gru", "transformer"):
-        row = results.find("distilled-int8", arch)
-        assert row is not None
-        gain = row.gain_over["control"]
-        assert gain is not None
-        ndcg = f"{row.metrics['seen_excluded']['ndcg@10'].mean:.4f}".lstrip("0")
-        cells.append(f"{ndcg}, {gain.mean:+.1f} % [{gain.low:.1f}, {gain.high:.1f}]")
-    assert f"| {data} | {' | '.join(cells)} |" in README
-
-
-@FOLLOWS
-def test_every_flag_it_names_exists() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_it_names_exists(page: Path) -> None:
     configs = (
         PrepareConfig,
         FinetuneConfig,
@@ -79,19 +50,21 @@ def test_every_flag_it_names_exists() -> None:
     flags = {
         "--" + field.name.replace("_", "-") for c in configs for field in dataclasses.fields(c)
     }
-    others = {"--help", "--editable", "--config_file", "--num_processes"}  # pip's, accelerate's
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", README)) - others
+    others = {"--help", "--editable", "--no-deps"}  # pip's
+    others |= {"--config_file", "--num_processes"}  # accelerate's
+    others |= {"--ignore-scripts"}  # npm's
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - others
     assert named <= flags, named - flags
 
 
-@FOLLOWS
-def test_the_runner_that_it_shows_takes_part(
+def test_the_runner_that_is_shown_takes_part(
     write_sequences: Callable[[list[list[int]], int], SequenceDataset],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    (shown,) = (block for block in blocks if "Markov" in block)
+    page = (ROOT / "docs/measured.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(.*?)```", page, re.S)
     assert len(shown.splitlines()) < 20
     (tmp_path / "markov.py").write_text(shown, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
