@@ -58,8 +58,6 @@ def test_epochs_and_batches_follow_the_data_within_their_bounds(
         batches=(2, 8),
         targets=num_targets,
         epochs=(2, 9),
-        per_item=1,
-        least=1,
     )
     assert found == expected
 
@@ -69,7 +67,7 @@ def test_epochs_and_batches_follow_the_data_within_their_bounds(
     [
         (20, 4),  # 20 targets of each of 10 items are 200; an epoch has 50
         (50, 6),  # 10, were it not for the other rule: 300 / 50
-        (1, 3),  # a fifth of an epoch, were it not for the bound
+        (1, 2),  # a fifth of an epoch, were it not for the bound
     ],
 )
 def test_dense_data_need_no_more_epochs_than_show_each_item_often(
@@ -83,7 +81,6 @@ def test_dense_data_need_no_more_epochs_than_show_each_item_often(
         targets=300,
         epochs=(2, 9),
         per_item=per_item,
-        least=3,
     )
     assert found.num_epochs == num_epochs
 
@@ -91,7 +88,6 @@ def test_dense_data_need_no_more_epochs_than_show_each_item_often(
 def test_windows_that_do_not_overlap_are_fewer() -> None:
     # 9 inputs: cut 4 apart they make 3 windows of 4, ten users 30; cut 1 apart, 6 windows, 60.
     bounds = {"steps": 1, "batches": (1, 64), "targets": 1, "epochs": (1, 1)}
-    bounds |= {"per_item": 1, "least": 1}
     for stride, batch_size in [(4, 16), (1, 32)]:
         found = fit_schedule(dataset_of(10, 10), max_len=4, stride=stride, **bounds)  # type: ignore[arg-type]
         assert found.batch_size == batch_size
