@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import seqrec.training
+from seqrec import schedule
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.files import read_json, sha256_file
@@ -29,7 +30,6 @@ from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import RunKey, Workspace, open_workspace, run_folder, student_folder
 from benchmarks.report.schema import AccuracyResults
 from export.recommender import open_session
-from student import config as student_flags
 from student import training
 from student.model import Student
 
@@ -102,7 +102,7 @@ def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to
     ruled = [RunKey("control", "gru", 0), RunKey("distilled-int8", "gru", 0)]
     own = RunKey("all-items", "gru", 0)  # names its negatives itself
     before = {key: run_folder(key, space) for key in (*ruled, own)}
-    monkeypatch.setattr(student_flags, "num_negatives", lambda dataset: 7)
+    monkeypatch.setattr(schedule, "num_negatives", lambda dataset: 7)
     for key in ruled:
         assert run_folder(key, space) != before[key]
     assert run_folder(own, space) == before[own]
