@@ -1,12 +1,12 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
 # make baselines: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
-# make test: the suite.  make lint: style and types.  make torture: kills, damage and load, for longer.
+# make check: style, types and the tests that take seconds.  make test: all tests.  make lint: style and types.  make torture: kills, damage and load, for longer.
 # make docs: the documentation as a site, in build/site.
 # make audit: known weaknesses of our code (bandit) and of what is installed (pip-audit).
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo baselines web test docs lint torture audit clean
+.PHONY: demo baselines web check test docs lint torture audit clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ baselines: .venv/installed
 web: .venv/installed
 	$(BIN)/python -m export.to_web
 	$(BIN)/python -m export.serve_web
+
+check: lint
+	$(BIN)/python -m pytest -m 'not slow'
 
 test: .venv/installed
 	$(BIN)/python -m pytest

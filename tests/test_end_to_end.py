@@ -13,6 +13,8 @@ import pytest
 
 from export.recommender import Recommender
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

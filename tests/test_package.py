@@ -19,6 +19,8 @@ from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
 from student.model import Student, StudentConfig
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = {"seqrec", "teacher", "student", "export"}

@@ -25,6 +25,8 @@ from export.scoring import score
 from student.model import Student, StudentConfig
 from tests.reliability import check_arm
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[[list[list[int]], int], SequenceDataset]
 
 

@@ -15,6 +15,8 @@ from benchmarks.baselines.training import worker_environment
 from export.onnx_graph.exporting import export_student
 from student.model import Student, StudentConfig
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 OURS = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED")
 REPORTING = {

@@ -41,6 +41,8 @@ from benchmarks.measure.timing import measure_latency
 from benchmarks.report.files import load
 from benchmarks.report.schema import CatalogueResults, Failure, LatencyResults, Quality, Training
 
+pytestmark = pytest.mark.slow
+
 PYTHON = Path(sys.executable)
 FLAGS = TrainingFlags(seed=0)
 WORKER = f"""

@@ -9,6 +9,8 @@ from benchmarks.report.files import load
 from benchmarks.report.results_page import of_catalogue
 from benchmarks.report.schema import CatalogueResults
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,8 @@ from student.model import Student
 from teacher.config import FinetuneConfig
 from teacher.tuning import build_teacher
 
+pytestmark = pytest.mark.slow
+
 Quick = Callable[[Path], list[str]]
 
 

@@ -6,6 +6,8 @@ from benchmarks.report.schema import Machine, ScalingResults, ScalingRow
 from benchmarks.report.tables import format_scaling
 from benchmarks.scaling import ScalingConfig
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_number_is_for_all_sizes_and_more_are_for_one_each() -> None:
     config = ScalingConfig(num_items=(10, 20), num_events=(7,), num_users=(3, 4))

@@ -18,6 +18,8 @@ from export.recommender import Recommender
 from export.scoring import Part, Scored, list_parts, score
 from student.model import Student, StudentConfig
 
+pytestmark = pytest.mark.slow
+
 MAX_LEN = 6
 
 

@@ -16,6 +16,8 @@ from export.recommender import Recommender
 from student.model import Student
 from tests.export.answers import ids, same
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("num_before", [0, 1, 3])
 def test_a_session_answers_after_each_item_as_the_whole_history_does(

@@ -30,6 +30,8 @@ from export.parity import best_items, overlap
 from export.recommender import Recommender
 from student.model import Arch, Student, StudentConfig
 
+pytestmark = pytest.mark.slow
+
 MAX_LEN = 12
 HONEST, SLOPPY, WRONG = 0.0, 1e-3, 1e3  # by how much scores are off
 ExportOf = Callable[..., Path]

@@ -19,6 +19,8 @@ from export.onnx_graph.graph import write_graph
 from export.recommender import Recommender
 from student.model import Arch, Student, StudentConfig
 
+pytestmark = pytest.mark.slow
+
 MAX_LEN = 12
 
 

@@ -37,6 +37,8 @@ from export.serve_web import open_server
 from export.to_web import SCHEMA, SCRIPT, WASM, to_web
 from student.model import Student, StudentConfig
 
+pytestmark = pytest.mark.slow
+
 MAX_LEN = 6
 HOSTILE = {
     4: "<script>document.title='hacked'</script>",

@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 
 from tests.reliability.samples import Format, write_samples
 
+pytestmark = pytest.mark.slow
+
 TRIES = int(os.environ.get("SEQREC_TRIES", "20"))  # of each format
 MAX_SECONDS, MAX_MORE_BYTES = 20, 2 * 2**30
 FORMATS = ("tables", "data", "knowledge", "teacher", "targets", "student", "recommender")

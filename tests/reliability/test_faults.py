@@ -10,6 +10,8 @@ import pytest
 
 from tests.reliability.torture import Stage, different, is_bad, kill_and_finish, unfinished
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # A process that may write no file above so many bytes meets what it meets on a full disk.
 SMALL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"

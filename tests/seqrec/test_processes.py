@@ -23,6 +23,8 @@ from student.distilling import distil
 from teacher.config import FinetuneConfig
 from teacher.tuning import run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -18,6 +18,8 @@ from student.config import DistillConfig
 from student.distilling import train_all
 from student.side_by_side import run_side_by_side
 
+pytestmark = pytest.mark.slow
+
 
 def write_or_fail(folder: str, name: str, num_threads: int) -> None:
     if name == "bad":

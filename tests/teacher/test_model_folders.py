@@ -34,6 +34,8 @@ from teacher.model import Teacher, next_item_loss
 from teacher.plan import check_model, config_of, make_plan, teacher_on
 from teacher.tuning import run, work_of
 
+pytestmark = pytest.mark.slow
+
 SIZES: dict[str, Any] = {
     "vocab_size": 200,
     "hidden_size": 32,

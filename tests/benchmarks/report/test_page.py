@@ -11,6 +11,8 @@ from benchmarks.report.page import main, page
 from benchmarks.report.schema import Failure, LatencyResults, Training
 from tests.benchmarks.report.made import MACHINE, latency_results, over, system
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "</script><script>document.title='hacked'</script>"
 
 
