@@ -1,6 +1,7 @@
 # make demo: the whole path on MovieLens-100K.  make web: its student in a browser, on localhost.
 # make baselines: what implicit, RecBole, RecTools and RePlay give on the same data, in the same table.
-# make check: style, types and the tests that take seconds.  make test: all tests.  make lint: style and types.  make torture: kills, damage and load, for longer.
+# make check: style, types and the tests that take seconds.  make test: all tests.
+# make lint: style and types.  make torture: kills, damage and load, for longer.
 # make docs: the documentation as a site, in build/site.
 # make audit: known weaknesses of our code (bandit) and of what is installed (pip-audit).
 PYTHON ?= python3.11
