@@ -6,7 +6,7 @@ Systems get the same test users in the same order and take turns, after a warm-u
 metrics are those that fine-tuning wrote. Exports that are missing or stale are made first.
 
 Writes `benchmark.json` (`LatencyResults` in `benchmarks/report/schema.py`), `benchmark.png` and
-`report.html` into the output directory, and a table to stdout.
+`report.html` into the output directory, and the columns that matter first to stdout.
 """
 
 import logging
@@ -177,8 +177,8 @@ def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path
     save(results, folder / "benchmark.json")
     save_figure(draw_latency(results), folder / "benchmark.png")
     write_text(folder / "report.html", page(results))
-    sys.stdout.write(format_latency(results))
-    logger.info("wrote %s; benchmark.png, report.html beside it", folder / "benchmark.json")
+    sys.stdout.write(format_latency(results, brief=True))
+    logger.info("all columns: %s; benchmark.json, benchmark.png beside it", folder / "report.html")
     if earlier is not None:
         report(earlier, results, RegressionConfig())
 

@@ -98,20 +98,26 @@ def latency_cells(row: SystemResult) -> list[str]:
     ]
 
 
-def format_latency(results: LatencyResults) -> str:
-    """Return the table of `benchmark.json`."""
+BRIEF = ("system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "MiB")
+
+
+def format_latency(results: LatencyResults, *, brief: bool = False) -> str:
+    """Return the table of `benchmark.json`; `brief`: its columns that matter first."""
     headers = latency_columns(results.throughput_batch_size)
     rows = [latency_cells(row) for row in results.rows]
     dashes = ["-"] * (len(headers) - 3)
     rows += [[f.system, f.precision, "failed, see below", *dashes] for f in results.failed]
+    if brief:
+        rows = [[row[headers.index(name)] for name in BRIEF] for row in rows]
+        headers = list(BRIEF)
     data, machine = results.dataset, results.environment
     lines = [
-        make_table(headers, rows, "lll" + "r" * 10),
+        make_table(headers, rows, "lll" + "r" * (len(headers) - 3)),
         "",
         f"{data.name}: {data.num_users:,} test users, {data.num_items:,} items, {data.split}, "
         f"{data.protocol.replace('_', ' ')}; one user per call, {machine.num_threads} thread(s), "
         f"{machine.cpu}",
-        *filter(None, [lower_bound_note(results.lower_bound)]),
+        *filter(None, ["" if brief else lower_bound_note(results.lower_bound)]),
         *gain_lines(results.rows),
         *training_lines(results.rows),
         *(f"{failure.system} failed: {failure.reason}" for failure in results.failed),
