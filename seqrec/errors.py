@@ -34,6 +34,11 @@ class ModelError(SeqRecError):
     """A language model or a student cannot be loaded or used as asked."""
 
 
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Have messages of this level and above stand on stderr as they are."""
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run an entry point: set up logging, turn a `SeqRecError` into one line and exit code 2.
 
@@ -43,8 +48,7 @@ def run_main(main: Callable[[], None]) -> None:
     has failed.
     """
     rank = int(os.environ.get("RANK", "0"))
-    level = logging.WARNING if rank else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    set_up_logging(logging.WARNING if rank else logging.INFO)
     try:
         main()
     except SeqRecError as error:

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from seqrec.data import SequenceDataset
+from seqrec.errors import set_up_logging
 from seqrec.progress import set_bar_position
 from seqrec.schedule import is_large
 
@@ -77,6 +78,7 @@ def _run(connection: Connection, position: int, work: Callable[..., None], *argu
     """Do a task in this process, and send what it raises."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_bar_position(position)
+    set_up_logging()
     try:
         work(*arguments)
     except KeyboardInterrupt:  # the terminal has told the parent as well
