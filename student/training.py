@@ -174,6 +174,8 @@ def choose_cold_item_scale(
     return scale
 
 
+# Longer than other functions: selection and refit share the student, its recipe and its folder, and
+# neither means anything alone.
 def train_student(
     arch: Arch,
     config: DistillConfig,
@@ -247,7 +249,7 @@ def train_student(
     if scale is None:
         scale = choose_cold_item_scale(student, dataset, validate)
     selected = fold(student, dataset.untrained_items, scale)
-    about = describe(wanted, texts, soft_targets, scale, validate(selected))
+    description = describe(wanted, texts, soft_targets, scale, validate(selected))
     parts = {".": selected}
     if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
         complete = dataset.before_test()
@@ -256,7 +258,7 @@ def train_student(
     if accelerator.is_main_process:
         with stage.replacing() as unfinished:
             for name, part in parts.items():
-                part.save_pretrained(unfinished / name, **about)
+                part.save_pretrained(unfinished / name, **description)
             if isinstance(student.item_embedding, FusedItemTable) and texts is not None:
                 projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
                 TextMap.compose(texts.text_map, scale * projection).save(unfinished / TEXT_MAP_FILE)
@@ -275,12 +277,12 @@ def describe(
 
     Validation is of the student before the refit: afterwards it would know the answers.
     """
-    about = {
+    description = {
         **{name: wanted[name] for name in ("role", "seed", "dataset_fingerprint")},
         "valid_metrics": {"ndcg@10": valid_ndcg},
     }
     if texts is not None:
-        about |= {"text_reader": texts.meta["teacher"], "cold_item_scale": cold_item_scale}
+        description |= {"text_reader": texts.meta["teacher"], "cold_item_scale": cold_item_scale}
     if soft_targets:
-        about["teacher_weight"] = soft_targets[0].meta["teacher_weight"]
-    return about
+        description["teacher_weight"] = soft_targets[0].meta["teacher_weight"]
+    return description
