@@ -12,9 +12,10 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
+Budget = Literal["quick", "best"]  # of a training; see `seqrec.schedule`
 
 DEFAULT_DATASET = "ml-100k"
 DEFAULT_DATA_DIR = Path("data") / DEFAULT_DATASET

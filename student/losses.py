@@ -46,9 +46,7 @@ class _Softmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, of_sum: Tensor, of_chosen: Tensor
-    ) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, of_sum: Tensor, of_chosen: Tensor) -> tuple[Tensor, Tensor, None, None]:
         states, rows, named, odds, totals = ctx.saved_tensors
         of_states, of_rows = torch.empty_like(states), torch.zeros_like(rows)
         weights = of_sum[:, None] / totals

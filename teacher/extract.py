@@ -47,7 +47,9 @@ class ExtractConfig:
     device: Literal["auto", "cpu", "cuda"] = flag(
         "auto", "where the teacher answers; auto takes a GPU if there is one"
     )
-    num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
+    num_threads: int | None = flag(
+        None, "CPU threads per process; not given: the cores, shared out"
+    )
 
 
 @torch.inference_mode()
