@@ -1,6 +1,7 @@
 """What runs of one data set share: the teacher, auxiliary teachers, soft targets; their cost."""
 
 import contextlib
+import dataclasses
 import logging
 import resource
 import shlex
@@ -17,7 +18,6 @@ from seqrec.knowledge import load_knowledge
 
 from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import RunKey, Workspace, student_config
-from benchmarks.report.files import from_json, to_json
 from benchmarks.report.schema import Cost
 from student.distilling import AUXILIARY_ARCHS, auxiliary_folder, make_soft_targets, train_auxiliary
 
@@ -71,16 +71,14 @@ def share_soft_targets(key: RunKey, space: Workspace) -> dict[str, Cost]:
         if read_json(trained) != before:
             files[stage].unlink(missing_ok=True)
             if not interrupted:
-                write_json(files[stage], to_json(watch.times[stage]))
+                write_json(files[stage], dataclasses.asdict(watch.times[stage]))
     there = set((space.root / "soft-targets").glob("*"))
     with watch.stage("soft targets"):
         made = make_soft_targets(config, space.dataset, knowledge, accelerator)[0].path
     files["soft targets"] = made.with_name(f"{made.name}_times.json")
     if made not in there:
-        write_json(files["soft targets"], to_json(watch.times["soft targets"]))
-    return {
-        stage: from_json(Cost, read_json(file)) for stage, file in files.items() if file.is_file()
-    }
+        write_json(files["soft targets"], dataclasses.asdict(watch.times["soft targets"]))
+    return {stage: Cost(**read_json(file)) for stage, file in files.items() if file.is_file()}
 
 
 def ensure_teacher(

@@ -17,6 +17,14 @@ Protocol = Literal["seen_excluded", "seen_kept"]
 Kind = Literal["popularity", "teacher", "student", "int8", "ensemble"]
 
 
+class Results:
+    """A file of results. Its values are checked strictly: no text for a number, no NaN."""
+
+    KIND: ClassVar[str]
+    COMMAND: ClassVar[str]  # makes it
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"strict": True, "allow_inf_nan": False}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What the figures depend on besides the code."""
@@ -126,9 +134,9 @@ class LowerBound:
 class StartUp:
     """What a new process costs until its first answer; see `benchmarks.measure.first_answer`."""
 
-    load_ms: float | None
-    first_ms: float | None
-    peak_mib: float | None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_mib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +202,11 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyResults:
+class LatencyResults(Results):
     """`benchmark.json`, of `benchmarks.latency` and `benchmarks.baselines`."""
 
-    KIND: ClassVar[str] = "latency"
-    COMMAND: ClassVar[str] = "python -m benchmarks.latency --device cpu"
+    KIND = "latency"
+    COMMAND = "python -m benchmarks.latency --device cpu"
     config: dict[str, Any]  # the flags of the run
     environment: Machine
     dataset: DataSet
@@ -225,11 +233,11 @@ class CatalogueRow(Identity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogueResults:
+class CatalogueResults(Results):
     """`catalogue.json`, of `benchmarks.catalogue`."""
 
-    KIND: ClassVar[str] = "catalogue"
-    COMMAND: ClassVar[str] = "python -m benchmarks.catalogue"
+    KIND = "catalogue"
+    COMMAND = "python -m benchmarks.catalogue"
     config: dict[str, Any]
     environment: Machine
     rows: tuple[CatalogueRow, ...]
@@ -257,11 +265,11 @@ class ScalingRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingResults:
+class ScalingResults(Results):
     """`scaling.json`, of `benchmarks.scaling`."""
 
-    KIND: ClassVar[str] = "scaling"
-    COMMAND: ClassVar[str] = "python -m benchmarks.scaling"
+    KIND = "scaling"
+    COMMAND = "python -m benchmarks.scaling"
     config: dict[str, Any]
     environment: Machine
     rows: tuple[ScalingRow, ...]
@@ -277,11 +285,11 @@ class ColdRow(Identity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColdResults:
+class ColdResults(Results):
     """`cold.json`, of `benchmarks.cold_start`."""
 
-    KIND: ClassVar[str] = "cold-start"
-    COMMAND: ClassVar[str] = "python -m benchmarks.cold_start"
+    KIND = "cold-start"
+    COMMAND = "python -m benchmarks.cold_start"
     config: dict[str, Any]
     environment: Machine
     dataset: DataSet
@@ -323,11 +331,11 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult(Run):
+class RunResult(Run, Results):
     """`cell.json`: one variant, architecture and seed, trained and judged once."""
 
-    KIND: ClassVar[str] = "accuracy-run"
-    COMMAND: ClassVar[str] = "python -m benchmarks.accuracy"
+    KIND = "accuracy-run"
+    COMMAND = "python -m benchmarks.accuracy"
     variant: str
     command: str
     recipe: dict[str, Any]
@@ -393,11 +401,11 @@ class TeacherCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AccuracyResults:
+class AccuracyResults(Results):
     """`accuracy.json`, of `benchmarks.accuracy`."""
 
-    KIND: ClassVar[str] = "accuracy"
-    COMMAND: ClassVar[str] = "python -m benchmarks.accuracy"
+    KIND = "accuracy"
+    COMMAND = "python -m benchmarks.accuracy"
     command: str  # what was typed last; each row has its own
     environment: Machine
     seeds: tuple[int, ...]  # those asked for
