@@ -302,11 +302,10 @@ def teacher_cost(teacher: TeacherCost | None) -> list[str]:
     if teacher is None:
         return []
     if teacher.cpu_s is None:
-        return ["The teacher was there before: what it cost is not known.", ""]
-    broken = " The run was interrupted; this is its last part." if teacher.interrupted else ""
+        return ["What the teacher cost is not known: it was there before, or was interrupted.", ""]
     return [
         f"Teacher, fine-tuning and knowledge: {number(teacher.cpu_s / 3600, '.2f')} CPU-hours, "
-        f"{number(teacher.wall_s and teacher.wall_s / 3600, '.2f')} hours on the clock.{broken}",
+        f"{number(teacher.wall_s and teacher.wall_s / 3600, '.2f')} hours on the clock.",
         "",
         f"    {teacher.command}",
         "",

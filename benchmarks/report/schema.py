@@ -337,12 +337,11 @@ class RunResult(Run, Results):
     KIND = "accuracy-run"
     COMMAND = "python -m benchmarks.accuracy"
     variant: str
-    command: str
     recipe: dict[str, Any]
     environment: Machine
     num_parameters: int  # an ensemble's: the sum of its parts
     arch: str | None = None
-    valid_ndcg_at_10: float | None = None  # headline protocol; None for int8
+    valid_ndcg_at_10: float | None = None  # headline protocol; not of int8 and ensembles
     shared_times: dict[str, Cost] | None = None
     file_bytes: int | None = None
 
@@ -397,7 +396,6 @@ class TeacherCost:
     command: str | None = None
     wall_s: float | None = None
     cpu_s: float | None = None
-    interrupted: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
