@@ -32,7 +32,7 @@ from benchmarks.measure.systems import Popularity, System, TeacherSystem, load_r
 from benchmarks.report.files import load, save
 from benchmarks.report.page import page
 from benchmarks.report.plots import draw_latency, save_figure
-from benchmarks.report.regression import RegressionConfig, report, require_comparable
+from benchmarks.report.regression import report, require_comparable
 from benchmarks.report.schema import Failure, LatencyResults
 from benchmarks.report.tables import format_latency
 
@@ -180,7 +180,7 @@ def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path
     sys.stdout.write(format_latency(results, brief=True))
     logger.info("all columns: %s; benchmark.json, benchmark.png beside it", folder / "report.html")
     if earlier is not None:
-        report(earlier, results, RegressionConfig())
+        report(earlier, results)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,10 +26,9 @@ from pydantic import (
 )
 
 from benchmarks.report.files import first_fault
-from benchmarks.report.tables import make_table, number
+from benchmarks.report.tables import Columns, make_table, number
 
 MAX_BYTES = 1_000_000
-HEADERS = ["device", "data", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "requests"]
 
 
 def _printable(text: str) -> str:
@@ -128,24 +127,27 @@ def read_browser_result(file: Path) -> BrowserResult:
         ) from error
 
 
+COLUMNS: Columns[BrowserResult] = {
+    "device": lambda result: result.device.name,
+    "data": lambda result: result.model.dataset,
+    "system": lambda result: " ".join(filter(None, (result.model.arch, result.model.role))),
+    "precision": lambda result: result.model.precision,
+    "p50 ms": lambda result: number(result.latency_ms.p50),
+    "p95 ms": lambda result: number(result.latency_ms.p95),
+    "p99 ms": lambda result: number(result.latency_ms.p99),
+    "requests": lambda result: (
+        f"{result.num_requests:,}"
+        + f", {result.calls_per_sample} at a time" * (result.calls_per_sample > 1)
+    ),
+    "runtime": lambda result: (
+        f"{result.runtime.name} {result.runtime.version}, {result.runtime.num_threads} thread(s)"
+    ),
+}
+
+
 def format_browser(results: Sequence[BrowserResult]) -> str:
     """Return the results as a text table that ends in a newline."""
-    rows = [_cells(result) for result in results]
-    return make_table([*HEADERS, "runtime"], rows, "llllrrrll") + "\n"
-
-
-def _cells(result: BrowserResult) -> list[str]:
-    model, runtime, latency = result.model, result.runtime, result.latency_ms
-    together = f", {result.calls_per_sample} at a time" if result.calls_per_sample > 1 else ""
-    return [
-        result.device.name,
-        model.dataset,
-        " ".join(filter(None, (model.arch, model.role))),
-        model.precision,
-        *map(number, (latency.p50, latency.p95, latency.p99)),
-        f"{result.num_requests:,}{together}",
-        f"{runtime.name} {runtime.version}, {runtime.num_threads} thread(s)",
-    ]
+    return make_table(results, COLUMNS, align="llllrrrll") + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -41,6 +41,11 @@ class Machine:
     other_work: float | None = None  # cores that other processes kept busy meanwhile, on average
     gpu: str | None = None  # with --device cuda
 
+    @property
+    def label(self) -> str:
+        """Processor and threads, as tables and pictures show them."""
+        return f"{self.cpu}, {self.num_threads} thread{'s' * (self.num_threads != 1)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
@@ -52,6 +57,14 @@ class DataSet:
     split: str
     protocol: Protocol  # the headline: what metrics and latency refer to
     num_users: int | None = None  # judged
+
+    @property
+    def label(self) -> str:
+        """What was judged on, as tables and pictures say it."""
+        return (
+            f"{self.name}: {self.num_users:,} test users, {self.num_items:,} items, {self.split}, "
+            f"{self.protocol.replace('_', ' ')}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
