@@ -26,7 +26,7 @@ import torch
 from benchmarks.measure.lower_bound import DEFINITION
 from benchmarks.measure.machine import describe_machine, watch_others
 from benchmarks.measure.quality import Judged, describe_dataset, judge
-from benchmarks.measure.speed import BATCH_SIZE, Asked, time_judged
+from benchmarks.measure.speed import BATCH_SIZE, Workload, time_judged
 from benchmarks.measure.students import open_students, students_in_torch, teacher_quality
 from benchmarks.measure.systems import Popularity, System, TeacherSystem, load_runner
 from benchmarks.report.files import load, save
@@ -133,9 +133,9 @@ def benchmark(
         quality = teacher_quality(config.folder, dataset)
         teacher = TeacherSystem(config.folder / "teacher", config.num_threads, config.device)
         judged.insert(1, Judged(teacher, quality))
-    asked = Asked(dataset, config.num_threads, config.num_calls, config.budget_s, config.seed)
+    workload = Workload(dataset, config.num_threads, config.num_calls, config.budget_s, config.seed)
     with watch_others(workers) as others:
-        rows = time_judged(judged, asked, failed, sweeps=config.sweeps)
+        rows = time_judged(judged, workload, failed, sweeps=config.sweeps)
     return LatencyResults(
         config=to_json(config),
         environment=others.tell(machine),

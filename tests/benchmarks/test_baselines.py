@@ -1,7 +1,6 @@
 """Baselines through a worker that needs no library: it ranks by popularity, or lies, or stops."""
 
 import ast
-import json
 import os
 import shutil
 import sys
@@ -12,19 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seqrec.data import SequenceDataset, write_dataset
+from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError, SourceError
 from seqrec.files import read_json, write_json
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
 from benchmarks import catalogue
 from benchmarks.baselines import __main__ as command
 from benchmarks.baselines import opening, training
-from benchmarks.baselines.exchange import write_exchange
 from benchmarks.baselines.libraries import BASELINES, HERE, Baseline
 from benchmarks.baselines.system import BaselineSystem
 from benchmarks.baselines.training import (
@@ -32,10 +29,11 @@ from benchmarks.baselines.training import (
     ensure_trained,
     training_report,
     worker_environment,
+    write_exchange,
 )
 from benchmarks.measure.quality import Judged, top_lists
 from benchmarks.measure.queries import NOTHING, Request
-from benchmarks.measure.speed import Asked, time_judged
+from benchmarks.measure.speed import Workload, time_judged
 from benchmarks.measure.systems import Popularity, SystemFailure
 from benchmarks.measure.timing import measure_latency
 from benchmarks.report.files import load
@@ -123,6 +121,10 @@ serving.main(sys.modules[__name__])
 """
 
 
+def settings(does: str, **more: Any) -> Callable[[int], dict[str, Any]]:
+    return lambda _: {"does": does, "patience": 3, **more}
+
+
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
     folder = tmp_path_factory.mktemp("baseline")
@@ -132,7 +134,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
         name="fake popularity",
         worker=folder / "fake_worker.py",
         requirements=folder / "fake.txt",
-        settings={"does": "train", "patience": 3},
+        settings=settings("train"),
         modes={"honest": "fake popularity"},
         can_be_untrained=True,
     )
@@ -237,19 +239,17 @@ def test_where_nothing_is_learnt_anew_the_best_epoch_itself_is_served(
     report = training_report(folder)
     assert report.num_epochs == 2
     assert report.minutes == read_json(folder / "trained.json")["minutes"]
-    events = np.load(folder / "exchange" / "events.npy")
+    events = exchanged(folder)["events"]
     counts = np.bincount(events, minlength=tiny_dataset.num_items + 1)
     assert np.load(folder / "counts.npy").tolist() == (counts + 2).tolist()  # of the second epoch
 
 
 def test_baselines_are_as_wide_as_our_students() -> None:
-    for one in BASELINES:
-        settings = json.dumps(one.settings_at(96))
-        assert "width" not in settings
-        assert settings.count("96") == json.dumps(dict(one.settings)).count('"width"')
-    by_name = {one.name: one.settings_at(96) for one in BASELINES}
+    by_name = {one.name: one.settings(96) for one in BASELINES}
     assert by_name["recbole gru4rec"]["model_settings"]["hidden_size"] == 96
-    assert by_name["replay sasrec"]["hidden_dim"] == 96
+    assert by_name["recbole sasrec"]["model_settings"]["hidden_size"] == 96
+    assert by_name["replay sasrec"]["hidden_dim"] == by_name["rectools sasrec"]["hidden_dim"] == 96
+    assert all(of["max_len"] == 50 for of in by_name.values())
 
 
 def test_a_finished_training_is_reused_until_its_recipe_changes(
@@ -261,7 +261,7 @@ def test_a_finished_training_is_reused_until_its_recipe_changes(
 
     assert train(0, baseline) == train(0, baseline) == ["0", "2"]
     assert train(1, baseline) == ["0", "2"] * 2
-    wider = replace(baseline, settings={**baseline.settings, "width": 3})
+    wider = replace(baseline, settings=settings("train", width=3))
     assert train(1, wider) == ["0", "2"] * 3
 
 
@@ -334,22 +334,23 @@ def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given
     assert train(0) == train(1e-9) == (False, ["0", "2", "0"])  # the final one is as it was
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+def exchanged(folder: Path) -> dict[str, Any]:
+    with np.load(folder / "exchange" / "events.npz") as arrays:
+        return dict(arrays)
 
 
 def test_the_exchange_holds_held_out_events_only_when_it_may(
-    trained: Path, tiny_dataset: SequenceDataset, tiny_sequences: list[list[int]]
+    trained: Path, tiny_sequences: list[list[int]]
 ) -> None:
-    choice, final = trained.parent / "choice" / "exchange", trained / "exchange"
-    for folder, held_out in ((choice, 2), (final, 1)):
+    choice, final = exchanged(trained.parent / "choice"), exchanged(trained)
+    for arrays, held_out in ((choice, 2), (final, 1)):
         expected = [item for sequence in tiny_sequences for item in sequence[:-held_out]]
-        assert np.load(folder / "events.npy").tolist() == expected
+        assert arrays["events"].tolist() == expected
         lengths = [len(sequence) - held_out for sequence in tiny_sequences]
-        assert np.diff(np.load(folder / "offsets.npy")).tolist() == lengths
+        assert np.diff(arrays["offsets"]).tolist() == lengths
     targets = [[user, sequence[-2]] for user, sequence in enumerate(tiny_sequences)]
-    assert np.load(choice / "valid.npy").tolist() == targets
-    assert sorted(contents(final)) == ["events.npy", "meta.json", "offsets.npy"]
+    assert choice["valid"].tolist() == targets
+    assert final["valid"].tolist() == []
 
 
 def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
@@ -357,26 +358,14 @@ def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_pa
     events = np.array(tiny_dataset.events)
     last = tiny_dataset.offsets[1:] - 1
     events[last] = events[last] % tiny_dataset.num_items + 1
-    twin = write_dataset(
-        tmp_path / "twin",
-        name="twin",
-        items=tiny_dataset.items,
-        user_ids=pl.read_parquet(tiny_dataset.path / "user_ids.parquet")["user_id"],
-        events=events,
-        offsets=tiny_dataset.offsets,
-        split=tiny_dataset.split,
-        split_name="leave-one-out",
-        provenance={},
-    )
-    twin = replace(twin, meta={**twin.meta, "repeat_share": tiny_dataset.meta["repeat_share"]})
+    twin = replace(tiny_dataset, events=events)
     for name in ("choice", "final"):
         found = []
-        for dataset in (tiny_dataset, twin):
-            folder = tmp_path / f"{name}-{dataset.name}"
-            folder.mkdir()
+        for number, dataset in enumerate((tiny_dataset, twin)):
             known = dataset if name == "choice" else dataset.before_test()
-            write_exchange(folder, known, seed=0, settings={})
-            found.append(contents(folder))
+            folder = tmp_path / f"{name}-{number}"
+            write_exchange(folder, known, num_items=dataset.num_items, seed=0, settings={})
+            found.append({file.name: file.read_bytes() for file in folder.iterdir()})
         assert found[0] == found[1]
 
 
@@ -396,7 +385,7 @@ def test_baselines_stand_in_the_same_table_and_those_that_fail_say_why(
     missing = replace(
         baseline, name="missing", modes={"honest": "missing"}, requirements=Path("gone")
     )
-    failing: dict[str, Any] = {"settings": {"does": "fail"}, "modes": {"": "untrained"}}
+    failing: dict[str, Any] = {"settings": settings("fail"), "modes": {"": "untrained"}}
     untrained = replace(baseline, name="untrained", **failing)
     modes = {"honest": "fake", "nan": "fake liar", "refuse": "fake refuser"}
 
@@ -446,7 +435,7 @@ def test_untrained_baselines_are_timed_over_catalogue_sizes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    failing: dict[str, Any] = {"settings": {"does": "fail"}, "modes": {"": "broken"}}
+    failing: dict[str, Any] = {"settings": settings("fail"), "modes": {"": "broken"}}
     chosen = (
         replace(baseline, modes={"answer slowly": "fake"}),
         replace(baseline, name="broken", **failing),
@@ -486,12 +475,12 @@ def test_a_gpu_to_train_on_is_refused_in_words(
 def test_a_baseline_that_stops_while_it_is_timed_does_not_take_the_others_along(
     serve: Callable[[str], BaselineSystem], tiny_dataset: SequenceDataset
 ) -> None:
-    asked = Asked(tiny_dataset, num_threads=1, num_calls=10, budget_s=0.1, seed=0)
+    workload = Workload(tiny_dataset, num_threads=1, num_calls=10, budget_s=0.1, seed=0)
     systems = [Popularity(tiny_dataset), serve("stop"), serve("honest")]
     unknown = Quality(metrics={}, metrics_other_protocol={})
     failed: list[Failure] = []
     judged = [Judged(system, unknown) for system in systems]
-    rows = time_judged(judged, asked, failed, sweeps=False)
+    rows = time_judged(judged, workload, failed, sweeps=False)
     assert [row.label for row in rows] == ["popularity", "fake fp32"]
     assert all(row.latency_ms.p50 > 0 for row in rows)
     assert [failure.system for failure in failed] == ["fake"]

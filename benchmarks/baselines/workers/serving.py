@@ -1,15 +1,15 @@
 """What the workers have in common. It runs in a library's environment and imports nothing of ours.
 
-    worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES DEVICE
-    worker.py untrained EXCHANGE OUTPUT
-    worker.py serve MODEL MODE
+    worker.py train FOLDER NUM_EPOCHS MINUTES DEVICE
+    worker.py untrained FOLDER
+    worker.py serve FOLDER MODE
 
-0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
-is running is the last; the weights are those of the best one. Minutes are those of CPU time: a busy
-machine changes nothing. Training writes `trained.json` beside the weights: num_epochs, minutes,
-cut_short (the time was over before validation said to stop), valid_ndcg@10 after each epoch where
-that was measured, device ("cpu" or the GPU's name), and versions. An untrained model answers as
-fast as a trained one.
+FOLDER/exchange holds what a training may know. 0 epochs: their number is chosen by the validation
+targets, and once MINUTES are over (0: never) the epoch that is running is the last; the weights are
+those of the best one. Minutes are those of CPU time: a busy machine changes nothing. Training
+writes `trained.json` beside the weights: num_epochs, minutes, cut_short (the time was over before
+validation said to stop), valid_ndcg@10 after each epoch where that was measured, device ("cpu" or
+the GPU's name), and versions. An untrained model answers as fast as a trained one.
 
 Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
 served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
@@ -39,7 +39,7 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a training may know; see `baselines/exchange.py`."""
+    """What a training may know; see `baselines/training.py`."""
 
     events: NDArray[np.int32]  # (E,)
     offsets: IntArray  # (U + 1,)
@@ -53,14 +53,11 @@ class Exchange:
 
     @classmethod
     def open(cls, folder: Path, minutes: float = 0, device: str = "cpu") -> "Exchange":
-        """Read an exchange directory; the minutes are counted from now."""
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        events, offsets = (np.load(folder / f"{name}.npy") for name in ("events", "offsets"))
-        valid = np.empty((0, 2), dtype=np.int64)
-        if (folder / "valid.npy").exists():
-            valid = np.load(folder / "valid.npy")
+        """Read what is in `folder/exchange`; the minutes are counted from now."""
+        meta = json.loads((folder / "exchange" / "meta.json").read_text(encoding="utf-8"))
         deadline = time.process_time() + 60 * minutes if minutes else math.inf
-        return cls(events, offsets, valid, **meta, deadline=deadline, device=device)
+        with np.load(folder / "exchange" / "events.npz") as arrays:
+            return cls(**arrays, **meta, deadline=deadline, device=device)
 
     def is_over(self) -> bool:
         """Tell whether the time for choosing is over."""
@@ -120,14 +117,15 @@ def main(library: Any) -> None:
     """Run a worker."""
     answers = _own_stdout()
     command, *arguments = sys.argv[1:]
+    folder = Path(arguments[0])
     if command == "train":
-        folder, output, num_epochs, minutes, device = arguments
-        exchange = Exchange.open(Path(folder), float(minutes), device)
-        _train(library, exchange, Path(output), int(num_epochs))
+        _, num_epochs, minutes, device = arguments
+        exchange = Exchange.open(folder, float(minutes), device)
+        _train(library, exchange, folder, int(num_epochs))
     elif command == "untrained":
-        library.untrained(Exchange.open(Path(arguments[0])), Path(arguments[1]))
+        library.untrained(Exchange.open(folder), folder)
     else:
-        _serve(library, Path(arguments[0]), arguments[1], answers)
+        _serve(library, folder, arguments[1], answers)
 
 
 def _own_stdout() -> Any:
@@ -154,7 +152,7 @@ def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> N
 
 
 def _serve(library: Any, folder: Path, mode: str, answers: Any) -> None:
-    model: Model = library.open_model(folder, Exchange.open(folder / "exchange"), mode)
+    model: Model = library.open_model(folder, Exchange.open(folder), mode)
     about = {
         name: getattr(model, name)
         for name in ("precision", "num_parameters", "size_bytes", "max_len")
