@@ -64,6 +64,7 @@ class Runtime(Checked):
 class Model(Checked):
     """What its config.json says."""
 
+    sha256: Text
     arch: Text
     role: Text | None = None
     precision: Text

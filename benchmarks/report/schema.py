@@ -215,13 +215,19 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyResults(Results):
+class Measured(Results):
+    """What results of one run have in common."""
+
+    config: dict[str, Any]  # the flags of the run
+    environment: Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyResults(Measured):
     """`benchmark.json`, of `benchmarks.latency` and `benchmarks.baselines`."""
 
     KIND = "latency"
     COMMAND = "python -m benchmarks.latency --device cpu"
-    config: dict[str, Any]  # the flags of the run
-    environment: Machine
     dataset: DataSet
     throughput_batch_size: int
     rows: tuple[SystemResult, ...]
@@ -246,13 +252,11 @@ class CatalogueRow(Identity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogueResults(Results):
+class CatalogueResults(Measured):
     """`catalogue.json`, of `benchmarks.catalogue`."""
 
     KIND = "catalogue"
     COMMAND = "python -m benchmarks.catalogue"
-    config: dict[str, Any]
-    environment: Machine
     rows: tuple[CatalogueRow, ...]
     failed: tuple[Failure, ...] = ()
     lower_bound: str | None = None
@@ -278,13 +282,11 @@ class ScalingRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingResults(Results):
+class ScalingResults(Measured):
     """`scaling.json`, of `benchmarks.scaling`."""
 
     KIND = "scaling"
     COMMAND = "python -m benchmarks.scaling"
-    config: dict[str, Any]
-    environment: Machine
     rows: tuple[ScalingRow, ...]
 
 
@@ -298,13 +300,11 @@ class ColdRow(Identity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColdResults(Results):
+class ColdResults(Measured):
     """`cold.json`, of `benchmarks.cold_start`."""
 
     KIND = "cold-start"
     COMMAND = "python -m benchmarks.cold_start"
-    config: dict[str, Any]
-    environment: Machine
     dataset: DataSet
     num_cold_items: int  # that --cold-share held out of training
     num_untrained_items: int  # without an event before the test

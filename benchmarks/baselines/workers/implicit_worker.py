@@ -53,7 +53,7 @@ def ranks(model: CosineRecommender, exchange: Exchange) -> Iterator[float]:
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Fit; see `serving.Library`."""
+    """Fit; see `serving`."""
     choices = exchange.settings["neighbours"]
     values: list[float] = []
     if num_epochs:

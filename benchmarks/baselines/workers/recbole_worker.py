@@ -83,7 +83,7 @@ def split(exchange: Exchange, dataset: Any) -> tuple[Any, Any]:
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Train; see `serving.Library`."""
+    """Train; see `serving`."""
     config = make_config(exchange, num_epochs or exchange.settings["max_epochs"])
     init_seed(exchange.seed, reproducibility=True)
     write_events(exchange)
@@ -115,7 +115,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
 
 
 def untrained(exchange: Exchange, output: Path) -> None:
-    """Write weights that were drawn by chance; see `serving.Library`."""
+    """Write weights that were drawn by chance; see `serving`."""
     torch.manual_seed(exchange.seed)
     items = np.arange(exchange.num_items + 1)
     model = get_model(exchange.settings["model"])(make_config(exchange, 1), Catalogue(len(items)))

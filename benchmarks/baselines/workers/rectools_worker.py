@@ -73,7 +73,7 @@ def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Train; see `serving.Library`."""
+    """Train; see `serving`."""
     pytorch_lightning.seed_everything(exchange.seed)
     dataset = as_dataset(
         np.arange(exchange.num_users),

@@ -113,7 +113,7 @@ def validation(
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Train; see `serving.Library`."""
+    """Train; see `serving`."""
     lightning.seed_everything(exchange.seed)
     settings, recorder = exchange.settings, Recorder(exchange, output)
     model = make_model(exchange)
@@ -149,7 +149,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
 
 
 def untrained(exchange: Exchange, output: Path) -> None:
-    """Write weights that were drawn by chance; see `serving.Library`."""
+    """Write weights that were drawn by chance; see `serving`."""
     torch.manual_seed(exchange.seed)
     torch.save(make_model(exchange).state_dict(), output / WEIGHTS)
 

@@ -16,6 +16,19 @@ served: precision, size_bytes, num_parameters, max_len, versions. Then, for each
 `requests`, a list of objects with items (B, T) left-padded with 0, excluded (B, E), and k, one line
 with `answers`, a list of objects with items (B, K), scores (B, K), and wall_ns and cpu_ns of the
 library's own call and, where it returns scores alone, of leaving out and top-k.
+
+A worker is a module with `LIBRARIES` (names of packages, for their versions) and
+
+    train(exchange, output, num_epochs)   writes weights into `output`, which is also the working
+                                          directory; returns NDCG@10 after each epoch
+    untrained(exchange, output)           writes weights drawn by chance; not every library can
+    open_model(folder, exchange, mode)    returns a model of what was written
+
+A model has `precision`, `num_parameters`, `size_bytes`, `max_len`, and
+
+    prepare(items, excluded, k)   brings a request into the form that the library takes; not timed
+    answer(prepared)              lets the library answer; timed
+    unpack(answered, k)           brings an answer into arrays (B, K) of items and scores; not timed
 """
 
 import gc
@@ -28,7 +41,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,46 +86,6 @@ class Exchange:
         return self.events[self.offsets[user] : self.offsets[user + 1]]
 
 
-class Model(Protocol):
-    """A trained model that answers."""
-
-    precision: str
-    num_parameters: int
-    size_bytes: int
-    max_len: int
-
-    def prepare(self, items: IntArray, excluded: IntArray, k: int) -> Any:
-        """Bring a request into the form that the library takes; not timed."""
-
-    def answer(self, prepared: Any) -> Any:
-        """Let the library answer; timed."""
-
-    def unpack(self, answered: Any, k: int) -> tuple[IntArray, NDArray[np.float32]]:
-        """Bring an answer into arrays (B, K) of item numbers and scores; not timed."""
-
-
-class Library(Protocol):
-    """What a worker implements: a module with these functions."""
-
-    LIBRARIES: Sequence[str]
-
-    def train(self, exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-        """Train, write weights into `output`, and return NDCG@10 after each epoch.
-
-        Args:
-            exchange: what to train on.
-            output: an existing folder, also the working directory.
-            num_epochs: how long; 0: until validation no longer improves or `exchange.is_over`
-                after an epoch; the weights are those of the best one.
-        """
-
-    def untrained(self, exchange: Exchange, output: Path) -> None:
-        """Write weights that were drawn by chance; not every library can."""
-
-    def open_model(self, folder: Path, exchange: Exchange, mode: str) -> Model:
-        """Open what `train` or `untrained` wrote."""
-
-
 def main(library: Any) -> None:
     """Run a worker."""
     answers = _own_stdout()
@@ -152,7 +125,7 @@ def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> N
 
 
 def _serve(library: Any, folder: Path, mode: str, answers: Any) -> None:
-    model: Model = library.open_model(folder, Exchange.open(folder), mode)
+    model = library.open_model(folder, Exchange.open(folder), mode)
     about = {
         name: getattr(model, name)
         for name in ("precision", "num_parameters", "size_bytes", "max_len")
@@ -180,27 +153,27 @@ def _device_name(library: Any, device: str) -> str:
     return torch.cuda.get_device_name()
 
 
-def answer_all(model: Model, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def answer_all(model: Any, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Answer requests one after another, nothing but the answering between two of them."""
     ks = [int(request["k"]) for request in requests]
     prepared = [
         model.prepare(as_rows(request["items"]), as_rows(request["excluded"]), k)
         for request, k in zip(requests, ks, strict=True)
     ]
-    found = []
+    answered = []
     gc.collect()
     gc.disable()
     try:
         for request in prepared:
             cpu, wall = time.process_time_ns(), time.perf_counter_ns()
-            answered = model.answer(request)
+            answer = model.answer(request)
             durations = time.perf_counter_ns() - wall, time.process_time_ns() - cpu
-            found.append((answered, durations))
+            answered.append((answer, durations))
     finally:
         gc.enable()
     answers = []
-    for (answered, (wall, cpu)), k in zip(found, ks, strict=True):
-        items, scores = model.unpack(answered, k)
+    for (answer, (wall, cpu)), k in zip(answered, ks, strict=True):
+        items, scores = model.unpack(answer, k)
         answers.append(
             {"items": items.tolist(), "scores": scores.tolist(), "wall_ns": wall, "cpu_ns": cpu}
         )
