@@ -159,8 +159,13 @@ def ensure_trained(
         what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
         logger.info("%s: training, %s; what it prints is in %s", baseline.name, what, log)
         with stage.replacing() as unfinished:
-            about = {"num_items": known.num_items, "seed": flags.seed, "settings": settings}
-            write_exchange(unfinished / "exchange", known, **about)  # type: ignore[arg-type]
+            write_exchange(
+                unfinished / "exchange",
+                known,
+                num_items=known.num_items,
+                seed=flags.seed,
+                settings=settings,
+            )
             minutes = 0 if num_epochs else flags.max_minutes
             words = [str(num_epochs), str(minutes), flags.device]
             _run(baseline, python, log, flags, "train", str(unfinished), *words)

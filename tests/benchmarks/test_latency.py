@@ -134,8 +134,8 @@ def test_the_teachers_row_holds_its_own_metrics_and_times(
         shutil.copytree(run_folder / part, folder / part)
     teacher.save_pretrained(folder / "teacher")
     report = evaluate(teacher, tiny_dataset, "test", max_len=6).report()
-    about = {"dataset_fingerprint": tiny_dataset.fingerprint, "test": report}
-    write_json(folder / "teacher" / "metrics.json", about)
+    metrics = {"dataset_fingerprint": tiny_dataset.fingerprint, "test": report}
+    write_json(folder / "teacher" / "metrics.json", metrics)
     main(quick(folder))
     row = load(LatencyResults, folder / "benchmark.json").rows[1]
     assert (row.system, row.family, row.precision) == ("teacher", "teacher", "nf4")

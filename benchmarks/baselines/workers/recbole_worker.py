@@ -17,7 +17,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import get_model, init_seed
-from serving import Exchange, IntArray, pad_to, places, top_k
+from serving import Exchange, IntArray, pad_to, rows_and_items, top_k
 
 LIBRARIES = ("recbole", "torch")
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -158,7 +158,7 @@ class TorchModel:
         interaction = Interaction(
             {f"{ITEM}_list": torch.from_numpy(known), "item_length": torch.from_numpy(lengths)}
         )
-        rows, numbers = places(excluded)
+        rows, numbers = rows_and_items(excluded)
         padding = np.zeros(len(items), dtype=np.int64)
         left_out = (
             np.concatenate([rows, np.arange(len(items))]),

@@ -29,7 +29,7 @@ from replay.models.nn.sequential.sasrec import (
     SasRecTrainingDataset,
     SasRecValidationDataset,
 )
-from serving import Exchange, IntArray, pad_to, places, top_k
+from serving import Exchange, IntArray, pad_to, rows_and_items, top_k
 from torch.utils.data import DataLoader
 
 LIBRARIES = ("replay-rec", "torch", "openvino")
@@ -178,7 +178,7 @@ class TorchModel:
             },
             "padding_mask": torch.from_numpy(padded > 0),
         }
-        rows, numbers = places(excluded)
+        rows, numbers = rows_and_items(excluded)
         return batch, (torch.from_numpy(rows), torch.from_numpy(numbers - 1)), k
 
     def predict(self, batch: dict[str, Any]) -> torch.Tensor:

@@ -88,7 +88,7 @@ class Exchange:
 
 def main(library: Any) -> None:
     """Run a worker."""
-    answers = _own_stdout()
+    output = _keep_stdout()
     command, *arguments = sys.argv[1:]
     folder = Path(arguments[0])
     if command == "train":
@@ -98,14 +98,14 @@ def main(library: Any) -> None:
     elif command == "untrained":
         library.untrained(Exchange.open(folder), folder)
     else:
-        _serve(library, folder, arguments[1], answers)
+        _serve(library, folder, arguments[1], output)
 
 
-def _own_stdout() -> Any:
+def _keep_stdout() -> Any:
     """Keep stdout for answers; what libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return answers
+    return output
 
 
 def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> None:
@@ -124,19 +124,19 @@ def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> N
     (output / "trained.json").write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
 
 
-def _serve(library: Any, folder: Path, mode: str, answers: Any) -> None:
+def _serve(library: Any, folder: Path, mode: str, output: Any) -> None:
     model = library.open_model(folder, Exchange.open(folder), mode)
-    about = {
+    description = {
         name: getattr(model, name)
         for name in ("precision", "num_parameters", "size_bytes", "max_len")
     }
-    about["versions"] = versions(library)
+    description["versions"] = versions(library)
     gc.collect()
     gc.freeze()  # what libraries have loaded need not be gone through before each request
-    print(json.dumps(about), file=answers, flush=True)  # noqa: T201
+    print(json.dumps(description), file=output, flush=True)  # noqa: T201
     for line in sys.stdin:
         answered = answer_all(model, json.loads(line)["requests"])
-        print(json.dumps({"answers": answered}), file=answers, flush=True)  # noqa: T201
+        print(json.dumps({"answers": answered}), file=output, flush=True)  # noqa: T201
 
 
 def versions(library: Any) -> dict[str, str]:
@@ -199,7 +199,7 @@ def pad_to(items: IntArray, width: int, *, left: bool, pad: int = PAD) -> IntArr
     return padded
 
 
-def places(excluded: IntArray) -> tuple[IntArray, IntArray]:
+def rows_and_items(excluded: IntArray) -> tuple[IntArray, IntArray]:
     """Return rows and item numbers of what excluded (B, E) names, padding left out."""
     rows, columns = np.nonzero(excluded)
     return rows, excluded[rows, columns]
@@ -231,5 +231,5 @@ def ndcg_at_10(ranks: Sequence[float]) -> float:
     >>> ndcg_at_10([1, 3, 11, float("inf")])
     0.375
     """
-    found = np.array(ranks, dtype=np.float64)
-    return float(np.where(found <= 10, 1 / np.log2(np.minimum(found, 10) + 1), 0).mean())
+    known = np.array(ranks, dtype=np.float64)
+    return float(np.where(known <= 10, 1 / np.log2(np.minimum(known, 10) + 1), 0).mean())

@@ -106,12 +106,12 @@ def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ruled = [RunKey("control", "gru", 0), RunKey("distilled-int8", "gru", 0)]
-    own = RunKey("all-items", "gru", 0)  # names its negatives itself
-    before = {key: run_folder(key, space) for key in (*ruled, own)}
+    fixed = RunKey("all-items", "gru", 0)  # names its negatives itself
+    before = {key: run_folder(key, space) for key in (*ruled, fixed)}
     monkeypatch.setattr(schedule, "num_negatives", lambda dataset: 7)
     for key in ruled:
         assert run_folder(key, space) != before[key]
-    assert run_folder(own, space) == before[own]
+    assert run_folder(fixed, space) == before[fixed]
 
 
 def test_another_sentence_about_a_variant_does_not_change_its_recipe(

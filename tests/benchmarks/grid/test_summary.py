@@ -64,8 +64,8 @@ def test_the_protocols_are_kept_apart() -> None:
 
 
 def test_variants_are_compared_over_the_seeds_that_both_have() -> None:
-    own, other = {(0,): ranks(1), (5,): ranks(11)}, {(0,): ranks(3), (1,): ranks(1)}
-    assert same(gain(own, other, exclude_seen=True), 100.0)  # 1 over 0.5
+    runs, other = {(0,): ranks(1), (5,): ranks(11)}, {(0,): ranks(3), (1,): ranks(1)}
+    assert same(gain(runs, other, exclude_seen=True), 100.0)  # 1 over 0.5
     assert gain({(5,): ranks(1)}, other, exclude_seen=True) is None
 
 
@@ -75,9 +75,12 @@ def test_a_variant_without_seeds_is_compared_with_all_seeds_of_the_other() -> No
 
 
 def test_an_ensemble_of_two_seeds_is_compared_with_the_mean_of_both() -> None:
-    own, controls = {(0, 1): ranks(3)}, {(0,): ranks(1), (1,): ranks(11)}  # 0.5 over (1 + 0) / 2
-    assert same(gain(own, controls, exclude_seen=True), 0.0)
-    assert gain(own, {(0,): ranks(1)}, exclude_seen=True) is None
+    ensemble, controls = (
+        {(0, 1): ranks(3)},
+        {(0,): ranks(1), (1,): ranks(11)},
+    )  # 0.5 over (1 + 0) / 2
+    assert same(gain(ensemble, controls, exclude_seen=True), 0.0)
+    assert gain(ensemble, {(0,): ranks(1)}, exclude_seen=True) is None
 
 
 def test_interrupted_runs_are_left_out_of_the_cost() -> None:

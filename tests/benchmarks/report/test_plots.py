@@ -147,9 +147,9 @@ def test_equal_gains_are_ordered_by_name() -> None:
 
 def test_no_two_labels_overlap_and_none_is_cut_off() -> None:
     rows = [
-        variant(name, arch, {} if name == "control" else {"control": over(-12.0 + 3 * place)})
+        variant(name, arch, {} if name == "control" else {"control": over(-12.0 + 3 * index)})
         for arch in ("gru", "transformer")
-        for place, name in enumerate(VARIANTS)
+        for index, name in enumerate(VARIANTS)
     ]
     figure: Any = draw_accuracy(accuracy_results(*rows))
     figure.draw_without_rendering()
