@@ -17,6 +17,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -107,9 +108,13 @@ def run_grid(phases: Sequence[Sequence[Work]], jobs: int) -> None:
                     for future in done:
                         future.result()
                         bar.update()
-                except BaseException:
+                except BrokenProcessPool as error:
+                    raise ModelError(
+                        "the process of a run was ended, by the system if memory was short. Type "
+                        f"the same command again, with fewer than --jobs {jobs}: it goes on"
+                    ) from error
+                finally:
                     pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
-                    raise
 
 
 def told(key: RunKey, space: Workspace) -> tuple[RunKey, Path, Path, str, Device]:

@@ -268,20 +268,14 @@ def test_a_finished_training_is_reused_until_its_recipe_changes(
 def test_what_a_gpu_has_trained_is_served_where_there_is_none(
     baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
-    assert training_report(folder).device == "cpu"
+    on_gpu = replace(FLAGS, device="cuda")
+    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, on_gpu)
+    assert training_report(folder).device == "cpu"  # a library without PyTorch needs no GPU
     trained = read_json(folder / "trained.json")
     assert trained["versions"] == {"numpy": np.__version__}
     write_json(folder / "trained.json", trained | {"device": "Some GPU"})  # as one would write it
     assert folder == ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
     assert training_report(folder).device == "Some GPU"
-
-
-def test_a_library_without_pytorch_is_trained_on_the_cpu_wherever_the_others_are(
-    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
-) -> None:
-    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, replace(FLAGS, device="cuda"))
-    assert training_report(folder).device == "cpu"
 
 
 def test_the_device_of_trainings_reaches_the_workers(

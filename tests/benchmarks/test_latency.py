@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
-from seqrec.errors import DataError, ModelError
+from seqrec.errors import SeqRecError
 from seqrec.evaluation import evaluate
 from seqrec.files import write_json
 
@@ -174,39 +174,31 @@ def test_a_run_that_got_worse_in_one_thing_ends_with_one(
 # --- What is refused ------------------------------------------------------------------------------
 
 
-def test_without_a_teacher_the_command_to_type_is_named(run_folder: Path, quick: Quick) -> None:
-    with pytest.raises(ModelError, match="accelerate launch teacher/finetune.py"):
-        main(quick(run_folder))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "accelerate launch teacher/finetune.py"),
+        (["--no-teacher"], r"python -m student\.distill"),
+        (["--data-dir", "nothing"], r"python -m seqrec\.prepare"),
+        (["--compare-with", "FOLDER/benchmark.json"], "is where this run writes its own results"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda: PyTorch finds no GPU here. Use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_is_missing_is_named_with_what_to_type(
+    flags: list[str], message: str, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(SeqRecError, match=message):
+        main([*quick(tmp_path), *(flag.replace("FOLDER", str(tmp_path)) for flag in flags)])
 
 
 def test_a_teacher_of_another_data_set_is_refused(tmp_path: Path, quick: Quick) -> None:
     write_json(tmp_path / "teacher" / "metrics.json", {"dataset_fingerprint": "other"})
-    with pytest.raises(ModelError, match="was trained on data set other"):
+    with pytest.raises(SeqRecError, match="was trained on data set other"):
         main(quick(tmp_path))
-
-
-def test_without_students_the_command_to_type_is_named(tmp_path: Path, quick: Quick) -> None:
-    with pytest.raises(ModelError, match=r"python -m student\.distill"):
-        main([*quick(tmp_path), "--no-teacher"])
-
-
-def test_without_data_the_command_to_type_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"python -m seqrec\.prepare"):
-        main(["--data-dir", str(tmp_path / "nothing"), "--output-dir", str(tmp_path)])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_is_refused_in_words(tmp_path: Path, quick: Quick) -> None:
-    message = "--device cuda: PyTorch finds no GPU here. Use --device cpu"
-    with pytest.raises(ModelError, match=message):
-        main([*quick(tmp_path), "--device", "cuda"])
-
-
-def test_a_run_does_not_write_over_the_one_it_is_compared_with(
-    tmp_path: Path, quick: Quick
-) -> None:
-    with pytest.raises(DataError, match="is where this run writes its own results. Copy it"):
-        main([*quick(tmp_path), "--compare-with", str(tmp_path / "benchmark.json")])
 
 
 @pytest.mark.parametrize("flags", [{"num_calls": 0}, {"num_threads": 0}, {"budget_s": 0.0}])

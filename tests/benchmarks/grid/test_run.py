@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,15 @@ def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
     space = open_workspace(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu", with_teacher=False)
     with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
         accuracy.run_grid([[(RunKey("control", "transformer", 0), space)]], jobs=2)
+
+
+def test_a_run_whose_process_is_killed_is_one_line(
+    elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy, "compute_logged", os._exit)
+    monkeypatch.setattr(accuracy, "told", lambda *_: (9,))
+    with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
+        accuracy.run_grid([[(RunKey("control", "gru", 0), elsewhere)]], jobs=2)
 
 
 def test_ranks_survive_the_disk(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from benchmarks.report.plots import (
     draw_accuracy,
     draw_catalogue,
     draw_latency,
-    order_variants,
     pareto_front,
     save_figure,
 )
@@ -138,11 +137,6 @@ def test_variants_are_drawn_in_the_order_of_their_gain_at_their_gain() -> None:
     # Its interval holds zero.
     assert {(name, x) for name, x, face in found if face == "white"} == {("distilled", 1.0)}
     assert "0.0815" in gru.get_title(loc="left")
-
-
-def test_equal_gains_are_ordered_by_name() -> None:
-    rows = [(variant(name, "gru", {}), over(1.0)) for name in ("text", "distilled")]
-    assert order_variants(rows) == ["distilled", "text"]
 
 
 def test_no_two_labels_overlap_and_none_is_cut_off() -> None:
