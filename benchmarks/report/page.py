@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
 
 from benchmarks.report.plots import draw_latency, figure_svg
-from benchmarks.report.schema import LatencyResults, SystemResult
+from benchmarks.report.schema import LatencyResults
 from benchmarks.report.tables import (
     busy_note,
     latency_columns,
@@ -22,40 +21,43 @@ SWEEPS = {
 }
 
 
+def templates() -> jinja2.Environment:
+    """Return what fills the templates beside this file; values in HTML are escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def page(results: LatencyResults) -> str:
     """Return the page."""
     columns = latency_columns(results.throughput_batch_size)
-    pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
-    )
-    return pages.get_template("page.html").render(
-        data=results.dataset,
-        machine=results.environment,
-        # Made by libraries that escape text.
-        picture=Markup(figure_svg(draw_latency(results))),  # noqa: S704
-        systems=Markup(make_table(results.rows, columns, style="html")),  # noqa: S704
-        sweeps={
-            title: _sweep(results, *how) for title, how in SWEEPS.items() if _swept(results, how[0])
-        },
-        notes=latency_notes(results),
-        busy=busy_note(results.environment),
-        lower_bound=lower_bound_note(results.lower_bound),
-    )
-
-
-def _swept(results: LatencyResults, field: str) -> list[SystemResult]:
-    return [row for row in results.rows if getattr(row, field)]
-
-
-def _sweep(results: LatencyResults, field: str, style: str) -> Markup:
-    """Return a table of what `--sweeps` measured: a row for each system, a column for each size."""
-
-    def at(size: str) -> Callable[[SystemResult], str]:
-        return lambda row: (
-            format(getattr(row, field)[size], style) if size in getattr(row, field) else "-"
+    sweeps = {title: sweep_table(results, *how) for title, how in SWEEPS.items()}
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            data=results.dataset,
+            machine=results.environment,
+            picture=figure_svg(draw_latency(results)),
+            systems=make_table(results.rows, columns, style="html"),
+            sweeps={title: table for title, table in sweeps.items() if table},
+            notes=latency_notes(results),
+            busy=busy_note(results.environment),
+            lower_bound=lower_bound_note(results.lower_bound),
         )
+    )
 
-    rows = _swept(results, field)
-    sizes = sorted({size for row in rows for size in getattr(row, field)}, key=int)
-    columns = {"system": lambda row: row.label, **{size: at(size) for size in sizes}}
-    return Markup(make_table(rows, columns, style="html"))  # noqa: S704
+
+def sweep_table(results: LatencyResults, field: str, style: str) -> str:
+    """Return what `--sweeps` measured, a row for each system, a column for each size; "" if not."""
+    curves = {row.label: getattr(row, field) for row in results.rows if getattr(row, field)}
+
+    def at(size: str) -> Callable[[str], str]:
+        return lambda label: format(curves[label][size], style) if size in curves[label] else "-"
+
+    sizes = sorted({size for curve in curves.values() for size in curve}, key=int)
+    columns: dict[str, Callable[[str], str]] = {"system": str, **{n: at(n) for n in sizes}}
+    return make_table(curves, columns, style="html") if curves else ""

@@ -16,9 +16,8 @@ from seqrec.config import flag, parse_flags
 from seqrec.errors import DataError, run_main
 from seqrec.files import write_text
 
-import jinja2
-
 from benchmarks.report.files import load
+from benchmarks.report.page import templates
 from benchmarks.report.plots import draw_accuracy, draw_catalogue, draw_latency, save_figure
 from benchmarks.report.schema import (
     AccuracyResults,
@@ -212,12 +211,7 @@ def cost_table(rows: Sequence[VariantSummary]) -> str:
 
 def format_page(kept: Kept, pictures: Path) -> str:
     """Return the page; pictures that are in their folder are shown."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 - it is Markdown
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     functions = (
         *(mean_gains, accuracy_table, protocol_table, frequency_table, cost_table),
         *(format_catalogue, format_scaling, format_latency),
