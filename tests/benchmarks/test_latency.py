@@ -121,11 +121,7 @@ def test_sweeps_go_over_batch_sizes_and_history_lengths(results: LatencyResults)
 
 @pytest.mark.slow
 def test_the_teachers_row_holds_its_own_metrics_and_times(
-    run_folder: Path,
-    tiny_dataset: SequenceDataset,
-    tiny_llm: Path,
-    quick: Quick,
-    tmp_path: Path,
+    run_folder: Path, tiny_dataset: SequenceDataset, tiny_llm: Path, quick: Quick, tmp_path: Path
 ) -> None:
     config = FinetuneConfig(model=str(tiny_llm), num_layers=1, max_len=6, item_dim=8, lora_rank=2)
     teacher = build_teacher(config, tiny_dataset, torch.device("cpu")).eval()
