@@ -1,12 +1,4 @@
-"""What a system costs before its first answer, measured in a process of its own.
-
-    python -m benchmarks.measure.startup --folder runs/ml-100k/export/gru-distilled-int8
-
-prints `StartUp` as JSON: `load_ms`, from the start of the process until the system is ready;
-`first_ms`, the first request; `peak_mib`, the most memory that the process held, Python and
-libraries included. An exported student is opened by the client that is shipped,
-`export.recommender`, without PyTorch.
-"""
+"""What systems cost before their first answer: processes are started that tell it of themselves."""
 
 import dataclasses
 import json
@@ -16,31 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from seqrec.config import flag, parse_flags
-from seqrec.errors import ModelError, run_main
-
-import numpy as np
+from seqrec.errors import ModelError
 
 from benchmarks.report.schema import StartUp
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED = "SEQREC_STARTED_NS"  # when the parent started the process, by the clock both share
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartUpConfig:
-    """Flags of `benchmarks.measure.startup`."""
-
-    folder: Path = flag(
-        Path("runs/ml-100k/export/transformer-distilled-int8"),
-        "an exported student, or a fine-tuned teacher",
-    )
-    num_threads: int = flag(1, "threads of each call")
-    device: Literal["cpu", "cuda"] = flag("cpu", "where a teacher runs")
 
 
 def peak_mib(process: int | str = "self") -> float | None:
@@ -71,7 +46,7 @@ def median_start_up(starts: Sequence[StartUp | None]) -> StartUp | None:
 
 
 def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> StartUp:
-    """Start this module as a program and return what it says of itself.
+    """Return what `benchmarks.measure.first_answer` says of itself.
 
     Raises:
         ModelError: the process failed; the message ends with its last line.
@@ -79,7 +54,7 @@ def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> Sta
     words = [f"--folder={folder.resolve()}", f"--num-threads={num_threads}", f"--device={device}"]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measure.startup", *words],
+        [sys.executable, "-m", "benchmarks.measure.first_answer", *words],
         env={**os.environ, STARTED: str(time.monotonic_ns()), "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -89,34 +64,3 @@ def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> Sta
         reason = last_line(done.stderr)
         raise ModelError(f"{folder} could not be opened in a process of its own: {reason}")
     return StartUp(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def measure_here(config: StartUpConfig) -> StartUp:
-    """Load what is in the folder, ask it once, and return what that cost this process."""
-    started = int(os.environ.get(STARTED, time.monotonic_ns()))
-    if (config.folder / "teacher.json").is_file():
-        from benchmarks.measure import systems
-
-        teacher = systems.TeacherSystem(config.folder, config.num_threads, config.device)
-        ready = time.monotonic_ns()
-        teacher.recommend(np.array([[1]]), np.zeros((1, 0), dtype=np.int64), np.array([1]))
-    else:
-        from export.recommender import Recommender
-
-        recommender = Recommender.from_pretrained(config.folder, config.num_threads)
-        ready = time.monotonic_ns()
-        recommender.recommend(recommender.item_ids[:1])
-    answered = time.monotonic_ns()
-    return StartUp(
-        load_ms=(ready - started) / 1e6, first_ms=(answered - ready) / 1e6, peak_mib=peak_mib()
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure in this process and print JSON."""
-    config = parse_flags(StartUpConfig, (__doc__ or "").partition("\n")[0], argv)
-    sys.stdout.write(json.dumps(dataclasses.asdict(measure_here(config))) + "\n")
-
-
-if __name__ == "__main__":
-    run_main(main)

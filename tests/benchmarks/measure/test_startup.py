@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from benchmarks.measure import systems
-from benchmarks.measure.startup import (
-    StartUpConfig,
-    last_line,
-    measure_here,
-    measure_start_up,
-    median_start_up,
-)
+from benchmarks.measure.first_answer import StartUpConfig, measure_here
+from benchmarks.measure.startup import last_line, measure_start_up, median_start_up
 from benchmarks.report.schema import LatencyResults, StartUp
 
 
