@@ -11,37 +11,30 @@ two at once, which is the most that two cores can do.
 """
 
 import logging
+import multiprocessing
+import os
 import shlex
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
 from seqrec.data import SequenceDataset, load_dataset
-from seqrec.errors import DataError, ModelError, run_main
+from seqrec.errors import DataError, ModelError, run_main, set_up_logging
 from seqrec.training import set_up_cpu
 
 from tqdm import tqdm
 
-from benchmarks.grid.plan import check_seeds, plan, share_all_soft_targets
-from benchmarks.grid.run import arguments, compute_run, read_finished
-from benchmarks.grid.shared import ensure_teacher
+from benchmarks.grid.plan import RunKey, plan
+from benchmarks.grid.run import compute_run, read_finished
+from benchmarks.grid.shared import ensure_teacher, share_soft_targets
 from benchmarks.grid.summary import summarize
 from benchmarks.grid.variants import needs_teacher, select_variants
-from benchmarks.grid.workspace import (
-    DEFAULT_OUTPUT_DIR,
-    Device,
-    RunKey,
-    Workspace,
-    open_workspace,
-    run_folder,
-)
-from benchmarks.measure.startup import last_line
+from benchmarks.grid.workspace import Device, Workspace, open_workspace, run_folder
 from benchmarks.report.files import save
 from benchmarks.report.plots import draw_accuracy, save_figure
 from benchmarks.report.schema import AccuracyResults
@@ -50,7 +43,7 @@ from student.model import Arch
 
 logger = logging.getLogger(__name__)
 
-Work = tuple[Workspace, RunKey]
+Work = tuple[RunKey, Workspace]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +51,7 @@ class AccuracyConfig:
     """Flags of `benchmarks.accuracy`."""
 
     data_dir: tuple[Path, ...] = flag((DEFAULT_DATA_DIR,), "prepared data sets")
-    output_dir: Path = flag(DEFAULT_OUTPUT_DIR, "gets a folder for each data set")
+    output_dir: Path = flag(Path("runs/accuracy"), "gets a folder for each data set")
     seeds: tuple[int, ...] = flag((0, 1, 2), "seeds of the students")
     arch: Literal["gru", "transformer", "both"] = flag("both", "which students")
     variants: tuple[str, ...] = flag(
@@ -96,58 +89,64 @@ def open_data(config: AccuracyConfig) -> list[SequenceDataset]:
     return datasets
 
 
-def run_grid(phases: Sequence[Sequence[Work]], jobs: int, compute: Callable[[Work], Any]) -> None:
+def run_grid(phases: Sequence[Sequence[Work]], jobs: int) -> None:
     """Compute all runs that are not finished, phase by phase, `jobs` at once."""
-    todo = [[work for work in phase if read_finished(work[1], work[0]) is None] for phase in phases]
+    todo = [[work for work in phase if read_finished(*work) is None] for phase in phases]
     total, left = sum(map(len, phases)), sum(map(len, todo))
     logger.info("%d of %d runs are finished", total - left, total)
-    stop = threading.Event()
-
-    def one(work: Work) -> None:
-        if stop.is_set():
-            return
-        try:
-            compute(work)
-        except BaseException:
-            stop.set()  # what waits in the queue is not begun
-            raise
-        bar.update()
-
     with tqdm(total=total, initial=total - left, unit="run", desc="accuracy") as bar:
         for phase in todo:
-            if jobs == 1:  # in the main thread, which an interruption reaches
+            if jobs == 1:
                 for work in phase:
-                    one(work)
+                    compute_run(*work)
+                    bar.update()
                 continue
-            with ThreadPoolExecutor(jobs) as pool:
-                for future in [pool.submit(one, work) for work in phase]:
-                    future.result()
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+                done = as_completed([pool.submit(compute_logged, *told(*work)) for work in phase])
+                try:
+                    for future in done:
+                        future.result()
+                        bar.update()
+                except BrokenProcessPool as error:
+                    raise ModelError(
+                        "the process of a run was ended, by the system if memory was short. Type "
+                        f"the same command again, with fewer than --jobs {jobs}: it goes on"
+                    ) from error
+                finally:
+                    pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
 
 
-def compute_here(work: Work) -> None:
-    """Compute a run in this process, its progress on the screen."""
-    space, key = work
-    compute_run(key, space)
+def told(key: RunKey, space: Workspace) -> tuple[RunKey, Path, Path, str, Device]:
+    """Return what another process needs to know of a run: it maps the data set's files itself."""
+    return key, space.dataset.path, space.root, space.student_flags, space.device
 
 
-def compute_in_subprocess(work: Work) -> None:
+def compute_logged(
+    key: RunKey, data_dir: Path, root: Path, student_flags: str, device: Device
+) -> None:
     """Compute a run in a process of its own; what it prints goes to `log.txt` in its folder."""
-    space, key = work
+    with_teacher = needs_teacher(key.variant)
+    space = open_workspace(data_dir, root, student_flags, device, with_teacher=with_teacher)
     log = run_folder(key, space) / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
-        words = [sys.executable, *arguments(key, space)]
-        done = subprocess.run(words, stdout=output, stderr=output, check=False)
-    if done.returncode:
-        reason = last_line(log.read_text(encoding="utf-8"))
-        raise ModelError(f"{key} failed: {reason}; see {log}")
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    set_up_logging()
+    set_up_cpu(num_threads=1, num_processes=1)
+    try:
+        compute_run(key, space)
+    except Exception as error:
+        logger.exception("failed")
+        raise ModelError(f"{key} failed: {error}; see {log}") from error
 
 
 def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
     """Compute the grid and return the content of each data set's `accuracy.json`."""
     datasets = open_data(config)
     variants = select_variants(config.variants)
-    check_seeds(variants, config.seeds)
+    phases = plan(variants, config.archs, config.seeds)
     roots = [config.output_dir / data_dir.resolve().name for data_dir in config.data_dir]
     if config.train and any(map(needs_teacher, variants)):
         for data_dir, dataset, root in zip(config.data_dir, datasets, roots, strict=True):
@@ -157,7 +156,7 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
     spaces = [
         open_workspace(
             data_dir,
-            config.output_dir,
+            root,
             config.student_flags,
             config.device,
             with_teacher=(root / "knowledge" / "meta.json").is_file(),
@@ -165,13 +164,20 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
         for data_dir, root in zip(config.data_dir, roots, strict=True)
     ]
     if config.train:
-        phases = plan(variants, config.archs, config.seeds)
         for space in spaces:
-            share_all_soft_targets(phases[0], space)
-        compute = compute_in_subprocess if config.jobs > 1 else compute_here
-        work = [[(space, key) for key in keys for space in spaces] for keys in phases]
-        run_grid(work, config.jobs, compute)
+            share_before(phases[0], space)
+        run_grid(
+            [[(key, space) for key in keys for space in spaces] for keys in phases],
+            jobs=config.jobs,
+        )
     return [write_summary(space, config.seeds, command) for space in spaces]
+
+
+def share_before(keys: Sequence[RunKey], space: Workspace) -> None:
+    """Make what runs share before the first begins: two at once would make the same twice."""
+    todo = [key for key in keys if read_finished(key, space) is None]
+    for key in {key.variant: key for key in reversed(todo)}.values():  # one of each variant
+        share_soft_targets(key, space)
 
 
 def write_summary(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyResults:

@@ -26,13 +26,13 @@ import torch
 from benchmarks.measure.lower_bound import DEFINITION
 from benchmarks.measure.machine import describe_machine, watch_others
 from benchmarks.measure.quality import Judged, describe_dataset, judge
-from benchmarks.measure.speed import BATCH_SIZE, Asked, time_judged
+from benchmarks.measure.speed import BATCH_SIZE, Workload, time_judged
 from benchmarks.measure.students import open_students, students_in_torch, teacher_quality
 from benchmarks.measure.systems import Popularity, System, TeacherSystem, load_runner
 from benchmarks.report.files import load, save
 from benchmarks.report.page import page
 from benchmarks.report.plots import draw_latency, save_figure
-from benchmarks.report.regression import RegressionConfig, report, require_comparable
+from benchmarks.report.regression import report, require_comparable
 from benchmarks.report.schema import Failure, LatencyResults
 from benchmarks.report.tables import format_latency
 
@@ -133,9 +133,9 @@ def benchmark(
         quality = teacher_quality(config.folder, dataset)
         teacher = TeacherSystem(config.folder / "teacher", config.num_threads, config.device)
         judged.insert(1, Judged(teacher, quality))
-    asked = Asked(dataset, config.num_threads, config.num_calls, config.budget_s, config.seed)
+    workload = Workload(dataset, config.num_threads, config.num_calls, config.budget_s, config.seed)
     with watch_others(workers) as others:
-        rows = time_judged(judged, asked, failed, sweeps=config.sweeps)
+        rows = time_judged(judged, workload, failed, sweeps=config.sweeps)
     return LatencyResults(
         config=to_json(config),
         environment=others.tell(machine),
@@ -180,7 +180,7 @@ def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path
     sys.stdout.write(format_latency(results, brief=True))
     logger.info("all columns: %s; benchmark.json, benchmark.png beside it", folder / "report.html")
     if earlier is not None:
-        report(earlier, results, RegressionConfig())
+        report(earlier, results)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

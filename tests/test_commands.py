@@ -178,7 +178,7 @@ def test_a_command_that_is_told_without_flags_needs_none() -> None:
 
 
 # Modules that a docstring only names: they have to be told what to read.
-NAMED = {"export.add_items", "benchmarks.grid.run", "seqrec.prepare"}
+NAMED = {"export.add_items", "seqrec.prepare"}
 
 
 def test_all_stages_meet_in_the_same_folders_without_flags() -> None:

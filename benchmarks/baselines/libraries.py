@@ -7,13 +7,13 @@ validates better (.069 and .064), and in fewer epochs, which take minutes. `pati
 without a better validation NDCG@10.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "workers"
-WIDTH = "width"  # stands in settings for that of our students
+Settings = Callable[[int], dict[str, Any]]  # of a model of a width
 
 
 @dataclass(frozen=True)
@@ -23,78 +23,59 @@ class Baseline:
     name: str
     worker: Path  # a script that `serving.main` runs
     requirements: Path  # of the environment that it runs in
-    settings: Mapping[str, Any]
+    settings: Settings
     modes: Mapping[str, str]  # the name in tables, by the worker's mode
     can_be_untrained: bool  # its worker can make a model without any events
     is_sparse: bool = False  # an answer takes a part of its weights alone
 
-    def settings_at(self, width: int) -> dict[str, Any]:
-        """Return the settings of a model of this width."""
-
-        def filled(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {name: filled(inner) for name, inner in value.items()}
-            return width if value == WIDTH else value
-
-        return {name: filled(value) for name, value in self.settings.items()}
+    @property
+    def folder_name(self) -> str:
+        """Where its models are, below the folder of all baselines."""
+        return self.name.replace(" ", "-")
 
 
 def _baseline(
-    name: str, library: str, settings: Mapping[str, Any], modes: Mapping[str, str] | None = None
+    name: str, library: str, settings: Settings, modes: Mapping[str, str] | None = None
 ) -> Baseline:
+    common = {"max_len": 50, "max_epochs": 200, "patience": 10}
     return Baseline(
         name=name,
         worker=HERE / f"{library}_worker.py",
         requirements=HERE / f"{library}.txt",
-        settings={"max_len": 50, "max_epochs": 200, "patience": 10, **settings},
+        settings=lambda width: {**common, **settings(width)},
         modes=modes or {"torch": name},
         can_be_untrained=library in ("recbole", "replay"),
         is_sparse=library == "implicit",
     )
 
 
-TRANSFORMER = {"hidden_dim": WIDTH, "num_blocks": 2, "num_heads": 2, "dropout": 0.2}
+def _transformer(width: int) -> dict[str, Any]:
+    shape = {"hidden_dim": width, "num_blocks": 2, "num_heads": 2, "dropout": 0.2}
+    return {**shape, "learning_rate": 1e-3, "batch_size": 128}
+
+
+def _recbole(model: str, *widths: str) -> Settings:
+    common = {"loss_type": "CE", "learning_rate": 1e-3, "train_batch_size": 256}
+    return lambda width: {
+        "model": model,
+        "model_settings": {**dict.fromkeys(widths, width), **common},
+    }
+
+
 BASELINES = (
     _baseline(
         "implicit item-knn",
         "implicit",
-        {"neighbours": [20, 50, 100, 200, 500]},
+        lambda _: {"neighbours": [20, 50, 100, 200, 500]},
         {"numpy": "implicit item-knn"},
     ),
     _baseline(
         "replay sasrec",
         "replay",
-        {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128, "window_step": 25},
+        lambda width: {**_transformer(width), "window_step": 25},
         {"torch": "replay sasrec", "openvino": "replay sasrec openvino"},
     ),
-    _baseline(
-        "recbole gru4rec",
-        "recbole",
-        {
-            "model": "GRU4Rec",
-            "model_settings": {
-                "embedding_size": WIDTH,
-                "hidden_size": WIDTH,
-                "loss_type": "CE",
-                "learning_rate": 1e-3,
-                "train_batch_size": 256,
-            },
-        },
-    ),
-    _baseline(
-        "recbole sasrec",
-        "recbole",
-        {
-            "model": "SASRec",
-            "model_settings": {
-                "hidden_size": WIDTH,
-                "loss_type": "CE",
-                "learning_rate": 1e-3,
-                "train_batch_size": 256,
-            },
-        },
-    ),
-    _baseline(
-        "rectools sasrec", "rectools", {**TRANSFORMER, "learning_rate": 1e-3, "batch_size": 128}
-    ),
+    _baseline("recbole gru4rec", "recbole", _recbole("GRU4Rec", "embedding_size", "hidden_size")),
+    _baseline("recbole sasrec", "recbole", _recbole("SASRec", "hidden_size")),
+    _baseline("rectools sasrec", "rectools", _transformer),
 )

@@ -55,7 +55,7 @@ def open_untrained(
     """Serve baselines of random weights, those that can be without events; as `open_baselines`."""
 
     def make(baseline: Baseline, python: Path) -> Path:
-        folder = output_dir / baseline.name.replace(" ", "-") / "untrained"
+        folder = output_dir / baseline.folder_name / "untrained"
         return make_untrained(baseline, python, num_items, folder, width=width, flags=flags)
 
     able = [baseline for baseline in baselines if baseline.can_be_untrained]
@@ -71,25 +71,23 @@ def _open(
     """Build each one's environment, let `make` write its model with it, and serve that."""
     systems: list[BaselineSystem] = []
     failures: list[Failure] = []
-
-    def failed(name: str, error: SeqRecError) -> None:
-        identity = Identity(system=name, precision="-", family="baseline")
-        failures.append(failure_of(identity, error))
-
     for baseline in baselines:
         try:
             python = ensure_environment(baseline.requirements)
             folder = make(baseline, python)
         except SeqRecError as error:
-            for name in baseline.modes.values():
-                failed(name, error)
+            failures += [_failure(name, error) for name in baseline.modes.values()]
             continue
         for mode, name in baseline.modes.items():
             try:
                 system = BaselineSystem(baseline, mode, python, folder, num_threads=num_threads)
             except SeqRecError as error:
-                failed(name, error)
+                failures.append(_failure(name, error))
                 continue
             stack.callback(system.close)
             systems.append(system)
     return systems, failures
+
+
+def _failure(name: str, error: SeqRecError) -> Failure:
+    return failure_of(Identity(system=name, precision="-", family="baseline"), error)

@@ -31,7 +31,7 @@ from benchmarks.measure.startup import last_line, peak_mib
 from benchmarks.measure.systems import System, SystemFailure
 from benchmarks.report.schema import Identity, StartUp
 
-ABOUT = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
+DESCRIPTION = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
 
 
 class BaselineSystem(System):
@@ -79,7 +79,7 @@ class BaselineSystem(System):
                 encoding="utf-8",
             )
         try:
-            told = self._receive(ABOUT)
+            told = self._receive(DESCRIPTION)
         except SystemFailure:
             self.close()
             raise

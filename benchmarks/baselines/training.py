@@ -8,23 +8,34 @@ ends it early; its row says so.
 
     <output>/baselines/<name>/choice/   exchange/, trained.json, what the library wrote
     <output>/baselines/<name>/final/    the same of the second training; served if it is there
+
+A worker is told of a data set by plain arrays and JSON in `exchange/`:
+
+    meta.json     num_items, exclude_seen (the headline protocol), seed, settings
+    events.npz    events int32 (E,): those to train on, user by user, each in time order;
+                  offsets int64 (U + 1,): user u owns events[offsets[u]:offsets[u + 1]];
+                  valid int64 (V, 2): user and validation target, none in the second training
+
+A validation target is no event to train on as long as it is one. A test target is in neither
+directory: the histories that are asked about are sent when they are asked about.
 """
 
 import logging
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.files import atomic_directory, read_json, sha256_file, write_json
+from seqrec.files import read_json, sha256_file, write_json
 from seqrec.schedule import refit_epochs, student_width
+from seqrec.stage import Stage
 
 import numpy as np
 
-from benchmarks.baselines.exchange import write_exchange, write_untrained_exchange
 from benchmarks.baselines.libraries import Baseline
 from benchmarks.measure.startup import last_line
 from benchmarks.report.schema import Training
@@ -78,6 +89,38 @@ def read_log(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
 
 
+def write_exchange(
+    folder: Path,
+    dataset: SequenceDataset | None,
+    *,
+    num_items: int,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write what one training of a baseline may know into a new folder.
+
+    Args:
+        folder: where to write.
+        dataset: its training events are handed over, and its validation targets, if it has any:
+            `dataset.before_test()` has none. None: of a model that is made without events.
+        num_items: of the catalogue.
+        seed: of the training.
+        settings: of the training, JSON values.
+    """
+    folder.mkdir(parents=True)
+    meta = {"exclude_seen": dataset.exclude_seen if dataset else True, "settings": dict(settings)}
+    write_json(folder / "meta.json", {"num_items": num_items, "seed": seed, **meta})
+    sequences, offsets, valid = [np.zeros(0, np.int32)], np.zeros(1, np.int64), np.zeros((0, 2))
+    if dataset is not None:
+        sequences = [dataset.train_sequence(user) for user in range(dataset.num_users)]
+        offsets = np.concatenate([[0], np.cumsum(dataset.train_lengths)])
+        targets = dataset.eval_targets("valid")
+        valid = np.stack([targets.users, targets.items], axis=1)
+    events = np.concatenate(sequences).astype(np.int32)
+    arrays = {"events": events, "offsets": offsets, "valid": valid.astype(np.int64)}
+    np.savez(folder / "events.npz", **arrays)  # type: ignore[arg-type]
+
+
 def ensure_trained(
     baseline: Baseline,
     python: Path,
@@ -97,8 +140,8 @@ def ensure_trained(
     Raises:
         ModelError: the library could not be trained.
     """
-    folder = output_dir / "baselines" / baseline.name.replace(" ", "-")
-    settings = baseline.settings_at(student_width(dataset))
+    folder = output_dir / "baselines" / baseline.folder_name
+    settings = baseline.settings(student_width(dataset))
 
     def train(part: str, known: SequenceDataset, num_epochs: int) -> Path:
         recipe = {
@@ -109,9 +152,24 @@ def ensure_trained(
             "settings": settings,
             "num_epochs": num_epochs,
         }  # no device: what is trained on a GPU counts on any machine
-        if not _is_current(folder / part, recipe, flags.max_minutes):
-            _train(baseline, python, known, folder / part, recipe, flags)
-        return folder / part
+        stage = Stage(folder / part, recipe)
+        if stage.is_finished() and _has_had_its_time(stage.folder, flags.max_minutes):
+            return stage.folder
+        log = folder / f"{part}.log"
+        what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
+        logger.info("%s: training, %s; what it prints is in %s", baseline.name, what, log)
+        with stage.replacing() as unfinished:
+            write_exchange(
+                unfinished / "exchange",
+                known,
+                num_items=known.num_items,
+                seed=flags.seed,
+                settings=settings,
+            )
+            minutes = 0 if num_epochs else flags.max_minutes
+            words = [str(num_epochs), str(minutes), flags.device]
+            _run(baseline, python, log, flags, "train", str(unfinished), *words)
+        return stage.folder
 
     choice = train("choice", dataset, 0)
     num_epochs = int(read_json(choice / "trained.json")["num_epochs"])
@@ -120,33 +178,10 @@ def ensure_trained(
     return train("final", dataset.before_test(), num_epochs)
 
 
-def _is_current(folder: Path, recipe: dict[str, Any], max_minutes: float) -> bool:
-    """Whether a folder holds such a training; one that was cut short counts until more is given."""
-    if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != recipe:
-        return False
+def _has_had_its_time(folder: Path, max_minutes: float) -> bool:
+    """Whether a training was not cut short, or had as many minutes as there are now."""
     trained = read_json(folder / "trained.json")
     return not trained["cut_short"] or 0 < max_minutes <= trained["minutes"]
-
-
-def _train(
-    baseline: Baseline,
-    python: Path,
-    dataset: SequenceDataset,
-    folder: Path,
-    recipe: dict[str, Any],
-    flags: TrainingFlags,
-) -> None:
-    num_epochs, log = recipe["num_epochs"], folder.parent / f"{folder.name}.log"
-    what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
-    logger.info("%s: training, %s; what it prints is in %s", baseline.name, what, log)
-    with atomic_directory(folder) as unfinished:
-        exchange = unfinished / "exchange"
-        exchange.mkdir()
-        write_exchange(exchange, dataset, seed=flags.seed, settings=recipe["settings"])
-        minutes = 0 if num_epochs else flags.max_minutes
-        words = ["train", str(exchange), str(unfinished), str(num_epochs), str(minutes)]
-        _run(baseline, python, log, flags, *words, flags.device)
-        write_json(unfinished / "recipe.json", recipe)
 
 
 def make_untrained(
@@ -164,12 +199,9 @@ def make_untrained(
         ModelError: the library could not make one.
     """
     folder = folder.absolute()
-    exchange = folder / "exchange"
-    exchange.mkdir(parents=True)
-    settings = baseline.settings_at(width)
-    write_untrained_exchange(exchange, num_items, seed=flags.seed, settings=settings)
-    words = ["untrained", str(exchange), str(folder)]
-    _run(baseline, python, folder / "untrained.log", flags, *words)
+    exchange, settings = folder / "exchange", baseline.settings(width)
+    write_exchange(exchange, None, num_items=num_items, seed=flags.seed, settings=settings)
+    _run(baseline, python, folder / "untrained.log", flags, "untrained", str(folder))
     return folder
 
 
@@ -195,8 +227,8 @@ def _run(
 
 def training_report(folder: Path) -> Training:
     """Return how the baseline that is served from a folder was trained, all trainings together."""
-    folders = {folder.parent / "choice", folder}
-    trained = {part.name: read_json(part / "trained.json") for part in folders}
+    parts = {folder.parent / "choice", folder}
+    trained = {part.name: read_json(part / "trained.json") for part in parts}
     choice, served = trained["choice"], trained[folder.name]
     num_epochs = int(choice["num_epochs"])
     choices = read_json(folder / "recipe.json")["settings"].get("neighbours")

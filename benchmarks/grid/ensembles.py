@@ -7,22 +7,21 @@ Shape letters: N targets, B of them at once, I items, D width of the teacher's i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.evaluation import Part, ScoreFunction, evaluation_batches, target_ranks
+from seqrec.evaluation import ScoreFunction, evaluation_batches, target_ranks
 from seqrec.histories import pad_left
-from seqrec.metrics import Evaluation, ndcg
+from seqrec.metrics import Evaluation
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 History = NDArray[np.integer]
-# Maps indices of targets (B,) and their whole histories to scores (B, I + 1).
+# Maps indices of test targets (B,) and their whole histories to scores (B, I + 1).
 Scorer = Callable[[IntArray, Sequence[History]], Tensor]
 
 
@@ -37,71 +36,34 @@ def log_probabilities(scores: Tensor) -> Tensor:
 
 def average(scorers: Sequence[Scorer]) -> Scorer:
     """Return the ensemble whose scores are the mean of systems' log-probabilities."""
-
-    def score(chosen: IntArray, histories: Sequence[History]) -> Tensor:
-        total = log_probabilities(scorers[0](chosen, histories))
-        for scorer in scorers[1:]:
-            total = total + log_probabilities(scorer(chosen, histories))
-        return total / len(scorers)
-
-    return score
+    return lambda chosen, histories: torch.stack(
+        [log_probabilities(scorer(chosen, histories)) for scorer in scorers]
+    ).mean(dim=0)
 
 
 def model_scorer(model: ScoreFunction, max_len: int) -> Scorer:
     """Return a model as a `Scorer`; it is shown the newest `max_len` items of a history."""
-
-    def score(chosen: IntArray, histories: Sequence[History]) -> Tensor:
-        return model(torch.from_numpy(pad_left(histories, max_len))).float()
-
-    return score
+    return lambda _, histories: model(torch.from_numpy(pad_left(histories, max_len))).float()
 
 
-@dataclass(frozen=True)
-class TeacherStates:
-    """What the teacher's scores are the product of, float32 on the CPU."""
-
-    states: dict[Part, Tensor]  # (N, D) for each part of the split
-    item_vectors: dict[Part, Tensor]  # (I + 1, D); a refitted teacher's differ
-
-    def scorer(self, part: Part) -> Scorer:
-        """Return the teacher as a `Scorer` of a part's targets."""
-        return lambda chosen, histories: (
-            self.states[part][torch.from_numpy(chosen)] @ self.item_vectors[part].T
-        )
-
-    def save(self, file: Path) -> None:
-        """Write the states into a safetensors file."""
-        named = {"states": self.states, "item_vectors": self.item_vectors}
-        tensors = {f"{p}.{name}": t for name, parts in named.items() for p, t in parts.items()}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-
-    @classmethod
-    def load(cls, file: Path) -> "TeacherStates":
-        """Read what `save` wrote."""
-        tensors = load_file(file)
-        parts: tuple[Part, ...] = ("valid", "test")
-        return cls(
-            {part: tensors[f"{part}.states"] for part in parts},
-            {part: tensors[f"{part}.item_vectors"] for part in parts},
-        )
+def teacher_scorer(states: Tensor, item_vectors: Tensor) -> Scorer:
+    """Return the teacher by its states (N, D) after all histories and item vectors (I + 1, D)."""
+    return lambda chosen, _: states[torch.from_numpy(chosen)] @ item_vectors.T
 
 
-def rank_targets(
-    score: Scorer, dataset: SequenceDataset, part: Part, batch_size: int = 256
-) -> Evaluation:
-    """Rank every target of a part among all items, as `seqrec.metrics.evaluate` does."""
-    targets = dataset.eval_targets(part)
-    excluding = np.empty(len(targets.users), dtype=np.int64)
-    keeping = np.empty(len(targets.users), dtype=np.int64)
-    with torch.inference_mode():
-        for chosen, items, histories in evaluation_batches(dataset, targets, batch_size):
-            scores, wanted = score(chosen, histories), torch.from_numpy(items)
-            keeping[chosen] = target_ranks(scores, wanted).numpy()
-            seen = torch.from_numpy(pad_left(histories))
-            excluding[chosen] = target_ranks(scores, wanted, seen).numpy()
+def load_teacher_scorer(file: Path) -> Scorer:
+    """Return the teacher whose `states` and `item_vectors` are in a safetensors file."""
+    return teacher_scorer(**load_file(file))
+
+
+@torch.inference_mode()
+def rank_test_targets(score: Scorer, dataset: SequenceDataset, batch_size: int = 256) -> Evaluation:
+    """Rank every test target among all items, as `seqrec.evaluation.evaluate` does."""
+    targets = dataset.eval_targets("test")
+    excluding, keeping = np.empty((2, len(targets.users)), dtype=np.int64)
+    for chosen, items, histories in evaluation_batches(dataset, targets, batch_size):
+        scores, wanted = score(chosen, histories), torch.from_numpy(items)
+        keeping[chosen] = target_ranks(scores, wanted).numpy()
+        seen = torch.from_numpy(pad_left(histories))
+        excluding[chosen] = target_ranks(scores, wanted, seen).numpy()
     return Evaluation(excluding, keeping)
-
-
-def headline_ndcg(result: Evaluation, dataset: SequenceDataset) -> float:
-    """Return NDCG@10 under the data set's headline protocol."""
-    return float(ndcg(result.ranks(exclude_seen=dataset.exclude_seen), 10).mean())

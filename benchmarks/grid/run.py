@@ -1,7 +1,5 @@
 """One run of the accuracy grid: a variant, an architecture and a seed, trained and judged once.
 
-    python -m benchmarks.grid.run --data-dir data/ml-100k --variant distilled --arch gru --seed 0
-
 A finished run is a folder `OUTPUT_DIR/<data>/cells/<arch>-<variant>-seed<seed>-<digest of recipe>`:
 
     cell.json           `RunResult` in `benchmarks/report/schema.py`, written last: what is there is
@@ -14,43 +12,33 @@ finished run is never computed again: another recipe has another digest, so it g
 """
 
 import dataclasses
-import shlex
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
-from seqrec.errors import ModelError, run_main
-from seqrec.evaluation import Part, evaluate, evaluation_batches, popularity_scores, validation_ndcg
-from seqrec.files import read_json, selection, sha256_file, write_json
+from seqrec.errors import ModelError
+from seqrec.evaluation import evaluate, evaluation_batches, popularity_scores, validation_ndcg
+from seqrec.files import read_json, sha256_file, write_json
 from seqrec.histories import pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation
-from seqrec.training import set_up_cpu
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
 
 from benchmarks.grid.ensembles import (
     Scorer,
-    TeacherStates,
     average,
-    headline_ndcg,
+    load_teacher_scorer,
     model_scorer,
-    rank_targets,
+    rank_test_targets,
+    teacher_scorer,
 )
+from benchmarks.grid.plan import RunKey, sources
 from benchmarks.grid.shared import Stopwatch, share_soft_targets
-from benchmarks.grid.variants import VARIANTS, needs_teacher, select_variants
+from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import (
-    DEFAULT_OUTPUT_DIR,
-    Device,
-    RunKey,
     Workspace,
-    open_workspace,
-    parts,
     run_folder,
     run_recipe,
     student_config,
@@ -74,17 +62,9 @@ def read_finished(key: RunKey, space: Workspace) -> RunResult | None:
     return load(RunResult, file) if file.is_file() else None
 
 
-def require_finished(key: RunKey, space: Workspace) -> RunResult:
-    """Return a finished run's `cell.json`; `ModelError` names the command that computes it."""
-    found = read_finished(key, space)
-    if found is None:
-        raise ModelError(f"{key} is not there: {command(key, space)}")
-    return found
-
-
 def save_ranks(file: Path, result: Evaluation) -> None:
     """Write the ranks of both protocols as int32."""
-    arrays = {"excluding_seen": result.excluding_seen, "keeping_seen": result.keeping_seen}
+    arrays = dataclasses.asdict(result)
     save_file({name: np.minimum(a, BEYOND).astype(np.int32) for name, a in arrays.items()}, file)
 
 
@@ -103,45 +83,32 @@ def compute_run(key: RunKey, space: Workspace) -> RunResult:
     if (finished := read_finished(key, space)) is not None:
         return finished
     folder, recipe, watch = run_folder(key, space), run_recipe(key, space), Stopwatch()
-    for part in parts(key):
-        if read_finished(part, space) is None:
+    made_from = []
+    for source in sources(key):
+        if (result := read_finished(source, space)) is None:
             raise ModelError(
-                f"{key} is made from {part}, which is not there: {command(part, space)}"
+                f"{key} is made from {source}, which is not there. Compute it: "
+                f"python -m benchmarks.accuracy --variants {source.variant}"
             )
+        made_from.append(result)
     # The times of a run that was killed are lost: its successor's are not the run's cost.
     interrupted = (folder / "started.json").is_file()
     write_json(folder / "started.json", recipe)
-    evaluation, found = COMPUTE[VARIANTS[key.variant].kind](key, space, watch)
+    evaluation, fields = COMPUTE[VARIANTS[key.variant].kind](key, space, watch)
+    if VARIANTS[key.variant].kind == "ensemble":
+        fields["num_parameters"] = sum(source.num_parameters for source in made_from)
+        fields["file_bytes"] = sum(source.file_bytes or 0 for source in made_from)
     save_ranks(folder / "ranks.safetensors", evaluation)
     result = RunResult(
         **dataclasses.asdict(key),
-        command=command(key, space),
         recipe=recipe,
         environment=describe_machine(num_threads=1),
         times=watch.times,
         interrupted=interrupted,
-        **found,
+        **fields,
     )
     save(result, folder / "cell.json")
     return result
-
-
-def command(key: RunKey, space: Workspace) -> str:
-    """Return what to type to compute one run."""
-    return "python " + shlex.join(arguments(key, space))
-
-
-def arguments(key: RunKey, space: Workspace) -> list[str]:
-    """Return the arguments of Python that compute one run."""
-    values = {
-        "data-dir": space.dataset.path,
-        "output-dir": space.output_dir,
-        **{name.replace("_", "-"): value for name, value in dataclasses.asdict(key).items()},
-        "device": space.device,
-    }
-    words = ["-m", "benchmarks.grid.run"]
-    words += [f"--{name}={value}" for name, value in values.items() if value is not None]
-    return words + ([f"--student-flags={space.student_flags}"] if space.student_flags else [])
 
 
 # --- What computes each kind: its ranks on the test targets, and fields of `RunResult` ------------
@@ -162,35 +129,27 @@ def _teacher(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
     folder, device = space.root / "teacher", space.accelerator().device
     teacher = Teacher.from_pretrained(folder, device=device)
-    states: dict[Part, torch.Tensor] = {}
-    item_vectors: dict[Part, torch.Tensor] = {}
-    both: tuple[Part, ...] = ("valid", "test")
+    targets = space.dataset.eval_targets("test")
     with watch.stage("evaluate"), torch.inference_mode():
-        for part in both:
-            teacher.load_weights(folder if part == "test" else selection(folder))
-            item_vectors[part] = teacher.item_vectors().float().cpu()
-            targets = space.dataset.eval_targets(part)
-            encoded: list[torch.Tensor] = [torch.empty(0)] * len(targets.users)
-            for chosen, _, histories in evaluation_batches(space.dataset, targets, 64):
-                shown = torch.from_numpy(pad_left(histories, teacher.config.max_len))
-                newest = teacher.encode(shown.to(device))[:, -1].float().cpu()
-                for index, state in zip(chosen, newest, strict=True):
-                    encoded[index] = state
-            states[part] = torch.stack(encoded)
-        kept = TeacherStates(states, item_vectors)
-        result = rank_targets(kept.scorer("test"), space.dataset, "test")
-        valid = rank_targets(kept.scorer("valid"), space.dataset, "valid")
-    kept.save(run_folder(key, space) / "states.safetensors")
+        item_vectors = teacher.item_vectors().float().cpu()
+        states = torch.empty(len(targets.users), item_vectors.shape[1])
+        for chosen, _, histories in evaluation_batches(space.dataset, targets, 64):
+            shown = torch.from_numpy(pad_left(histories, teacher.config.max_len))
+            states[torch.from_numpy(chosen)] = teacher.encode(shown.to(device))[:, -1].float().cpu()
+        result = rank_test_targets(teacher_scorer(states, item_vectors), space.dataset)
+    tensors = {"states": states, "item_vectors": item_vectors.contiguous()}
+    save_tensors(tensors, run_folder(key, space) / "states.safetensors")
+    metrics = read_json(folder / "metrics.json")
     return result, {
-        "valid_ndcg_at_10": headline_ndcg(valid, space.dataset),
+        "valid_ndcg_at_10": metrics["valid_ndcg@10"],
         "num_parameters": teacher.num_parameters,
-        "file_bytes": read_json(folder / "metrics.json")["size_bytes"],
+        "file_bytes": metrics["size_bytes"],
     }
 
 
 def _student(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
     config, folder = student_config(key, space), student_folder(key, space)
-    accelerator: Accelerator = space.accelerator()
+    accelerator = space.accelerator()
     knowledge = space.knowledge_for(VARIANTS[key.variant])
     assert key.arch is not None
     shared = share_soft_targets(key, space)
@@ -211,7 +170,7 @@ def _student(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
 
 def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
-    (source,) = parts(key)
+    (source,) = sources(key)
     with watch.stage("export"):
         trained = student_folder(source, space)
         exported = ensure_exported(space.dataset, run_folder(key, space), trained, "int8")
@@ -229,26 +188,15 @@ def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
 
 def _ensemble(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
-    def scorer(source: RunKey, part: Part) -> Scorer:
+    def scorer(source: RunKey) -> Scorer:
         if VARIANTS[source.variant].kind == "teacher":
-            file = run_folder(source, space) / "states.safetensors"
-            return TeacherStates.load(file).scorer(part)
-        folder = student_folder(source, space)
-        student = Student.from_pretrained(folder if part == "test" else selection(folder))
+            return load_teacher_scorer(run_folder(source, space) / "states.safetensors")
+        student = Student.from_pretrained(student_folder(source, space))
         return model_scorer(student, student.config.max_len)
 
-    def judge(part: Part) -> Evaluation:
-        averaged = average([scorer(source, part) for source in parts(key)])
-        return rank_targets(averaged, space.dataset, part)
-
     with watch.stage("evaluate"):
-        result = judge("test")
-    made_of = [require_finished(source, space) for source in parts(key)]
-    return result, {
-        "valid_ndcg_at_10": headline_ndcg(judge("valid"), space.dataset),
-        "num_parameters": sum(part.num_parameters for part in made_of),
-        "file_bytes": sum(part.file_bytes or 0 for part in made_of),
-    }
+        averaged = average([scorer(source) for source in sources(key)])
+        return rank_test_targets(averaged, space.dataset), {}
 
 
 COMPUTE = {
@@ -266,42 +214,3 @@ def _describe_file(file: Path, space: Workspace) -> dict[str, Any]:
         "file_bytes": file.stat().st_size,
         "file_sha256": sha256_file(file),
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Flags of `benchmarks.grid.run`."""
-
-    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
-    output_dir: Path = flag(DEFAULT_OUTPUT_DIR, "that of benchmarks.accuracy")
-    variant: str = flag("control", "a variant of benchmarks/grid/variants.py")
-    arch: Literal["gru", "transformer"] | None = flag(None, "of a student")
-    seed: int | None = flag(None, "of a student")
-    partner_seed: int | None = flag(None, "of the second student of an ensemble of two seeds")
-    student_flags: str = flag("", "flags of student.distill for all students, in quotes")
-    device: Device = flag("cpu", "where to train; auto takes a GPU if there is one")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compute one run and show its folder."""
-    config = parse_flags(RunConfig, (__doc__ or "").partition("\n")[0], argv)
-    select_variants([config.variant])
-    key = RunKey(config.variant, config.arch, config.seed, config.partner_seed)
-    if VARIANTS[key.variant].kind not in ("popularity", "teacher") and None in (key.arch, key.seed):
-        raise ModelError(
-            f"variant {key.variant} needs --arch gru or --arch transformer, and --seed 0"
-        )
-    set_up_cpu(num_threads=1, num_processes=1)
-    space = open_workspace(
-        config.data_dir,
-        config.output_dir,
-        config.student_flags,
-        config.device,
-        with_teacher=needs_teacher(config.variant),
-    )
-    compute_run(key, space)
-    sys.stdout.write(f"{key}: {run_folder(key, space)}\n")
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,13 +1,15 @@
 """What runs of one data set share: the teacher, auxiliary teachers, soft targets; their cost."""
 
 import contextlib
+import dataclasses
 import logging
 import resource
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -15,11 +17,11 @@ from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json, sha256_file, write_json
 from seqrec.knowledge import load_knowledge
 
+from benchmarks.grid.plan import RunKey
 from benchmarks.grid.variants import VARIANTS
-from benchmarks.grid.workspace import RunKey, Workspace, student_config
-from benchmarks.report.files import from_json, to_json
+from benchmarks.grid.workspace import Workspace, student_config
 from benchmarks.report.schema import Cost
-from student.distilling import AUXILIARY_ARCHS, auxiliary_folder, make_soft_targets, train_auxiliary
+from student.distilling import auxiliary_archs, auxiliary_folder, make_soft_targets, train_auxiliary
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Stopwatch:
-    """Wall and CPU seconds of named stages; CPU seconds are this process's, all threads."""
+    """Wall and CPU seconds of named stages, those of processes that ended inside included."""
 
     def __init__(self) -> None:
         self.times: dict[str, Cost] = {}
@@ -35,9 +37,41 @@ class Stopwatch:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time what happens inside."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), _cpu_s()
         yield
-        self.times[name] = Cost(wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu)
+        self.times[name] = Cost(wall_s=time.perf_counter() - wall, cpu_s=_cpu_s() - cpu)
+
+
+def _cpu_s() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def times_file(folder: Path) -> Path:
+    """Return where it is kept what making a folder cost."""
+    return folder.with_name(f"{folder.name}_times.json")
+
+
+def make_once(record: Path, checkpoint: Path, make: Callable[[], object], **notes: str) -> None:
+    """Make a folder unless it is there; keep what that cost, and the notes, beside it.
+
+    The cost of what was killed once and went on from its checkpoint is not known.
+
+    Args:
+        record: the file in the folder that is written last.
+        checkpoint: a folder that is there while the work is not done.
+        make: makes the folder, or finds it finished.
+        notes: more to be kept.
+    """
+    before = sha256_file(record) if record.is_file() else None
+    was_killed, watch = checkpoint.is_dir(), Stopwatch()
+    with watch.stage("all"):
+        make()
+    if sha256_file(record) != before:  # else it was finished already
+        times_file(record.parent).unlink(missing_ok=True)
+        if not was_killed:
+            cost = dataclasses.asdict(watch.times["all"])
+            write_json(times_file(record.parent), {**notes, **cost})
 
 
 def share_soft_targets(key: RunKey, space: Workspace) -> dict[str, Cost]:
@@ -57,30 +91,21 @@ def share_soft_targets(key: RunKey, space: Workspace) -> dict[str, Cost]:
     knowledge = space.knowledge_for(variant)
     if knowledge is None:
         raise ModelError(f"{key}: no teacher in {space.root}")
-    watch, files = Stopwatch(), {}
-    for arch in AUXILIARY_ARCHS if config.teacher_weight != 1 else ():
-        stage = f"{arch} auxiliary teacher"
+    folders: dict[str, Path] = {}
+    for arch in auxiliary_archs(config):
         folder = auxiliary_folder(arch, config, space.dataset, knowledge)
-        files[stage] = folder.with_name(f"{folder.name}_times.json")
-        trained = folder / "recipe.json"
-        before = read_json(trained) if trained.is_file() else None
-        # The times of a run that was killed are lost.
-        interrupted = folder.with_name(f"{folder.name}-checkpoint").is_dir()
-        with watch.stage(stage):
-            train_auxiliary(arch, config, space.dataset, knowledge, accelerator)
-        if read_json(trained) != before:
-            files[stage].unlink(missing_ok=True)
-            if not interrupted:
-                write_json(files[stage], to_json(watch.times[stage]))
-    there = set((space.root / "soft-targets").glob("*"))
+        train = partial(train_auxiliary, arch, config, space.dataset, knowledge, accelerator)
+        checkpoint = folder.with_name(f"{folder.name}-checkpoint")
+        make_once(folder / "recipe.json", checkpoint, train)
+        folders[f"{arch} auxiliary teacher"] = folder
+    before, watch = set((space.root / "soft-targets").glob("*")), Stopwatch()
     with watch.stage("soft targets"):
         made = make_soft_targets(config, space.dataset, knowledge, accelerator)[0].path
-    files["soft targets"] = made.with_name(f"{made.name}_times.json")
-    if made not in there:
-        write_json(files["soft targets"], to_json(watch.times["soft targets"]))
-    return {
-        stage: from_json(Cost, read_json(file)) for stage, file in files.items() if file.is_file()
-    }
+    folders["soft targets"] = made
+    if made not in before:
+        write_json(times_file(made), dataclasses.asdict(watch.times["soft targets"]))
+    files = {stage: times_file(folder) for stage, folder in folders.items()}
+    return {stage: Cost(**read_json(file)) for stage, file in files.items() if file.is_file()}
 
 
 def ensure_teacher(
@@ -91,7 +116,7 @@ def ensure_teacher(
     Raises:
         ModelError: training failed.
     """
-    metrics, checkpoint = root / "teacher" / "metrics.json", root / "teacher" / "checkpoint"
+    metrics = root / "teacher" / "metrics.json"
     if not teacher_flags and metrics.is_file():
         try:
             load_knowledge(root / "knowledge", dataset)
@@ -104,23 +129,13 @@ def ensure_teacher(
     words += shlex.split(teacher_flags)
     command = f"accelerate launch {shlex.join(words)}"
     logger.info("%s", command)
-    before = sha256_file(metrics) if metrics.is_file() else None
-    interrupted = checkpoint.is_dir()  # the times of a run that was killed are lost
-    wall, cpu = time.perf_counter(), _children_cpu_s()
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *words], cwd=ROOT, check=False
-    )
-    if done.returncode:
-        raise ModelError(
-            f"the teacher of {data_dir} was not trained: exit code {done.returncode}, its reason "
-            f"stands above. To try it alone: {command}"
-        )
-    if sha256_file(metrics) != before:  # else it was finished already
-        cost = {"wall_s": time.perf_counter() - wall, "cpu_s": _children_cpu_s() - cpu}
-        about = {"command": command, "interrupted": interrupted}
-        write_json(root / "teacher_times.json", {**about, **cost})
 
+    def train() -> None:
+        launch = [sys.executable, "-m", "accelerate.commands.launch", *words]
+        if code := subprocess.run(launch, cwd=ROOT, check=False).returncode:
+            raise ModelError(
+                f"the teacher of {data_dir} was not trained: exit code {code}, its reason stands "
+                f"above. To try it alone: {command}"
+            )
 
-def _children_cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    make_once(metrics, root / "teacher" / "checkpoint", train, command=command)

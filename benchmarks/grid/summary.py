@@ -1,7 +1,8 @@
 """From finished runs to `accuracy.json`: means over seeds, intervals over users, paired gains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
+from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.files import read_json
@@ -10,8 +11,9 @@ from seqrec.metrics import METRICS, Evaluation, bootstrap_interval, relative_gai
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.grid.plan import variant_runs
+from benchmarks.grid.plan import RunKey, variant_runs
 from benchmarks.grid.run import load_ranks, read_finished
+from benchmarks.grid.shared import times_file
 from benchmarks.grid.variants import (
     CONTROL,
     DISTILLED,
@@ -20,9 +22,9 @@ from benchmarks.grid.variants import (
     needs_teacher,
     unknown_settings,
 )
-from benchmarks.grid.workspace import RunKey, Workspace, run_folder
+from benchmarks.grid.workspace import Workspace, run_folder
 from benchmarks.measure.machine import describe_machine
-from benchmarks.measure.quality import describe_dataset
+from benchmarks.measure.quality import K, describe_dataset
 from benchmarks.report.schema import (
     AccuracyResults,
     Cost,
@@ -41,114 +43,107 @@ from student.model import Arch
 ARCHS: tuple[Arch, ...] = ("gru", "transformer")
 PROTOCOLS: tuple[Protocol, ...] = ("seen_excluded", "seen_kept")
 COMPARED = (CONTROL, NO_LANGUAGE_MODEL, "text-and-auxiliaries", "teacher", DISTILLED)
-K = 10
-FREQUENCIES = {"0": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, None)}
-Ranks = dict[int | None, Evaluation]  # by seed; None: a variant without seeds
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A variant's finished runs under one architecture."""
-
-    runs: list[tuple[RunKey, RunResult]]
-    ranks: Ranks
+FREQUENCIES = {"0": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, np.inf)}
+Runs = dict[RunKey, RunResult]  # the finished runs of a variant under one architecture
+Ranks = dict[tuple[int, ...], Evaluation]  # by the seeds of the students in it
 
 
 def collect(
     space: Workspace, archs: Sequence[Arch], seeds: Sequence[int]
-) -> dict[tuple[str, Arch], Finished]:
+) -> dict[tuple[str, Arch], Runs]:
     """Return what is finished of all variants, by variant and architecture.
 
     An architecture of which no student is finished is left out, unless there is none at all.
     """
-    found = {}
+    finished: dict[tuple[str, Arch], Runs] = {}
     for arch in archs:
         for name in VARIANTS:
             if unknown_settings(name) or (needs_teacher(name) and space.knowledge is None):
                 continue
-            pairs = [(key, read_finished(key, space)) for key in variant_runs(name, arch, seeds)]
-            runs = [(key, result) for key, result in pairs if result is not None]
-            ranks = {
-                key.seed: load_ranks(run_folder(key, space) / "ranks.safetensors")
-                for key, _ in runs
+            results = {
+                key: result
+                for key in variant_runs(name, arch, seeds)
+                if (result := read_finished(key, space)) is not None
             }
-            if runs:
-                found[name, arch] = Finished(runs, ranks)
-    begun = {arch for name, arch in found if VARIANTS[name].kind == "student"}
+            if results:
+                finished[name, arch] = results
+    begun = {arch for name, arch in finished if VARIANTS[name].kind == "student"}
     shown = begun or set(archs[:1])
-    return {key: finished for key, finished in found.items() if key[1] in shown}
+    return {key: results for key, results in finished.items() if key[1] in shown}
 
 
-def per_user(
-    ranks: Ranks, metric: str, *, exclude_seen: bool, seeds: Sequence[int | None] | None = None
-) -> NDArray[np.float64]:
-    """Return a metric at 10 of each seed and user, (S, N)."""
-    chosen = list(ranks) if seeds is None else seeds
-    return np.stack([METRICS[metric](ranks[s].ranks(exclude_seen=exclude_seen), K) for s in chosen])
+def read_ranks(runs: Runs, space: Workspace) -> Ranks:
+    """Return the ranks of a variant's runs."""
+    return {key.seeds: load_ranks(run_folder(key, space) / "ranks.safetensors") for key in runs}
+
+
+def per_user(ranks: Ranks, metric: str, *, exclude_seen: bool) -> NDArray[np.float64]:
+    """Return a metric at 10 of each run and user, (S, N)."""
+    return np.stack(
+        [METRICS[metric](run.ranks(exclude_seen=exclude_seen), K) for run in ranks.values()]
+    )
 
 
 def summarize_metrics(ranks: Ranks) -> dict[Protocol, dict[str, SeedMetric]]:
     """Return the metrics of all seeds under both protocols."""
-    report: dict[Protocol, dict[str, SeedMetric]] = {}
-    for protocol in PROTOCOLS:
-        report[protocol] = {}
-        for metric in METRICS:
-            values = per_user(ranks, metric, exclude_seen=protocol == "seen_excluded")
-            low, high = bootstrap_interval(values.mean(axis=0))
-            by_seed = values.mean(axis=1)
-            report[protocol][f"{metric}@{K}"] = SeedMetric(
-                mean=float(values.mean()),
-                low=low,
-                high=high,
-                seed_min=float(by_seed.min()),
-                seed_max=float(by_seed.max()),
-            )
-    return report
+
+    def summarize_metric(metric: str, protocol: Protocol) -> SeedMetric:
+        values = per_user(ranks, metric, exclude_seen=protocol == "seen_excluded")
+        low, high = bootstrap_interval(values.mean(axis=0))
+        by_seed = values.mean(axis=1)
+        return SeedMetric(
+            mean=float(values.mean()),
+            low=low,
+            high=high,
+            seed_min=float(by_seed.min()),
+            seed_max=float(by_seed.max()),
+        )
+
+    return {
+        protocol: {f"{metric}@{K}": summarize_metric(metric, protocol) for metric in METRICS}
+        for protocol in PROTOCOLS
+    }
 
 
 def gain(
-    own: Ranks,
-    other: Ranks,
+    ranks: Ranks,
+    others: Ranks,
     *,
     exclude_seen: bool,
-    seeds_of: Mapping[int | None, Sequence[int | None]] | None = None,
     users: NDArray[np.bool_] | slice = slice(None),
 ) -> Gain | None:
     """Return NDCG@10 of one variant over another's, in percent, paired over users and seeds.
 
     Args:
-        own: ranks of the variant.
-        other: ranks of the one it is compared with. Where one of the two has no seeds, all seeds
-            of the other count.
+        ranks: of the variant.
+        others: of the one it is compared with, over the seeds that both have. Where one of the two
+            has no seeds, all of the other count. An ensemble of two seeds is compared with the mean
+            of both: one of them may be lucky.
         exclude_seen: the protocol.
-        seeds_of: the seeds of `other` that each of `own` is compared with; itself if not given. An
-            ensemble of two seeds is compared with the mean of both: one of them may be lucky.
         users: those that count, bool (N,); all if not given.
 
     Returns:
         None where they have no seed in common, or the other has too few hits.
     """
-    sides: list[list[int | None]] = [list(own), list(other)]
-    if None not in own and None not in other:
-        pairs = {seed: (seeds_of or {}).get(seed, (seed,)) for seed in own}
-        common = [seed for seed, partners in pairs.items() if all(p in other for p in partners)]
-        sides = [common, [partner for seed in common for partner in pairs[seed]]]
-    if not sides[0]:
+    if () not in ranks and () not in others:
+        ranks = {s: run for s, run in ranks.items() if all((seed,) in others for seed in s)}
+        used = {(seed,) for seeds in ranks for seed in seeds}
+        others = {seeds: run for seeds, run in others.items() if seeds in used}
+    if not ranks:
         return None
     values = [
-        per_user(ranks, "ndcg", exclude_seen=exclude_seen, seeds=seeds).mean(axis=0)[users]
-        for ranks, seeds in zip((own, other), sides, strict=True)
+        per_user(runs, "ndcg", exclude_seen=exclude_seen).mean(axis=0)[users]
+        for runs in (ranks, others)
     ]
-    found = relative_gain(*values)
-    return None if found is None else Gain(mean=found[0], low=found[1], high=found[2])
+    measured = relative_gain(*values)
+    return measured and Gain(mean=measured[0], low=measured[1], high=measured[2])
 
 
 def frequency_groups(dataset: SequenceDataset) -> dict[str, NDArray[np.bool_]]:
     """Mark the test targets whose items have so many events before the test, bool (N,) each."""
     counts = dataset.before_test().train_counts()[dataset.eval_targets("test").items]
     return {
-        name: (counts >= least) & (counts <= (most if most is not None else counts))
-        for name, (least, most) in FREQUENCIES.items()
+        name: (counts >= least) & (counts <= most) for name, (least, most) in FREQUENCIES.items()
     }
 
 
@@ -185,7 +180,27 @@ def mean_times(runs: Sequence[Run]) -> dict[str, Cost]:
 
 def summarize(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyResults:
     """Return the content of `accuracy.json`: all variants that are finished for some seeds."""
-    found = collect(space, ARCHS, seeds)
+    finished = collect(space, ARCHS, seeds)
+    ranks = {key: read_ranks(runs, space) for key, runs in finished.items()}
+    groups, exclude = frequency_groups(space.dataset), space.dataset.exclude_seen
+    rows = []
+    for (name, arch), runs in finished.items():
+        variant_ranks = ranks[name, arch]
+        compared = [other for other in COMPARED if other != name and (other, arch) in ranks]
+        reference = ranks.get((NO_LANGUAGE_MODEL, arch)) if NO_LANGUAGE_MODEL in compared else None
+        rows.append(
+            VariantSummary(
+                **describe_variant(name, runs, space),
+                arch=arch,
+                command=variant_command(name, arch, seeds, space),
+                metrics=summarize_metrics(variant_ranks),
+                gain_over={
+                    other: gain(variant_ranks, ranks[other, arch], exclude_seen=exclude)
+                    for other in compared
+                },
+                by_frequency=by_frequency(variant_ranks, reference, groups, exclude),
+            )
+        )
     return AccuracyResults(
         command=command,
         environment=describe_machine(num_threads=1),
@@ -193,57 +208,29 @@ def summarize(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyR
         student_flags=space.student_flags,
         dataset=describe_dataset(space.dataset),
         teacher=describe_teacher(space),
-        rows=tuple(summarize_variant(name, arch, found, space, seeds) for name, arch in found),
+        rows=tuple(rows),
     )
 
 
-def summarize_variant(
-    name: str,
-    arch: Arch,
-    found: Mapping[tuple[str, Arch], Finished],
-    space: Workspace,
-    seeds: Sequence[int],
-) -> VariantSummary:
-    """Return a variant's row, compared with the others that are finished."""
-    variant, finished, exclude = VARIANTS[name], found[name, arch], space.dataset.exclude_seen
-    runs = [run for _, run in finished.runs]
-    others = {
-        other: found[other, arch].ranks
-        for other in COMPARED
-        if other != name and (other, arch) in found
+def describe_variant(name: str, runs: Runs, space: Workspace) -> dict[str, Any]:
+    """Return the fields of `VariantSummary` that need no ranks."""
+    variant, results = VARIANTS[name], list(runs.values())
+    valid = [run.valid_ndcg_at_10 for run in results if run.valid_ndcg_at_10 is not None]
+    return {
+        "variant": name,
+        "description": variant.description,
+        "kind": variant.kind,
+        "ablation": variant.ablation,
+        "overrides": dict(variant.overrides),
+        "seeds": tuple(key.seed for key in runs if key.seed is not None),
+        "valid_ndcg_at_10": float(np.mean(valid)) if valid else None,
+        "teacher_weight": tuple(run.teacher_weight for run in results),
+        "num_parameters": results[0].num_parameters,
+        "file_bytes": results[0].file_bytes,
+        "times": mean_times(results),
+        "shared_times": next((run.shared_times for run in results if run.shared_times), {}),
+        "runs": tuple(summarize_run(key, run, space) for key, run in runs.items()),
     }
-    seeds_of = {
-        key.seed: (key.seed, key.partner_seed)
-        for key, _ in finished.runs
-        if key.partner_seed is not None
-    }
-    valid = [run.valid_ndcg_at_10 for run in runs if run.valid_ndcg_at_10 is not None]
-    reference = others.get(NO_LANGUAGE_MODEL)
-    return VariantSummary(
-        variant=name,
-        arch=arch,
-        description=variant.description,
-        kind=variant.kind,
-        ablation=variant.ablation,
-        overrides=dict(variant.overrides),
-        command=variant_command(name, arch, seeds, space),
-        seeds=tuple(seed for seed in finished.ranks if seed is not None),
-        metrics=summarize_metrics(finished.ranks),
-        valid_ndcg_at_10=float(np.mean(valid)) if valid else None,
-        gain_over={
-            other: gain(finished.ranks, ranks, exclude_seen=exclude, seeds_of=seeds_of)
-            for other, ranks in others.items()
-        },
-        by_frequency=by_frequency(
-            finished.ranks, reference, frequency_groups(space.dataset), exclude
-        ),
-        teacher_weight=tuple(run.teacher_weight for run in runs),
-        num_parameters=runs[0].num_parameters,
-        file_bytes=runs[0].file_bytes,
-        times=mean_times(runs),
-        shared_times=next((run.shared_times for run in runs if run.shared_times), {}),
-        runs=tuple(summarize_run(key, run, space) for key, run in finished.runs),
-    )
 
 
 def summarize_run(key: RunKey, run: RunResult, space: Workspace) -> RunSummary:
@@ -257,15 +244,15 @@ def describe_teacher(space: Workspace) -> TeacherCost | None:
     file = space.root / "teacher" / "metrics.json"
     if space.knowledge is None or not file.is_file():
         return None
-    times = space.root / "teacher_times.json"
-    cost = read_json(times) if times.is_file() else {}
-    return TeacherCost(recipe=read_json(file).get("recipe"), **cost)
+    cost = read_json(times) if (times := times_file(file.parent)).is_file() else {}
+    known = {name: cost.get(name) for name in ("command", "wall_s", "cpu_s")}
+    return TeacherCost(recipe=read_json(file).get("recipe"), **known)
 
 
 def variant_command(name: str, arch: Arch, seeds: Sequence[int], space: Workspace) -> str:
     """Return what to type to compute one variant."""
     words = ["python -m benchmarks.accuracy --data-dir", str(space.dataset.path)]
     words += ["--seeds", *map(str, seeds), "--arch", arch, "--variants", name]
-    return " ".join(
-        words + ([f'"--student-flags={space.student_flags}"'] * bool(space.student_flags))
-    )
+    if space.student_flags:
+        words.append(f'"--student-flags={space.student_flags}"')
+    return " ".join(words)

@@ -1,4 +1,4 @@
-"""Where the runs of one data set are, what names them, and what decides their results."""
+"""Where the runs of one data set are, and what decides their results."""
 
 import dataclasses
 import shlex
@@ -14,29 +14,12 @@ from seqrec.knowledge import Knowledge, load_knowledge
 from accelerate import Accelerator
 
 from benchmarks.grid.bag_of_words import with_bag_of_words
+from benchmarks.grid.plan import RunKey, sources
 from benchmarks.grid.variants import VARIANTS, Variant, needs_teacher
 from benchmarks.report.schema import SCHEMA
 from student.config import DistillConfig, scheduled
-from student.model import Arch
 
-DEFAULT_OUTPUT_DIR = Path("runs") / "accuracy"
 Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """What is computed; None where a variant has no architecture or no seed."""
-
-    variant: str
-    arch: Arch | None = None
-    seed: int | None = None
-    partner_seed: int | None = None  # a variant averaged with itself: the other one's seed
-
-    def __str__(self) -> str:
-        """Return its name in messages, such as `gru distilled seed 0`."""
-        seed = None if self.seed is None else f"seed {self.seed}"
-        partner = None if self.partner_seed is None else f"and {self.partner_seed}"
-        return " ".join(part for part in (self.arch, self.variant, seed, partner) if part)
 
 
 @dataclass(frozen=True)
@@ -45,7 +28,6 @@ class Workspace:
 
     dataset: SequenceDataset
     root: Path  # teacher/, knowledge/, soft-targets/ ... as the stages write them, and cells/
-    output_dir: Path  # the parent of `root`, as `--output-dir` gave it
     student_flags: str  # of `student.distill`, for all students alike
     device: Device
     knowledge: Knowledge | None  # None: no teacher is needed, or none is there yet
@@ -62,19 +44,18 @@ class Workspace:
 
 
 def open_workspace(
-    data_dir: Path, output_dir: Path, student_flags: str, device: Device, *, with_teacher: bool
+    data_dir: Path, root: Path, student_flags: str, device: Device, *, with_teacher: bool
 ) -> Workspace:
     """Open a data set and its folder of results; `DataError` if there is no such data."""
     dataset = load_dataset(data_dir)
-    root = output_dir / data_dir.resolve().name
     knowledge = load_knowledge(root / "knowledge", dataset) if with_teacher else None
-    return Workspace(dataset, root, output_dir, student_flags, device, knowledge)
+    return Workspace(dataset, root, student_flags, device, knowledge)
 
 
 def student_config(key: RunKey, space: Workspace) -> DistillConfig:
     """Return the flags that a student is trained with: shared ones, then its variant's."""
     shared = parse_flags(DistillConfig, "Flags of all students.", shlex.split(space.student_flags))
-    own: dict[str, Any] = {
+    of_run: dict[str, Any] = {
         "data_dir": space.dataset.path,
         "output_dir": space.root,
         "arch": key.arch,
@@ -82,17 +63,7 @@ def student_config(key: RunKey, space: Workspace) -> DistillConfig:
         "device": space.device,
         "num_threads": 1,
     }
-    return dataclasses.replace(shared, **own, **VARIANTS[key.variant].overrides)
-
-
-def parts(key: RunKey) -> list[RunKey]:
-    """Return the runs that a run is made from."""
-    made_of = VARIANTS[key.variant].made_of
-    seeds = [key.seed, key.seed if key.partner_seed is None else key.partner_seed]
-    return [
-        RunKey(name) if VARIANTS[name].kind == "teacher" else RunKey(name, key.arch, seed)
-        for name, seed in zip(made_of, seeds, strict=False)
-    ]
+    return dataclasses.replace(shared, **of_run, **VARIANTS[key.variant].overrides)
 
 
 def run_recipe(key: RunKey, space: Workspace) -> dict[str, Any]:
@@ -102,20 +73,19 @@ def run_recipe(key: RunKey, space: Workspace) -> dict[str, Any]:
         ModelError: the run needs a teacher, and there is none.
     """
     variant = VARIANTS[key.variant]
-    found: dict[str, Any] = {"schema": SCHEMA, "kind": variant.kind}
+    wanted: dict[str, Any] = {"schema": SCHEMA, "kind": variant.kind}
     if variant.made_of:
-        return found | {"made_of": [run_recipe(part, space) for part in parts(key)]}
-    found["dataset_fingerprint"] = space.dataset.fingerprint
+        return wanted | {"made_of": [run_recipe(source, space) for source in sources(key)]}
+    wanted["dataset_fingerprint"] = space.dataset.fingerprint
     if needs_teacher(key.variant):
         if space.knowledge is None:
             raise ModelError(f"{key}: no teacher in {space.root}")
-        found["knowledge_fingerprint"] = space.knowledge.fingerprint
-    if variant.kind == "student":
-        # With the schedule filled in: a run of other rules is another run.
-        if variant.words:
-            found["texts"] = "bags of words"
-        found["student"] = recipe(scheduled(student_config(key, space), space.dataset))
-    return found
+        wanted["knowledge_fingerprint"] = space.knowledge.fingerprint
+    if variant.words:
+        wanted["texts"] = "bags of words"
+    if variant.kind == "student":  # with the schedule filled in: other rules make another run
+        wanted["student"] = recipe(scheduled(student_config(key, space), space.dataset))
+    return wanted
 
 
 def run_folder(key: RunKey, space: Workspace) -> Path:

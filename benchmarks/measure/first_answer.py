@@ -2,11 +2,13 @@
 
     python -m benchmarks.measure.first_answer --folder runs/ml-100k/export/gru-distilled-int8
 
-prints JSON: `load_ms`, from the start of the process until the system is ready; `first_ms`, the
-first request; `peak_mib`, the most memory that the process held, Python and libraries included. An
-exported student is opened by the client that is shipped, `export.recommender`, without PyTorch.
+prints `StartUp` as JSON: `load_ms`, from the start of the process until the system is ready;
+`first_ms`, the first request; `peak_mib`, the most memory that the process held, Python and
+libraries included. An exported student is opened by the client that is shipped,
+`export.recommender`, without PyTorch.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -22,7 +24,6 @@ from seqrec.errors import run_main
 import numpy as np
 
 from benchmarks.measure.startup import STARTED, peak_mib
-from benchmarks.report.files import to_json
 from benchmarks.report.schema import StartUp
 
 
@@ -62,7 +63,7 @@ def measure_here(config: StartUpConfig) -> StartUp:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure in this process and print JSON."""
     config = parse_flags(StartUpConfig, (__doc__ or "").partition("\n")[0], argv)
-    sys.stdout.write(json.dumps(to_json(measure_here(config))) + "\n")
+    sys.stdout.write(json.dumps(dataclasses.asdict(measure_here(config))) + "\n")
 
 
 if __name__ == "__main__":

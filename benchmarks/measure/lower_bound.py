@@ -21,7 +21,6 @@ from typing import Any
 from seqrec.data import IntArray
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from benchmarks.measure.queries import Answer
@@ -114,13 +113,9 @@ def idle(num_threads: int) -> TimedCall:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    return TimedCall(IDLE, whole_call(open_session(model.SerializeToString(), num_threads)))
-
-
-def whole_call(session: ort.InferenceSession) -> Callable[..., Any]:
-    """Return the call of a student's graph for a whole history."""
+    session = open_session(model.SerializeToString(), num_threads)
 
     def call(items: IntArray, excluded: IntArray, k: IntArray) -> Any:
         return session.run(OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k})
 
-    return call
+    return TimedCall(IDLE, call)

@@ -68,12 +68,12 @@ def watch_others(workers: Iterable[int] = ()) -> Iterator[OtherWork]:
         What knows, once the block is left, how many cores others kept busy on average, time stolen
         by a hypervisor included.
     """
-    pids, found = list(workers), OtherWork()
+    pids, others = list(workers), OtherWork()
     wall, before = time.perf_counter(), others_s(pids)
-    yield found
+    yield others
     after = others_s(pids)
     if before is not None and after is not None:
-        found.cores = max(after - before, 0.0) / (time.perf_counter() - wall)
+        others.cores = max(after - before, 0.0) / (time.perf_counter() - wall)
 
 
 def others_s(workers: Iterable[int]) -> float | None:
@@ -88,6 +88,5 @@ def others_s(workers: Iterable[int]) -> float | None:
     times = psutil.cpu_times()
     waiting = ("idle", "iowait", "guest", "guest_nice")  # guests are in user, too
     spent = sum(value for name, value in times._asdict().items() if name not in waiting)
-    own = os.times()
-    ours = own.user + own.system + own.children_user + own.children_system
+    ours = sum(os.times()[:4])  # user and system, of this process and of children that ended
     return spent - ours - sum(worker.user + worker.system for worker in live)

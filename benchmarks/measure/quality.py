@@ -7,16 +7,11 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.metrics import (
-    CUTOFFS,
-    Evaluation,
-    bootstrap_interval,
-    list_ranks,
-    ndcg,
-)
+from seqrec.metrics import CUTOFFS, Evaluation, bootstrap_interval, list_ranks, ndcg
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,41 +93,28 @@ def top_lists(
     return np.concatenate([system.checked(request, dataset.num_items) for request in progress])
 
 
-def affordable_lists(
-    system: System,
-    dataset: SequenceDataset,
-    *,
-    exclude_seen: bool,
-    batch_size: int,
-    patience_s: float = PATIENCE_S,
-) -> IntArray:
-    """Ask for every test user's list, in batches if a system would take too long otherwise.
+def affordable_batch_size(
+    system: System, dataset: SequenceDataset, batch_size: int, patience_s: float = PATIENCE_S
+) -> int:
+    """Return how many users are asked at once: one, or a batch where all would take too long.
 
-    The first users are asked one at a time. If all would need longer than `patience_s` like that,
-    and a batch of these users agrees in 99 of 100 items, all are asked in batches.
-
-    Returns:
-        As `top_lists`.
+    The first users are asked both ways, so that answers to batches are checked, too. They are used
+    if all users, one at a time, would need longer than `patience_s`, and if the two agree in 99 of
+    100 items.
 
     Raises:
         ModelError: the system does not keep its promises; see `check_answer`.
     """
-
-    def ask(histories: Histories, size: int) -> IntArray:
-        protocol = {"exclude_seen": exclude_seen, "batch_size": size}
-        return top_lists(system, dataset, histories=histories, **protocol)  # type: ignore[arg-type]
-
     histories = histories_before_test(dataset)
-    first, rest = histories[:batch_size], histories[batch_size:]
+    first, exclude = histories[:batch_size], dataset.exclude_seen
     start = time.perf_counter()
-    singly = ask(first, 1)
-    if not rest:
-        return singly
-    size = 1
-    if (time.perf_counter() - start) / len(first) * len(histories) > patience_s:
-        if mean_overlap(singly, ask(first, batch_size), k=LIST_LENGTH) >= SAME_IN_BATCHES:
-            size = batch_size
-    return np.concatenate([singly, ask(rest, size)])
+    singly = top_lists(system, dataset, histories=first, exclude_seen=exclude)
+    all_singly_s = (time.perf_counter() - start) / len(first) * len(histories)
+    at_once = top_lists(
+        system, dataset, histories=first, exclude_seen=exclude, batch_size=batch_size
+    )
+    is_alike = mean_overlap(singly, at_once, k=LIST_LENGTH) >= SAME_IN_BATCHES
+    return batch_size if all_singly_s > patience_s and is_alike else 1
 
 
 def evaluate_lists(excluding: IntArray, keeping: IntArray, dataset: SequenceDataset) -> Evaluation:
@@ -156,27 +138,15 @@ def mean_overlap(first: IntArray, second: IntArray, k: int = K) -> float:
 def judge(
     systems: Sequence[System], dataset: SequenceDataset, failed: list[Failure], *, batch_size: int
 ) -> list[Judged]:
-    """Rank the test targets in what systems answer; one that may fail and does goes to `failed`.
-
-    A batch of the size that throughput is measured with is checked, too, and used where single
-    users would take too long.
-    """
+    """Rank the test targets in what systems answer; one that may fail and does goes to `failed`."""
     judged: list[System] = []
     evaluations: list[Evaluation] = []
     lists: list[IntArray] = []
-    some = histories_before_test(dataset)[:batch_size]
     for system in systems:
         try:
-            (batch,) = make_requests(
-                some,
-                max_len=system.max_len,
-                k=min(K, dataset.num_items),
-                exclude_seen=dataset.exclude_seen,
-                batch_size=batch_size,
-            )
-            system.checked(batch, dataset.num_items)
+            size = affordable_batch_size(system, dataset, batch_size)
             excluding, keeping = (
-                affordable_lists(system, dataset, exclude_seen=exclude, batch_size=batch_size)
+                top_lists(system, dataset, exclude_seen=exclude, batch_size=size)
                 for exclude in (True, False)
             )
         except ModelError as error:
@@ -211,31 +181,27 @@ def compare(
         ndcg(evaluation.ranks(exclude_seen=dataset.exclude_seen), K) for evaluation in evaluations
     ]
 
-    def gain(own: int, other: int) -> Gain:
-        difference = values[own] - values[other]
+    def gain(index: int, other: int) -> Gain:
+        difference = values[index] - values[other]
         low, high = bootstrap_interval(difference)
         return Gain(mean=float(difference.mean()), low=low, high=high)
 
     headline, other_protocol = protocols(dataset)
     judged = []
     for i, (one, system) in enumerate(zip(who, systems, strict=True)):
-        report = evaluations[i].report()
+        report, fields = evaluations[i].report(), dict[str, Any]()
         control = index.get((one.family, "control", "fp32", None))
         fp32 = index.get((one.family, one.role, "fp32", None))
-        is_distilled, is_int8 = one.role == "distilled", one.precision == "int8"
-        is_shipped = is_distilled and is_int8 and one.variant is None
-        has_control = is_distilled and control is not None
+        if one.role == "distilled" and control is not None:
+            fields["gain_over_control"] = gain(i, control)
+            if baselines and (one.precision, one.variant) == ("int8", None):  # what is shipped
+                over = {name: gain(i, other) for name, other in baselines.items()}
+                fields["gain_over_baselines"] = over
+        if one.precision == "int8" and fp32 is not None:
+            fields["gain_over_fp32"] = gain(i, fp32)
+            fields["top10_overlap_with_fp32"] = mean_overlap(lists[i], lists[fp32])
         quality = Quality(
-            metrics=report[headline],
-            metrics_other_protocol=report[other_protocol],
-            gain_over_control=gain(i, control) if has_control else None,  # type: ignore[arg-type]
-            gain_over_fp32=None if fp32 is None or not is_int8 else gain(i, fp32),
-            gain_over_baselines={name: gain(i, other) for name, other in baselines.items()}
-            if is_shipped and has_control and baselines
-            else None,
-            top10_overlap_with_fp32=None
-            if fp32 is None or not is_int8
-            else mean_overlap(lists[i], lists[fp32]),
+            metrics=report[headline], metrics_other_protocol=report[other_protocol], **fields
         )
         judged.append(Judged(system, quality))
     return judged

@@ -1,7 +1,7 @@
 """How fast systems answer the test users: latency, throughput, start-up, all in turns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from seqrec.data import SequenceDataset
@@ -26,7 +26,7 @@ SWEPT_LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Workload:
     """The test users, shuffled, and how often they are asked; headline protocol."""
 
     dataset: SequenceDataset
@@ -36,7 +36,7 @@ class Asked:
     seed: int
 
     def histories(self) -> list[NDArray[np.integer]]:
-        """Return the users' histories in the order in which they are asked."""
+        """Return the users' histories in the order in which they are load."""
         histories = histories_before_test(self.dataset)
         order = np.random.default_rng(self.seed).permutation(len(histories))
         return [histories[user] for user in order]
@@ -55,13 +55,13 @@ class Asked:
 
 
 def time_judged(
-    judged: Sequence[Judged], asked: Asked, failed: list[Failure], *, sweeps: bool
+    judged: Sequence[Judged], load: Workload, failed: list[Failure], *, sweeps: bool
 ) -> list[SystemResult]:
     """Time all in turns; if one that may fail stops meanwhile, the others begin again."""
     left = list(judged)
     while True:
         try:
-            speeds = measure_speed([one.system for one in left], asked, sweeps=sweeps)
+            speeds = measure_speed([one.system for one in left], load, sweeps=sweeps)
         except SystemFailure as error:
             failed.append(failure_of(error.system.identity, error))
             left = [one for one in left if one.system is not error.system]
@@ -79,89 +79,90 @@ def time_judged(
         ]
 
 
-def measure_speed(systems: Sequence[System], asked: Asked, *, sweeps: bool) -> list[Speed]:
+def measure_speed(systems: Sequence[System], load: Workload, *, sweeps: bool) -> list[Speed]:
     """Measure all systems in turns, in order."""
-    histories, num_items = asked.histories(), asked.dataset.num_items
+    histories, num_items = load.histories(), load.dataset.num_items
     num_bytes = [system.parameter_bytes() for system in systems]
     known_bytes = [number for number in num_bytes if number is not None]
-    references = reference_calls(known_bytes, num_items, asked.num_threads)
+    references = reference_calls(known_bytes, num_items, load.num_threads)
     everything = [*systems, *references]
     timings = measure_latency(
         everything,
-        [asked.requests(histories[: asked.num_calls], one.max_len, 1) for one in everything],
-        num_calls=asked.num_calls,
-        budget_s=asked.budget_s,
+        [load.requests(histories[: load.num_calls], one.max_len, 1) for one in everything],
+        num_calls=load.num_calls,
+        budget_s=load.budget_s,
     )
     bounds = bounds_of(references, timings[len(systems) :])
-    rates = measure_rates(systems, histories, asked, BATCH_SIZE)
+    rates = measure_rates(systems, histories, load, BATCH_SIZE)
     starts = take_turns(
         len(systems), NUM_STARTS, lambda index, _: systems[index].start_up(), "start-up"
     )
+    swept = sweep(systems, histories, load) if sweeps else [{} for _ in systems]
     speeds = []
     for index, system in enumerate(systems):
-        latency = timings[index].summary()
-        speed = Speed(
-            latency_ms=latency,
-            num_timed_calls=len(timings[index].durations_ns),
-            throughput_per_s=rates[index],
-            idle_call_ms=bounds.idle_call_ms if system.runs_on_onnxruntime else None,
-            start_up=median_start_up(starts[index]),
+        latency, fields = timings[index].summary(), swept[index]
+        if (size := num_bytes[index]) is not None:
+            bound = bounds.lower_bound(size, num_items)
+            fields |= {"lower_bound_ms": bound, "lower_bound_bytes": size}
+            fields["ratio_to_lower_bound"] = ratio(latency, bound)
+        if system.runs_on_onnxruntime:
+            fields["idle_call_ms"] = bounds.idle_call_ms
+        speeds.append(
+            Speed(
+                latency_ms=latency,
+                num_timed_calls=len(timings[index].durations_ns),
+                throughput_per_s=rates[index],
+                start_up=median_start_up(starts[index]),
+                **fields,
+            )
         )
-        if (own := num_bytes[index]) is not None:
-            bound = bounds.lower_bound(own, num_items)
-            measured: dict[str, Any] = {"lower_bound_ms": bound, "lower_bound_bytes": own}
-            speed = replace(speed, **measured, ratio_to_lower_bound=ratio(latency, bound))
-        speeds.append(speed)
-    return sweep(systems, speeds, histories, asked) if sweeps else speeds
+    return speeds
 
 
 def measure_rates(
     systems: Sequence[System],
     histories: Sequence[NDArray[np.integer]],
-    asked: Asked,
+    load: Workload,
     batch_size: int,
 ) -> list[float]:
     """Return each system's users per second, in whole batches of this size."""
     # A data set with fewer users than one batch is gone through again.
     num_users = min(max(len(histories) // batch_size, 1), MAX_BATCHES) * batch_size
     users = [histories[number % len(histories)] for number in range(num_users)]
-    requests = [asked.requests(users, system.max_len, batch_size) for system in systems]
+    requests = [load.requests(users, system.max_len, batch_size) for system in systems]
     return measure_throughput(systems, requests, budget_s=THROUGHPUT_S)
 
 
 def sweep(
-    systems: Sequence[System],
-    speeds: Sequence[Speed],
-    histories: Sequence[NDArray[np.integer]],
-    asked: Asked,
-) -> list[Speed]:
-    """Add throughput by batch size and latency by history length of whole ONNX files."""
-    swept = [
-        i
-        for i, one in enumerate(systems)
-        if one.runs_on_onnxruntime and one.identity.variant != "step"
-    ]
-    files = [systems[i] for i in swept]
-    by_batch: list[dict[str, float]] = [{} for _ in files]
-    by_history: list[dict[str, float]] = [{} for _ in files]
+    systems: Sequence[System], histories: Sequence[NDArray[np.integer]], load: Workload
+) -> list[dict[str, Any]]:
+    """Return throughput by batch size and latency by history length of whole ONNX files.
+
+    Of each system the two fields of `Speed`; nothing of others.
+    """
+    fields: list[dict[str, Any]] = [{} for _ in systems]
+    files = {
+        i: system
+        for i, system in enumerate(systems)
+        if system.runs_on_onnxruntime and system.identity.variant != "step"
+    }
     for size in SWEPT_BATCHES:
-        for own, rate in zip(by_batch, measure_rates(files, histories, asked, size), strict=True):
-            own[str(size)] = rate
-    longest = max(system.max_len for system in files)
+        rates = measure_rates(list(files.values()), histories, load, size)
+        for i, rate in zip(files, rates, strict=True):
+            fields[i].setdefault("throughput_by_batch", {})[str(size)] = rate
+    longest = max(system.max_len for system in files.values())
     for length in (*(n for n in SWEPT_LENGTHS if n < longest), longest):
         users = [history[-length:] for history in histories if len(history) >= length]
-        able = [i for i, system in enumerate(files) if system.max_len >= length]
+        able = {i: system for i, system in files.items() if system.max_len >= length}
         if not users:
             break
         timings = measure_latency(
-            [files[i] for i in able],
-            [asked.requests(users, length, 1)] * len(able),
-            num_calls=asked.num_calls // 4,
+            list(able.values()),
+            [load.requests(users, length, 1)] * len(able),
+            num_calls=load.num_calls // 4,
             budget_s=THROUGHPUT_S,
         )
         for i, timing in zip(able, timings, strict=True):
-            by_history[i][str(length)] = timing.summary().p50
-    found = list(speeds)
-    for i, batches, lengths in zip(swept, by_batch, by_history, strict=True):
-        found[i] = replace(found[i], throughput_by_batch=batches, p50_ms_by_history=lengths)
-    return found
+            p50 = timing.summary().p50
+            fields[i].setdefault("p50_ms_by_history", {})[str(length)] = p50
+    return fields

@@ -1,7 +1,9 @@
 """What systems cost before their first answer: processes are started that tell it of themselves."""
 
+import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -10,9 +12,6 @@ from pathlib import Path
 
 from seqrec.errors import ModelError
 
-import numpy as np
-
-from benchmarks.report.files import from_json
 from benchmarks.report.schema import StartUp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,14 +36,13 @@ def last_line(text: str) -> str:
 
 def median_start_up(starts: Sequence[StartUp | None]) -> StartUp | None:
     """Return the median of each figure; None if there is none."""
-
-    def median(name: str) -> float | None:
-        known = [value for start in starts if (value := getattr(start, name, None)) is not None]
-        return float(np.median(known)) if known else None
-
-    if not any(starts):
-        return None
-    return StartUp(**{name: median(name) for name in ("load_ms", "first_ms", "peak_mib")})
+    measured = [dataclasses.asdict(start) for start in starts if start is not None]
+    known = {
+        name: [values[name] for values in measured if values[name] is not None]
+        for name in (measured[0] if measured else ())
+    }
+    medians = {name: statistics.median(values) for name, values in known.items() if values}
+    return StartUp(**medians) if measured else None
 
 
 def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> StartUp:
@@ -53,20 +51,11 @@ def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> Sta
     Raises:
         ModelError: the process failed; the message ends with its last line.
     """
-    words = [
-        sys.executable,
-        "-m",
-        "benchmarks.measure.first_answer",
-        f"--folder={folder.resolve()}",
-    ]
-    environment = {
-        **os.environ,
-        STARTED: str(time.monotonic_ns()),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
+    words = [f"--folder={folder.resolve()}", f"--num-threads={num_threads}", f"--device={device}"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*words, f"--num-threads={num_threads}", f"--device={device}"],
-        env=environment,
+        [sys.executable, "-m", "benchmarks.measure.first_answer", *words],
+        env={**os.environ, STARTED: str(time.monotonic_ns()), "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
@@ -74,5 +63,4 @@ def measure_start_up(folder: Path, num_threads: int, device: str = "cpu") -> Sta
     if done.returncode:
         reason = last_line(done.stderr)
         raise ModelError(f"{folder} could not be opened in a process of its own: {reason}")
-    found: StartUp = from_json(StartUp, json.loads(done.stdout.splitlines()[-1]))
-    return found
+    return StartUp(**json.loads(done.stdout.splitlines()[-1]))

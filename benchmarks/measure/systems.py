@@ -5,7 +5,8 @@ Shape letters: B users, T history, E excluded, K answers, I items.
 
 import importlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,6 @@ from onnx import TensorProto, helper
 from benchmarks.measure.profiler import profile
 from benchmarks.measure.queries import Answer, Request, check_answer
 from benchmarks.measure.startup import measure_start_up
-from benchmarks.measure.timing import time_call
 from benchmarks.report.schema import Identity, StartUp
 from export.recommender import NEW_STATE, OUTPUT_NAMES, STATE, open_session
 
@@ -57,6 +57,13 @@ class Runner(Protocol):
         Returns:
             Items int64 (B, K) and scores float32 (B, K), best first; a score of -inf: no answer.
         """
+
+
+def time_call(call: Callable[[], object]) -> tuple[int, int]:
+    """Return the wall time of a call and the CPU time of all threads, in nanoseconds."""
+    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - wall, time.process_time_ns() - cpu
 
 
 class System:
@@ -133,10 +140,10 @@ class Popularity(System):
         top_scores = np.full((len(items), num_answers), -np.inf, dtype=np.float32)
         for row, left_out in enumerate(excluded):
             is_left_out[left_out] = True
-            found = np.flatnonzero(~is_left_out[candidates])[:num_answers]
+            best = np.flatnonzero(~is_left_out[candidates])[:num_answers]
             is_left_out[left_out] = False
-            top_items[row, : len(found)] = self._order[found]
-            top_scores[row, : len(found)] = self._scores[found]
+            top_items[row, : len(best)] = self._order[best]
+            top_scores[row, : len(best)] = self._scores[best]
         return top_items, top_scores
 
     def parameter_bytes(self) -> None:
@@ -237,11 +244,10 @@ class TeacherSystem(System):
         self._start_up = partial(measure_start_up, folder, num_threads, device)
         self._device = torch.device(device)
         self._teacher = Teacher.from_pretrained(folder, device=self._device)
-        # Of a teacher called "nf4" the linear layers alone are in 4 bit; `size_by_precision` tells.
+        # Of a teacher called "nf4" the linear layers alone are in 4 bit.
         precision = {4: "nf4", 16: "bf16", 32: "fp32"}[config["bits"]]
         self.identity = Identity(system="teacher", precision=precision, family="teacher")
-        self.size_by_precision = self._teacher.answer_bytes
-        self.size_mib = sum(self.size_by_precision.values()) / 2**20
+        self.size_mib = sum(self._teacher.answer_bytes.values()) / 2**20
         self.num_parameters = self._teacher.num_parameters
         self.max_len = int(config["max_len"])
 
@@ -303,33 +309,18 @@ class TorchSystem(System):
         return self._bytes
 
 
-class OwnSystem(System):
+class RunnerSystem(System):
     """A user's own runner."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self.identity = Identity(system=runner.system, precision=runner.precision, family="own")
+        self.identity = Identity(system=runner.system, precision=runner.precision, family="runner")
         self.size_mib, self.num_parameters = float(runner.size_mib), int(runner.num_parameters)
         self.max_len = int(runner.max_len)
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Let it answer."""
         return self._runner.recommend(items, excluded, k)
-
-    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
-        """Let it time itself if it can, by a method of this name."""
-        timed = getattr(self._runner, "timed", super().timed)
-        durations: NDArray[np.int64] = timed(requests)
-        return durations
-
-    def parameter_bytes(self) -> int | None:
-        """What it tells by an attribute of this name, else its size.
-
-        None if its attribute `reads_all_weights` is False.
-        """
-        if not getattr(self._runner, "reads_all_weights", True):
-            return None
-        return int(getattr(self._runner, "parameter_bytes", round(self.size_mib * 2**20)))
 
 
 def student_identity(config: dict[str, Any], precision: str, variant: str | None) -> Identity:
@@ -361,7 +352,7 @@ def torch_top_k(scores: "torch.Tensor", excluded: IntArray, k: int) -> Answer:
     return top.cpu().numpy(), best.cpu().numpy()  # which waits for the device
 
 
-def load_runner(spec: str, dataset: SequenceDataset) -> OwnSystem:
+def load_runner(spec: str, dataset: SequenceDataset) -> RunnerSystem:
     """Make a user's own system: `module:name`, where name(dataset) returns a `Runner`.
 
     Raises:
@@ -382,4 +373,4 @@ def load_runner(spec: str, dataset: SequenceDataset) -> OwnSystem:
         value = getattr(runner, attribute)
         if not isinstance(value, SupportsFloat) or not float(value) >= (attribute == "max_len"):
             raise ModelError(f"--runners {spec}: {attribute} is {value!r}, expected a number")
-    return OwnSystem(runner)
+    return RunnerSystem(runner)

@@ -1,16 +1,18 @@
 """Time around calls: systems take turns, so that a busy moment of the machine hits all of them."""
 
 import gc
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.measure.queries import Request
+from benchmarks.measure.systems import System
 from benchmarks.report.schema import Latency
 
 NUM_WARM_UP_CALLS = 20
@@ -23,13 +25,6 @@ Requests = Sequence[Sequence[Request]]  # those of each system
 T = TypeVar("T")
 
 
-class Timed(Protocol):
-    """What can be timed."""
-
-    def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
-        """Answer requests one after another; return each one's wall and CPU ns, (N, 2)."""
-
-
 @dataclass(frozen=True)
 class Timing:
     """What one system's calls took."""
@@ -39,24 +34,17 @@ class Timing:
 
     def summary(self) -> Latency:
         """Return percentiles, and the spread over the turns."""
-        found = percentiles_ms(self.durations_ns)
+        whole = percentiles_ms(self.durations_ns)
         turns = [turn for turn in np.array_split(self.durations_ns, NUM_TURNS) if len(turn)]
         medians = [percentiles_ms(turn)["p50"] for turn in turns]
         return Latency(
-            p50=found["p50"],
-            p95=found["p95"],
-            p99=found["p99"] if len(self.durations_ns) >= MIN_CALLS_OF_P99 else None,
+            p50=whole["p50"],
+            p95=whole["p95"],
+            p99=whole["p99"] if len(self.durations_ns) >= MIN_CALLS_OF_P99 else None,
             p50_least=min(medians),
             p50_most=max(medians),
             cpu=self.cpu_ns / 1e6,
         )
-
-
-def time_call(call: Callable[[], object]) -> tuple[int, int]:
-    """Return the wall time of a call and the CPU time of all threads, in nanoseconds."""
-    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - wall, time.process_time_ns() - cpu
 
 
 def percentiles_ms(durations_ns: NDArray[np.int64]) -> dict[str, float]:
@@ -85,15 +73,15 @@ def take_turns(
     Returns:
         What `measure` returned, by system, then by turn.
     """
-    found: list[list[T]] = [[] for _ in range(num_systems)]
+    by_system: list[list[T]] = [[] for _ in range(num_systems)]
     for turn in tqdm(range(num_turns), desc=what, unit="turn", leave=False):
-        for index, results in enumerate(found):
+        for index, results in enumerate(by_system):
             results.append(measure(index, turn))
-    return found
+    return by_system
 
 
 def measure_latency(
-    systems: Sequence[Timed], requests: Requests, *, num_calls: int, budget_s: float
+    systems: Sequence[System], requests: Requests, *, num_calls: int, budget_s: float
 ) -> list[Timing]:
     """Time single calls of several systems on the same requests, in turns.
 
@@ -108,25 +96,25 @@ def measure_latency(
         Each system's, in order.
     """
     counts = [
-        int(min(num_calls, max(MIN_CALLS, budget_s / _warm_up(system, own, budget_s / 10))))
-        for system, own in zip(systems, requests, strict=True)
+        int(min(num_calls, max(MIN_CALLS, budget_s / _warm_up(system, asked, budget_s / 10))))
+        for system, asked in zip(systems, requests, strict=True)
     ]
 
     def measure(index: int, turn: int) -> NDArray[np.int64]:
-        calls, own = np.array_split(np.arange(counts[index]), NUM_TURNS)[turn], requests[index]
-        return systems[index].timed([own[call % len(own)] for call in calls])
+        calls, asked = np.array_split(np.arange(counts[index]), NUM_TURNS)[turn], requests[index]
+        return systems[index].timed([asked[call % len(asked)] for call in calls]).reshape(-1, 2)
 
     gc.collect()
     gc.disable()
     try:
-        turns = take_turns(len(systems), NUM_TURNS, measure, "latency")
+        by_system = take_turns(len(systems), NUM_TURNS, measure, "latency")
     finally:
         gc.enable()
-    durations = [np.concatenate([turn.reshape(-1, 2) for turn in own]) for own in turns]
-    return [Timing(own[:, 0], float(own[:, 1].mean())) for own in durations]
+    durations = map(np.concatenate, by_system)
+    return [Timing(one[:, 0], float(one[:, 1].mean())) for one in durations]
 
 
-def _warm_up(system: Timed, requests: Sequence[Request], budget_s: float) -> float:
+def _warm_up(system: System, requests: Sequence[Request], budget_s: float) -> float:
     """Make some calls; return how many seconds one took."""
     start = time.perf_counter()
     for done in range(1, NUM_WARM_UP_CALLS + 1):
@@ -137,7 +125,7 @@ def _warm_up(system: Timed, requests: Sequence[Request], budget_s: float) -> flo
 
 
 def measure_throughput(
-    systems: Sequence[Timed], requests: Requests, *, budget_s: float
+    systems: Sequence[System], requests: Requests, *, budget_s: float
 ) -> list[float]:
     """Return each system's users answered per second: the median over equally large batches.
 
@@ -149,18 +137,19 @@ def measure_throughput(
         requests: each one's.
         budget_s: of each system; in each turn it answers one batch at least.
     """
-    for system, own in zip(systems, requests, strict=True):
-        for request in own[:2]:
+    for system, asked in zip(systems, requests, strict=True):
+        for request in asked[:2]:
             system.timed([request])
-    rates: list[list[float]] = [[] for _ in systems]
 
-    def measure(index: int, _: int) -> None:
-        own, found, start = requests[index], rates[index], time.perf_counter()
-        before = len(found)
-        while len(found) == before or time.perf_counter() - start < budget_s / NUM_ROUNDS:
-            request = own[len(found) % len(own)]
+    def measure(index: int, _: int) -> list[float]:
+        rates: list[float] = []
+        start = time.perf_counter()
+        while not rates or time.perf_counter() - start < budget_s / NUM_ROUNDS:
+            request = requests[index][next(turn_of[index]) % len(requests[index])]
             duration_ns = int(systems[index].timed([request])[0, 0])
-            found.append(len(request.items) / duration_ns * 1e9)
+            rates.append(len(request.items) / duration_ns * 1e9)
+        return rates
 
-    take_turns(len(systems), NUM_ROUNDS, measure, "throughput")
-    return [float(np.median(found)) for found in rates]
+    turn_of = [itertools.count() for _ in systems]
+    by_system = take_turns(len(systems), NUM_ROUNDS, measure, "throughput")
+    return [float(np.median(np.concatenate(rates))) for rates in by_system]

@@ -3,98 +3,99 @@
     python -m benchmarks.report.browser --input latency-phone.json latency-laptop.json
 
 They come from elsewhere, so every value is checked: text that a terminal would obey, numbers that
-cannot be. `export/web/measure.js` writes them, schema "seqrec-browser-latency/1".
+cannot be. `export/web/measure.js` writes them.
 """
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Literal, Self
 
 from seqrec.config import flag, parse_flags
 from seqrec.errors import DataError, run_main
 
-from benchmarks.report.files import from_json
-from benchmarks.report.tables import make_table, number
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-SCHEMA = "seqrec-browser-latency/1"
-MAX_TEXT = 400
+from benchmarks.report.files import first_fault
+from benchmarks.report.tables import Columns, make_table, number
+
 MAX_BYTES = 1_000_000
-HEADERS = ["device", "data", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "requests"]
 
 
-@dataclass(frozen=True)
-class Checked:
-    """Values that a table can show: short printable text, numbers above zero."""
-
-    def __post_init__(self) -> None:
-        """Refuse other values; `ValueError` names the field."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, str) and not (0 < len(value) <= MAX_TEXT and value.isprintable()):
-                raise ValueError(
-                    f"{field.name} is {value!r:.60}, expected printable text of at most "
-                    f"{MAX_TEXT} characters"
-                )
-            if isinstance(value, int | float) and value <= 0:
-                raise ValueError(f"{field.name} is {value!r:.60}, expected a number above 0")
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected printable text")
+    return text
 
 
-@dataclass(frozen=True, kw_only=True)
+Text = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_printable)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Checked(BaseModel):
+    """A part of the file; what is not named here is not read."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
 class Device(Checked):
     """Where it was measured."""
 
-    name: str  # as its owner calls it
+    name: Text  # as its owner calls it
 
 
-@dataclass(frozen=True, kw_only=True)
 class Runtime(Checked):
     """What ran the model."""
 
-    name: str
-    version: str
-    num_threads: int
+    name: Text
+    version: Text
+    num_threads: PositiveInt
 
 
-@dataclass(frozen=True, kw_only=True)
 class Model(Checked):
     """What its config.json says."""
 
-    sha256: str
-    arch: str
-    role: str | None
-    precision: str
-    dataset: str
+    sha256: Text
+    arch: Text
+    role: Text | None = None
+    precision: Text
+    dataset: Text
 
 
-@dataclass(frozen=True, kw_only=True)
 class BrowserLatency(Checked):
     """Milliseconds of one request."""
 
-    p50: float
-    p95: float
-    p99: float
+    p50: Milliseconds
+    p95: Milliseconds
+    p99: Milliseconds
 
-    def __post_init__(self) -> None:
-        """Refuse percentiles in another order, too."""
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
         if not self.p50 <= self.p95 <= self.p99:
-            raise ValueError(f"latency_ms is {self}, expected p50 <= p95 <= p99")
+            raise ValueError("expected p50 <= p95 <= p99")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class BrowserResult(Checked):
-    """What is shown of a file of the measure button; the rest of it is not read."""
+    """What is shown of a file of the measure button."""
 
+    schema_version: Literal["seqrec-browser-latency/1"] = Field(alias="schema")
     device: Device
     runtime: Runtime
     model: Model
-    num_requests: int
+    num_requests: PositiveInt
     # So many calls were timed together, because the clock is too coarse for one; the percentiles
     # are then those of their means.
-    calls_per_sample: int
+    calls_per_sample: PositiveInt
     latency_ms: BrowserLatency
 
 
@@ -114,45 +115,40 @@ def read_browser_result(file: Path) -> BrowserResult:
     try:
         with file.open("rb") as opened:
             text = opened.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes")
-        value = json.loads(text, parse_constant=_refuse_constant)
-        found = value.get("schema") if isinstance(value, dict) else None
-        if found != SCHEMA:
-            raise ValueError(f"its schema is {found!r:.60}, expected {SCHEMA!r}")
-        result: BrowserResult = from_json(BrowserResult, value)
     except OSError as error:
         raise DataError(f"cannot read {file} ({error.strerror}). Name it: --input FILE") from error
-    except (ValueError, RecursionError) as error:
+    try:
+        if len(text) > MAX_BYTES:
+            raise DataError(f"{file} cannot be shown: more than {MAX_BYTES:,} bytes")
+        return BrowserResult.model_validate_json(text)
+    except ValidationError as error:
         raise DataError(
-            f"{file} cannot be shown: {error}. Expected the file that the web page's measure "
-            "button offers (python -m export.to_web)"
+            f"{file} cannot be shown: {first_fault(error)}. Expected the file that the web page's "
+            "measure button offers (python -m export.to_web)"
         ) from error
-    return result
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+COLUMNS: Columns[BrowserResult] = {
+    "device": lambda result: result.device.name,
+    "data": lambda result: result.model.dataset,
+    "system": lambda result: " ".join(filter(None, (result.model.arch, result.model.role))),
+    "precision": lambda result: result.model.precision,
+    "p50 ms": lambda result: number(result.latency_ms.p50),
+    "p95 ms": lambda result: number(result.latency_ms.p95),
+    "p99 ms": lambda result: number(result.latency_ms.p99),
+    "requests": lambda result: (
+        f"{result.num_requests:,}"
+        + f", {result.calls_per_sample} at a time" * (result.calls_per_sample > 1)
+    ),
+    "runtime": lambda result: (
+        f"{result.runtime.name} {result.runtime.version}, {result.runtime.num_threads} thread(s)"
+    ),
+}
 
 
 def format_browser(results: Sequence[BrowserResult]) -> str:
     """Return the results as a text table that ends in a newline."""
-    rows = [_cells(result) for result in results]
-    return make_table([*HEADERS, "runtime"], rows, "llllrrrll") + "\n"
-
-
-def _cells(result: BrowserResult) -> list[Any]:
-    model, runtime, latency = result.model, result.runtime, result.latency_ms
-    together = f", {result.calls_per_sample} at a time" if result.calls_per_sample > 1 else ""
-    return [
-        result.device.name,
-        model.dataset,
-        " ".join(filter(None, (model.arch, model.role))),
-        model.precision,
-        *map(number, (latency.p50, latency.p95, latency.p99)),
-        f"{result.num_requests:,}{together}",
-        f"{runtime.name} {runtime.version}, {runtime.num_threads} thread(s)",
-    ]
+    return make_table(results, COLUMNS, align="llllrrrll") + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,13 +1,10 @@
 """Did it get worse? A run compared with an earlier one: `benchmarks.latency --compare-with FILE`.
 
-    python -m benchmarks.report.regression --earlier kept.json --later runs/ml-100k/benchmark.json
-
 Each system that both runs have is compared in three ways, each with its tolerance:
 
-    NDCG@10     may fall by --max-ndcg-loss of the earlier value (default 2 %)
-    size        may grow by a fiftieth
-    latency     p50 in multiples of the lower bound measured in the same run may grow to
-                --max-slowdown times the earlier value (default 1.5)
+    NDCG@10                 may fall by a fiftieth of the earlier value
+    MiB                     may grow by a fiftieth
+    ratio to lower bound    may grow to one and a half times the earlier value
 
 Machines differ, and so does one machine from hour to hour; the bound is timed in turns with the
 systems, so a multiple of it moves less than milliseconds do. A system that the earlier run alone
@@ -16,55 +13,20 @@ what is new counts for nothing; both are named. Exit code 1 if it is worse.
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from seqrec.config import flag, parse_flags
-from seqrec.errors import DataError, run_main
+from seqrec.errors import DataError
 
-from benchmarks.report.files import load
-from benchmarks.report.schema import Identity, LatencyResults, SystemResult
+from benchmarks.report.schema import LatencyResults, SystemResult
 from benchmarks.report.tables import make_table, number
 
-MAX_GROWTH = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegressionConfig:
-    """Flags of `benchmarks.report.regression`."""
-
-    earlier: Path = flag(Path("earlier.json"), "benchmark.json of an earlier run")
-    later: Path = flag(Path("benchmark.json"), "benchmark.json of the run that is judged")
-    max_ndcg_loss: float = flag(0.02, "how much of its NDCG@10 may be lost")
-    max_slowdown: float = flag(1.5, "how many times as far from the lower bound a system may be")
-
-    def __post_init__(self) -> None:
-        """Refuse tolerances that would let all pass."""
-        if not 0 <= self.max_ndcg_loss < 1 or self.max_slowdown < 1:
-            raise ValueError(
-                f"--max-ndcg-loss {self.max_ndcg_loss:g} is a fraction from 0 to 1 (0.02: 2 %), "
-                f"--max-slowdown {self.max_slowdown:g} a factor of at least 1"
-            )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Ratios of later to earlier, None where a run lacks a value, and which are too bad."""
-
-    key: tuple[str, str]  # system and precision
-    ndcg: float | None
-    slowdown: float | None
-    size: float | None
-    worse: tuple[str, ...]
-
-
-def _key(identity: Identity) -> tuple[str, str]:
-    return identity.system, identity.precision_label
-
-
-def _by_key(results: LatencyResults) -> dict[tuple[str, str], SystemResult]:
-    return {_key(row): row for row in results.rows}
+# What is compared, and how much of the earlier value the later one has at least and at most.
+COMPARED: dict[str, tuple[Callable[[SystemResult], float | None], float, float]] = {
+    "NDCG@10": (lambda row: row.metrics["ndcg@10"], 0.98, float("inf")),
+    "ratio to lower bound": (lambda row: row.ratio_to_lower_bound, 0.0, 1.5),
+    "MiB": (lambda row: row.size_mib, 0.0, 1.02),
+}
 
 
 def require_comparable(
@@ -80,11 +42,10 @@ def require_comparable(
     Raises:
         DataError: naming what differs.
     """
-    found = earlier.dataset.fingerprint
-    if found != fingerprint:
+    if earlier.dataset.fingerprint != fingerprint:
         raise DataError(
-            f"{file} was measured on data set {found[:12]}, this run is on {fingerprint[:12]}. "
-            "Compare runs on the same data"
+            f"{file} was measured on data set {earlier.dataset.fingerprint[:12]}, this run is on "
+            f"{fingerprint[:12]}. Compare runs on the same data"
         )
     threads = earlier.environment.num_threads
     if threads != num_threads:
@@ -99,85 +60,56 @@ def require_comparable(
         )
 
 
-def missing(earlier: LatencyResults, later: LatencyResults) -> list[tuple[str, str]]:
-    """Return the systems of ours that the earlier run alone has, by system and precision."""
-    there = _by_key(later)
-    keys = [_key(row) for row in earlier.rows if row.family != "baseline"]
-    return [key for key in keys if key not in there]
+def ratios(earlier: SystemResult, later: SystemResult) -> dict[str, float | None]:
+    """Return later over earlier of all that is compared, None where a run lacks the value."""
+    pairs = {name: (value(later), value(earlier)) for name, (value, *_) in COMPARED.items()}
+    return {
+        name: None if new is None or not old else new / old for name, (new, old) in pairs.items()
+    }
 
 
-def compare_runs(
-    earlier: LatencyResults, later: LatencyResults, config: RegressionConfig
-) -> list[Comparison]:
-    """Compare the systems that both runs have, in the later run's order."""
-    before = _by_key(earlier)
-    compared = []
-    for row in later.rows:
-        if (old := before.get(_key(row))) is None:
-            continue
-        ndcg = _ratio(row.metrics["ndcg@10"], old.metrics["ndcg@10"])
-        slowdown = _ratio(row.ratio_to_lower_bound, old.ratio_to_lower_bound)
-        size = _ratio(row.size_mib, old.size_mib)
-        worse = {
-            "NDCG@10": ndcg is not None and ndcg < 1 - config.max_ndcg_loss,
-            "ratio to lower bound": slowdown is not None and slowdown > config.max_slowdown,
-            "MiB": size is not None and size > 1 + MAX_GROWTH,
-        }
-        named = tuple(name for name, is_worse in worse.items() if is_worse)
-        compared.append(Comparison(_key(row), ndcg, slowdown, size, named))
-    return compared
-
-
-def _ratio(later: float | None, earlier: float | None) -> float | None:
-    return None if later is None or not earlier else later / earlier
-
-
-def format_comparison(
-    compared: Sequence[Comparison], earlier: LatencyResults, later: LatencyResults
-) -> str:
-    """Return the comparison as a text table with a verdict, ending in a newline."""
-    rows = [
-        [*one.key, *map(number, (one.ndcg, one.slowdown, one.size)), ", ".join(one.worse) or "-"]
-        for one in compared
+def beyond_tolerance(compared: dict[str, float | None]) -> list[str]:
+    """Return what got worse by more than it may."""
+    return [
+        name
+        for name, (_, least, most) in COMPARED.items()
+        if (ratio := compared[name]) is not None and not least <= ratio <= most
     ]
-    headers = ["system", "precision", "NDCG@10", "ratio to lower bound", "MiB", "beyond tolerance"]
-    lines = ["", "Ratio to the earlier run:", "", make_table(headers, rows, "llrrrl"), ""]
-    keys = (_by_key(earlier), _by_key(later))
-    for own, other, where in ((*keys, "earlier"), (*reversed(keys), "new")):
-        for system, precision in (key for key in own if key not in other):
-            lines.append(f"{system} {precision}: in the {where} run only, not compared")
-    worse = [one for one in compared if one.worse]
-    lost = missing(earlier, later)
-    if worse:
-        lines.append(f"Worse than the earlier run: {len(worse)} of {len(compared)} systems")
+
+
+def compare_runs(earlier: LatencyResults, later: LatencyResults) -> tuple[str, bool]:
+    """Return the comparison as text that ends in a newline, and whether the later run is worse."""
+    before = {row.label: row for row in earlier.rows}
+    after = {row.label: row for row in later.rows}
+    compared = {
+        label: ratios(before[label], row) for label, row in after.items() if label in before
+    }
+    worse = {label: beyond_tolerance(values) for label, values in compared.items()}
+    rows = [
+        [label, *map(number, values.values()), ", ".join(worse[label]) or "-"]
+        for label, values in compared.items()
+    ]
+    headers = ["system", *COMPARED, "beyond tolerance"]
+    columns = {name: (lambda row, i=i: row[i]) for i, name in enumerate(headers)}
+    lines = ["", "Ratio to the earlier run:", "", make_table(rows, columns), ""]
+    for one, other, which in ((before, after, "earlier"), (after, before, "new")):
+        lines += [
+            f"{label}: in the {which} run only, not compared" for label in one if label not in other
+        ]
+    num_worse = sum(map(bool, worse.values()))
+    lost = [r for r in earlier.rows if r.family != "baseline" and r.label not in after]
+    if num_worse:
+        lines.append(f"Worse than the earlier run: {num_worse} of {len(compared)} systems")
     if lost:
         lines.append(f"Missing, with the flags of this run: {len(lost)} systems of the earlier run")
-    if not worse and not lost:
+    if not num_worse and not lost:
         lines.append(f"No worse than the earlier run: {len(compared)} systems compared")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", bool(num_worse or lost)
 
 
-def report(earlier: LatencyResults, later: LatencyResults, config: RegressionConfig) -> None:
+def report(earlier: LatencyResults, later: LatencyResults) -> None:
     """Print the comparison; exit code 1 if the later run is worse or lacks a system."""
-    compared = compare_runs(earlier, later, config)
-    sys.stdout.write(format_comparison(compared, earlier, later))
-    if missing(earlier, later) or any(one.worse for one in compared):
+    text, is_worse = compare_runs(earlier, later)
+    sys.stdout.write(text)
+    if is_worse:
         raise SystemExit(1)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compare two files."""
-    config = parse_flags(RegressionConfig, (__doc__ or "").partition("\n")[0], argv)
-    earlier, later = (load(LatencyResults, file) for file in (config.earlier, config.later))
-    require_comparable(
-        earlier,
-        config.earlier,
-        fingerprint=later.dataset.fingerprint,
-        num_threads=later.environment.num_threads,
-        lower_bound=later.lower_bound,
-    )
-    report(earlier, later, config)
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,52 +1,51 @@
 """The page of results, from kept JSON files: `python -m benchmarks.report.results_page`.
 
 Reads `benchmarks/results/*/accuracy.json` and, where it is beside one, `benchmark.json`; also
-`catalogue.json` and `scaling.json`, if they are there. Writes `benchmarks/RESULTS.md`, and draws
-the pictures beside the files anew. No figure and no verdict on that page is typed: the rules are
-below.
+`catalogue.json` and `scaling.json`. Fills the template `results.md` into `benchmarks/RESULTS.md`,
+and draws the pictures beside the files anew. No figure on that page is typed.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from seqrec.config import flag, parse_flags
 from seqrec.errors import DataError, run_main
 from seqrec.files import write_text
 
-from tabulate import tabulate
-
 from benchmarks.report.files import load
+from benchmarks.report.page import templates
 from benchmarks.report.plots import draw_accuracy, draw_catalogue, draw_latency, save_figure
 from benchmarks.report.schema import (
     AccuracyResults,
     CatalogueResults,
-    Cost,
-    Gain,
     LatencyResults,
+    Results,
     ScalingResults,
-    TeacherCost,
     VariantSummary,
 )
 from benchmarks.report.tables import (
-    CATALOGUE_HEADERS,
     CONTROL,
     NO_LANGUAGE_MODEL,
-    catalogue_cells,
-    describe_catalogue,
+    Columns,
+    format_catalogue,
     format_gain,
     format_latency,
     format_metric,
     format_scaling,
+    make_table,
     number,
+    over,
 )
 
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parents[1]
-DISTILLED, INT8 = "distilled", "distilled-int8"
-Every = Mapping[str, AccuracyResults]  # by the name of their folder
+T = TypeVar("T", bound=Results)
+Cell = Callable[[VariantSummary], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,337 +57,188 @@ class ResultsConfig:
     pictures: bool = flag(True, "draw the pictures beside the files anew")
 
 
-def read_results(folder: Path) -> dict[str, AccuracyResults]:
-    """Return all `accuracy.json`, by folder; `DataError` if there is none, or a damaged one."""
-    files = sorted(folder.glob("*/accuracy.json"))
-    if not files:
+@dataclass(frozen=True)
+class Kept:
+    """All that is kept; what is not there is None or missing."""
+
+    accuracy: dict[str, AccuracyResults]  # by the name of the folder
+    latency: dict[str, LatencyResults]
+    catalogue: CatalogueResults | None
+    scaling: ScalingResults | None
+
+
+def read_results(folder: Path) -> Kept:
+    """Read all files; `DataError` if there is no `accuracy.json`, or a damaged file."""
+
+    def read(results_class: type[T], name: str) -> T | None:
+        return load(results_class, folder / name) if (folder / name).is_file() else None
+
+    names = sorted(file.parent.name for file in folder.glob("*/accuracy.json"))
+    if not names:
         raise DataError(
             f"no */accuracy.json in {folder}. Make one: python -m benchmarks.accuracy --data-dir "
             f"data/NAME, and copy its folder's accuracy.json to {folder / 'NAME'}"
         )
-    return {file.parent.name: load(AccuracyResults, file) for file in files}
+    latency = {name: read(LatencyResults, f"{name}/benchmark.json") for name in names}
+    return Kept(
+        {name: load(AccuracyResults, folder / name / "accuracy.json") for name in names},
+        {name: results for name, results in latency.items() if results is not None},
+        read(CatalogueResults, "catalogue.json"),
+        read(ScalingResults, "scaling.json"),
+    )
 
 
-def verdict(gain: Gain | None) -> str:
-    """Say what an interval says: it lies above zero, below zero, or holds it."""
-    return "not known" if gain is None else gain.verdict
+def markdown(rows: Iterable[Any], columns: Columns[Any]) -> str:
+    """Return a Markdown table."""
+    return make_table(rows, columns, style="github")
 
 
-def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table's lines, a blank one after it."""
-    table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-    return [*table.splitlines(), ""]
+# --- Gains over the control, in the mean over data sets -------------------------------------------
 
 
-def preformatted(text: str) -> list[str]:
-    """Return a text table as lines that Markdown leaves as they are."""
-    return [*(f"    {line}".rstrip() for line in text.splitlines()), ""]
-
-
-def mean_gains(every: Every) -> list[str]:
+def mean_gains(every: Sequence[AccuracyResults]) -> str:
     """Return the table of gains over the control, in the mean over data sets."""
-    variants = dict.fromkeys(row.variant for results in every.values() for row in results.rows)
-    archs = list(dict.fromkeys(arch for results in every.values() for arch in results.archs))
-    rows = []
-    for variant in variants:
-        cells = [_gain_cells(every.values(), variant, arch) for arch in archs]
-        if any(cells):
-            rows.append([variant, *(text for pair in cells for text in pair or ("-", "-"))])
-    headers = ["variant"] + [text for arch in archs for text in (arch, f"{arch}: data sets")]
-    sets = "1 data set" if len(every) == 1 else f"{len(every)} data sets"
-    return [
-        "## Mean over data sets",
-        "",
-        f"NDCG@10 over the control of the same architecture, in percent: mean of {sets}"
-        + (", in brackets the least and the most; " if len(every) > 1 else "; ")
-        + "beside it, on how many data sets the paired 95 % interval lies above or below zero.",
-        "",
-        *markdown(headers, rows),
-    ]
+    described = {row.variant: row.description for results in every for row in results.rows}
+    archs = dict.fromkeys(arch for results in every for arch in results.archs)
+    columns: dict[str, Callable[[str], str]] = {"variant": lambda variant: variant}
+    for arch in archs:
+        columns[arch] = partial(_mean_gain, every, arch)
+        columns[f"{arch}: data sets"] = partial(_verdicts, every, arch)
+    columns["what it is"] = lambda variant: described[variant]
+    return markdown(described, columns)
 
 
-def _gain_cells(
-    every: Iterable[AccuracyResults], variant: str, arch: str
-) -> tuple[str, str] | None:
-    """Return a variant's mean gain and its verdicts, None if no data set has a gain."""
+def _gains(every: Sequence[AccuracyResults], arch: str, variant: str) -> list[Any]:
     rows = [results.find(variant, arch) for results in every]
-    gains = [gain for row in rows if row and (gain := row.gain_over.get(CONTROL))]
-    if not gains:
-        return None
-    means = [gain.mean for gain in gains]
+    return [gain for row in rows if row and (gain := row.gain_over.get(CONTROL))]
+
+
+def _mean_gain(every: Sequence[AccuracyResults], arch: str, variant: str) -> str:
+    """Return a variant's mean gain, and in brackets the least and the most."""
+    means = [gain.mean for gain in _gains(every, arch, variant)]
+    if not means:
+        return "-"
     spread = f" ({min(means):+.1f} to {max(means):+.1f})" if len(means) > 1 else ""
-    counts = [
-        f"{sum(gain.verdict == name for gain in gains)} {name}"
-        for name in ("better", "worse", "within chance")
-    ]
-    return f"{sum(means) / len(means):+.1f} %{spread}", ", ".join(counts)
+    return f"{sum(means) / len(means):+.1f} %{spread}"
 
 
-def of_data_set(folder: str, results: AccuracyResults, files: Path) -> list[str]:
-    """Return the section of one data set."""
-    data, machine = results.dataset, results.environment
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    lines = [
-        f"## {data.name}",
-        "",
-        f"{data.num_users:,} test users, {data.num_items:,} items, {data.split}; headline: "
-        f"{data.protocol.replace('_', ' ')}. Fingerprint `{data.fingerprint[:12]}`. "
-        f"{machine.cpu}, {machine.os}, Python {machine.python}, {versions}.",
-        "",
-    ]
-    if (files / folder / "accuracy.png").is_file():
-        lines += [f"![Gains over the control](results/{folder}/accuracy.png)", ""]
-    lines += [f"The numbers: [accuracy.json](results/{folder}/accuracy.json).", ""]
-    if any(row.by_frequency is None for row in results.rows):
-        lines += [
-            "Measured with the recipe before fused item tables, when students' tables only started "
-            "from the texts: to be measured again.",
-            "",
-        ]
-    if (files / folder / "benchmark.json").is_file():
-        lines += of_benchmark(folder, data.name, files)
-    for arch in results.archs:
-        rows = [row for row in results.rows if row.arch == arch]
-        lines += [f"### {data.name}, {arch}", "", *accuracy_tables(rows, results)]
-        for section in (attribution, losses, what_helped, cost, commands):
-            lines += section(rows)
-    return lines + teacher_cost(results.teacher)
+def _verdicts(every: Sequence[AccuracyResults], arch: str, variant: str) -> str:
+    """Return on how many data sets a variant is better, worse, or neither."""
+    verdicts = [gain.verdict for gain in _gains(every, arch, variant)]
+    counts = [f"{verdicts.count(name)} {name}" for name in ("better", "worse", "within chance")]
+    return ", ".join(counts) if verdicts else "-"
 
 
-def of_benchmark(folder: str, name: str, files: Path) -> list[str]:
-    """Return the section on a data set's accuracy and latency, other libraries beside them."""
-    results = load(LatencyResults, files / folder / "benchmark.json")
-    lines = [f"### {name}: accuracy and latency", ""]
-    if (files / folder / "benchmark.png").is_file():
-        lines += [f"![NDCG@10 over latency](results/{folder}/benchmark.png)", ""]
-    lines += [f"The numbers: [benchmark.json](results/{folder}/benchmark.json).", ""]
-    return lines + preformatted(format_latency(results))
+# --- One architecture on one data set -------------------------------------------------------------
 
 
-def accuracy_tables(rows: Sequence[VariantSummary], results: AccuracyResults) -> list[str]:
-    """Return the headline table, and the same figures under the other protocol."""
-    headline = results.dataset.protocol
-    other = "seen_kept" if headline == "seen_excluded" else "seen_excluded"
+def metric(protocol: Any, name: str) -> Cell:
+    """Return the column of a metric."""
+    return lambda row: format_metric(row.metrics[protocol][name])
 
-    def values(row: VariantSummary, protocol: str) -> list[str]:
-        metrics = row.metrics[protocol]  # type: ignore[index]
-        return [format_metric(metrics[f"{name}@10"]) for name in ("hr", "ndcg", "mrr")]
+
+def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
+    """Return the headline table, with the gains over the variants that others are held against."""
 
     def seeds(row: VariantSummary) -> str:
-        ndcg = row.metrics[headline]["ndcg@10"]
+        ndcg = row.metrics[protocol]["ndcg@10"]
         return "-" if len(row.seeds) < 2 else f"{ndcg.seed_min:.4f} to {ndcg.seed_max:.4f}"
 
-    cells = [
-        [
-            row.variant,
-            str(len(row.seeds) or "-"),
-            *values(row, headline),
-            seeds(row),
-            format_gain(row.gain_over.get(CONTROL)),
-            f"{row.num_parameters:,}",
-            number(row.file_bytes and row.file_bytes / 2**20, ".2f"),
-        ]
-        for row in rows
-    ]
-    metrics = ["HR@10", "NDCG@10", "MRR@10"]
-    headers = ["variant", "seeds", *metrics, "NDCG@10 of the seeds", "NDCG@10 over control"]
-    return [
-        f"Items {headline.replace('_', ' ')}. Mean over seeds; in brackets the 95 % bootstrap "
-        "interval over users.",
-        "",
-        *markdown([*headers, "parameters", "MiB"], cells),
-        f"Items {other.replace('_', ' ')}:",
-        "",
-        *markdown(["variant", *metrics], [[row.variant, *values(row, other)] for row in rows]),
-    ]
+    compared = (CONTROL, NO_LANGUAGE_MODEL, "teacher", "distilled")
+    return markdown(
+        rows,
+        {
+            "variant": lambda row: row.variant,
+            "seeds": lambda row: str(len(row.seeds) or "-"),
+            **{name.upper(): metric(protocol, name) for name in ("hr@10", "ndcg@10", "mrr@10")},
+            "NDCG@10 of the seeds": seeds,
+            **{f"over {n}": over(n) for n in compared if any(r.gain_over.get(n) for r in rows)},
+            "parameters": lambda row: f"{row.num_parameters:,}",
+            "MiB": lambda row: number(row.file_bytes and row.file_bytes / 2**20, ".2f"),
+        },
+    )
 
 
-def attribution(rows: Sequence[VariantSummary]) -> list[str]:
-    """Return what the language model adds, over all targets and by their items' frequency."""
+def protocol_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
+    """Return the metrics under a protocol."""
+    names = ("hr@10", "ndcg@10", "mrr@10")
+    metrics = {name.upper(): metric(protocol, name) for name in names}
+    return markdown(rows, {"variant": lambda row: row.variant, **metrics})
+
+
+def frequency_table(rows: Sequence[VariantSummary]) -> str:
+    """Return what the language model adds, by how frequent the target's item is; "" if nothing."""
     compared = [row for row in rows if row.gain_over.get(NO_LANGUAGE_MODEL)]
-    if not compared:
-        return []
-    groups = list(dict.fromkeys(name for row in compared for name in row.by_frequency or {}))
+    groups = dict.fromkeys(name for row in compared for name in row.by_frequency or {})
 
-    def of_group(row: VariantSummary, name: str) -> str:
-        group = (row.by_frequency or {}).get(name)
-        return format_gain(group.over_no_language_model if group else None)
+    def of_group(name: str) -> Cell:
+        def cell(row: VariantSummary) -> str:
+            group = (row.by_frequency or {}).get(name)
+            return format_gain(group.over_no_language_model if group else None)
 
-    all_targets = [format_gain(row.gain_over[NO_LANGUAGE_MODEL]) for row in compared]
-    table = [
-        [row.variant, gain, *(of_group(row, name) for name in groups)]
-        for row, gain in zip(compared, all_targets, strict=True)
-    ]
-    headers = ["variant", "all targets", *(f"items with {name} events" for name in groups)]
-    return ["NDCG@10 over the same recipe without a language model:", "", *markdown(headers, table)]
+        return cell
 
-
-def losses(rows: Sequence[VariantSummary]) -> list[str]:
-    """Return what is lost from teacher to student, and from fp32 to int8."""
-    lines = [
-        f"- {what}: NDCG@10 {format_gain(row.gain_over[other])} ({verdict(row.gain_over[other])})"
-        for variant, other, what in (
-            (DISTILLED, "teacher", "Teacher to student"),
-            (INT8, DISTILLED, "fp32 to int8"),
-        )
-        for row in rows
-        if row.variant == variant and other in row.gain_over
-    ]
-    return [*lines, ""] if lines else []
+    columns: dict[str, Cell] = {
+        "variant": lambda row: row.variant,
+        "all targets": over(NO_LANGUAGE_MODEL),
+        **{f"items with {name} events": of_group(name) for name in groups},
+    }
+    return markdown(compared, columns) if compared else ""
 
 
-def what_helped(rows: Sequence[VariantSummary]) -> list[str]:
-    """Return the ablation table: each variant against the control and against "distilled"."""
-
-    def cells(row: VariantSummary, other: str) -> list[str]:
-        if other not in row.gain_over:
-            return ["-", "-"]
-        return [format_gain(row.gain_over[other]), verdict(row.gain_over[other])]
-
-    table = [
-        [row.variant, row.description, *cells(row, CONTROL), *cells(row, DISTILLED)]
-        for row in rows
-        if row.gain_over
-    ]
-    if not table:
-        return []
-    headers = ["variant", "what it is", "over control", "", "over distilled", ""]
-    return [
-        "What helped: a variant is better or worse where the paired interval of its NDCG@10 lies "
-        "above or below zero.",
-        "",
-        *markdown(headers, table),
-    ]
-
-
-def cost(rows: Sequence[VariantSummary]) -> list[str]:
+def cost_table(rows: Sequence[VariantSummary]) -> str:
     """Return what each stage costs, in CPU-hours: shared ones, then those of one run."""
-    shared = list(dict.fromkeys(stage for row in rows for stage in row.shared_times))
-    own = list(dict.fromkeys(stage for row in rows for stage in row.times))
 
-    def hours(times: Mapping[str, Cost], stage: str) -> str:
-        return number(times[stage].cpu_s / 3600) if stage in times else "-"
+    def hours(stage: str) -> Cell:
+        def cell(row: VariantSummary) -> str:
+            times = {**row.shared_times, **row.times}
+            return number(times[stage].cpu_s / 3600) if stage in times else "-"
 
-    table = [
-        [
-            row.variant,
-            *(hours(row.shared_times, stage) for stage in shared),
-            *(hours(row.times, stage) for stage in own),
-            str(max((times.num_runs or 0 for times in row.times.values()), default=0)),
-        ]
-        for row in rows
-    ]
-    once = f"{' and '.join(shared)}: made once, for all runs that share them.".capitalize()
-    return [
-        "CPU-hours of one run, mean over the runs that were not interrupted.",
-        *([once] if shared else []),
-        "",
-        *markdown(["variant", *shared, *own, "runs"], table),
-    ]
+        return cell
+
+    shared = dict.fromkeys(f"{stage}" for row in rows for stage in row.shared_times)
+    single = dict.fromkeys(stage for row in rows for stage in row.times)
+    columns: dict[str, Cell] = {
+        "variant": lambda row: row.variant,
+        **{f"{stage} (shared)": hours(stage) for stage in shared},
+        **{stage: hours(stage) for stage in single},
+        "runs": lambda row: str(
+            max((cost.num_runs or 0 for cost in row.times.values()), default=0)
+        ),
+    }
+    return markdown(rows, columns)
 
 
-def commands(rows: Sequence[VariantSummary]) -> list[str]:
-    """Return the command that computes each variant."""
-    return [
-        "To compute a variant again (the folders of finished runs must be gone):",
-        "",
-        *(f"    {row.command}" for row in rows),
-        "",
-    ]
+def format_page(kept: Kept, pictures: Path) -> str:
+    """Return the page; pictures that are in their folder are shown."""
+    environment = templates()
+    functions = (
+        *(mean_gains, accuracy_table, protocol_table, frequency_table, cost_table),
+        *(format_catalogue, format_scaling, format_latency),
+    )
+    environment.globals |= {function.__name__: function for function in functions}
+    environment.globals["is_there"] = lambda name: (pictures / name).is_file()
+    environment.filters["hours"] = lambda seconds: number(seconds / 3600, ".2f")
+    return environment.get_template("results.md").render(kept=kept).rstrip() + "\n"
 
 
-def teacher_cost(teacher: TeacherCost | None) -> list[str]:
-    """Return what the teacher's training cost."""
-    if teacher is None:
-        return []
-    if teacher.cpu_s is None:
-        return ["The teacher was there before: what it cost is not known.", ""]
-    broken = " The run was interrupted; this is its last part." if teacher.interrupted else ""
-    return [
-        f"Teacher, fine-tuning and knowledge: {number(teacher.cpu_s / 3600, '.2f')} CPU-hours, "
-        f"{number(teacher.wall_s and teacher.wall_s / 3600, '.2f')} hours on the clock.{broken}",
-        "",
-        f"    {teacher.command}",
-        "",
-    ]
-
-
-def of_catalogue(files: Path) -> list[str]:
-    """Return the section on latency over catalogue sizes, nothing if it was not measured."""
-    if not (files / "catalogue.json").is_file():
-        return []
-    results = load(CatalogueResults, files / "catalogue.json")
-    sizes = dict.fromkeys(row.num_items for row in results.rows)
-    flags = " ".join(map(str, sizes))
-    flags += " --baselines" * any(row.family == "baseline" for row in results.rows)
-    picture = "![p50 over the number of items](results/catalogue.png)"
-    return [
-        "## Latency over catalogue sizes",
-        "",
-        *([picture, ""] if (files / "catalogue.png").is_file() else []),
-        describe_catalogue(results),
-        "The lower bound is what this machine needed, in turns with the students, to read the "
-        "table and to look at each score once. The last column is the profiler's: fractions of "
-        "the time within nodes.",
-        "",
-        *markdown(CATALOGUE_HEADERS, catalogue_cells(results)),
-        "The numbers: [catalogue.json](results/catalogue.json). To measure again:",
-        "",
-        f"    python -m benchmarks.catalogue --num-items {flags}",
-        "",
-    ]
-
-
-def of_scaling(files: Path) -> list[str]:
-    """Return the section on training over catalogue sizes, nothing if it was not measured."""
-    if not (files / "scaling.json").is_file():
-        return []
-    return [
-        "## Preparing and training over catalogue sizes",
-        "",
-        *preformatted(format_scaling(load(ScalingResults, files / "scaling.json"))),
-        "The numbers: [scaling.json](results/scaling.json), from `benchmarks.scaling`; `--help` "
-        "has its flags.",
-        "",
-    ]
-
-
-def format_page(every: Every, files: Path) -> str:
-    """Return the page; what lies beside a result in its folder below `files` is shown, too."""
-    lines = [
-        "# Results",
-        "",
-        "Made by `python -m benchmarks.report.results_page` from the JSON files in",
-        "`benchmarks/results`; not edited. Every variant is trained and judged by",
-        "`python -m benchmarks.accuracy`; validation chooses, the test targets are judged once,",
-        "each against the whole catalogue.",
-        "",
-        *mean_gains(every),
-        *of_catalogue(files),
-        *of_scaling(files),
-    ]
-    for folder, results in every.items():
-        lines += of_data_set(folder, results, files)
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def draw_pictures(every: Every, files: Path) -> None:
+def draw_pictures(kept: Kept, folder: Path) -> None:
     """Draw each file's picture beside it."""
-    for folder, results in every.items():
-        save_figure(draw_accuracy(results), files / folder / "accuracy.png")
-        if (file := files / folder / "benchmark.json").is_file():
-            save_figure(draw_latency(load(LatencyResults, file)), file.with_suffix(".png"))
-    if (file := files / "catalogue.json").is_file():
-        save_figure(draw_catalogue(load(CatalogueResults, file)), file.with_suffix(".png"))
+    for name, accuracy in kept.accuracy.items():
+        save_figure(draw_accuracy(accuracy), folder / name / "accuracy.png")
+    for name, latency in kept.latency.items():
+        save_figure(draw_latency(latency), folder / name / "benchmark.png")
+    if kept.catalogue is not None:
+        save_figure(draw_catalogue(kept.catalogue), folder / "catalogue.png")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page and the pictures."""
     config = parse_flags(ResultsConfig, (__doc__ or "").partition("\n")[0], argv)
-    every = read_results(config.input)
+    kept = read_results(config.input)
     if config.pictures:
-        draw_pictures(every, config.input)
-    write_text(config.output, format_page(every, config.input))
+        draw_pictures(kept, config.input)
+    write_text(config.output, format_page(kept, config.input))
     logger.info("wrote %s", config.output)
 
 

@@ -17,6 +17,14 @@ Protocol = Literal["seen_excluded", "seen_kept"]
 Kind = Literal["popularity", "teacher", "student", "int8", "ensemble"]
 
 
+class Results:
+    """A file of results. Its values are checked strictly: no text for a number, no NaN."""
+
+    KIND: ClassVar[str]
+    COMMAND: ClassVar[str]  # makes it
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"strict": True, "allow_inf_nan": False}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What the figures depend on besides the code."""
@@ -33,6 +41,11 @@ class Machine:
     other_work: float | None = None  # cores that other processes kept busy meanwhile, on average
     gpu: str | None = None  # with --device cuda
 
+    @property
+    def label(self) -> str:
+        """Processor and threads, as tables and pictures show them."""
+        return f"{self.cpu}, {self.num_threads} thread{'s' * (self.num_threads != 1)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
@@ -44,6 +57,14 @@ class DataSet:
     split: str
     protocol: Protocol  # the headline: what metrics and latency refer to
     num_users: int | None = None  # judged
+
+    @property
+    def label(self) -> str:
+        """What was judged on, as tables and pictures say it."""
+        return (
+            f"{self.name}: {self.num_users:,} test users, {self.num_items:,} items, {self.split}, "
+            f"{self.protocol.replace('_', ' ')}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +94,7 @@ class Identity:
 
     system: str  # "popularity", "teacher", "gru control", "gru distilled", a library's model
     precision: str  # of its weights: "fp32", "int8", "nf4", "bf16", ...
-    family: str  # "popularity", "teacher", "gru", "transformer", "baseline", "own"
+    family: str  # "popularity", "teacher", "gru", "transformer", "baseline", "runner"
     role: str | None = None  # of a student: "control", "distilled"
     # "step": a GRU's file asked after one new event, the state before it kept; "optimum": what
     # Optimum's quantizer makes of the fp32 file; "torch eager", "torch compiled": in PyTorch
@@ -126,9 +147,9 @@ class LowerBound:
 class StartUp:
     """What a new process costs until its first answer; see `benchmarks.measure.first_answer`."""
 
-    load_ms: float | None
-    first_ms: float | None
-    peak_mib: float | None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_mib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +215,19 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyResults:
-    """`benchmark.json`, of `benchmarks.latency` and `benchmarks.baselines`."""
+class Measured(Results):
+    """What results of one run have in common."""
 
-    KIND: ClassVar[str] = "latency"
-    COMMAND: ClassVar[str] = "python -m benchmarks.latency --device cpu"
     config: dict[str, Any]  # the flags of the run
     environment: Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyResults(Measured):
+    """`benchmark.json`, of `benchmarks.latency` and `benchmarks.baselines`."""
+
+    KIND = "latency"
+    COMMAND = "python -m benchmarks.latency --device cpu"
     dataset: DataSet
     throughput_batch_size: int
     rows: tuple[SystemResult, ...]
@@ -225,13 +252,11 @@ class CatalogueRow(Identity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogueResults:
+class CatalogueResults(Measured):
     """`catalogue.json`, of `benchmarks.catalogue`."""
 
-    KIND: ClassVar[str] = "catalogue"
-    COMMAND: ClassVar[str] = "python -m benchmarks.catalogue"
-    config: dict[str, Any]
-    environment: Machine
+    KIND = "catalogue"
+    COMMAND = "python -m benchmarks.catalogue"
     rows: tuple[CatalogueRow, ...]
     failed: tuple[Failure, ...] = ()
     lower_bound: str | None = None
@@ -257,13 +282,11 @@ class ScalingRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingResults:
+class ScalingResults(Measured):
     """`scaling.json`, of `benchmarks.scaling`."""
 
-    KIND: ClassVar[str] = "scaling"
-    COMMAND: ClassVar[str] = "python -m benchmarks.scaling"
-    config: dict[str, Any]
-    environment: Machine
+    KIND = "scaling"
+    COMMAND = "python -m benchmarks.scaling"
     rows: tuple[ScalingRow, ...]
 
 
@@ -277,13 +300,11 @@ class ColdRow(Identity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColdResults:
+class ColdResults(Measured):
     """`cold.json`, of `benchmarks.cold_start`."""
 
-    KIND: ClassVar[str] = "cold-start"
-    COMMAND: ClassVar[str] = "python -m benchmarks.cold_start"
-    config: dict[str, Any]
-    environment: Machine
+    KIND = "cold-start"
+    COMMAND = "python -m benchmarks.cold_start"
     dataset: DataSet
     num_cold_items: int  # that --cold-share held out of training
     num_untrained_items: int  # without an event before the test
@@ -323,18 +344,17 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult(Run):
+class RunResult(Run, Results):
     """`cell.json`: one variant, architecture and seed, trained and judged once."""
 
-    KIND: ClassVar[str] = "accuracy-run"
-    COMMAND: ClassVar[str] = "python -m benchmarks.accuracy"
+    KIND = "accuracy-run"
+    COMMAND = "python -m benchmarks.accuracy"
     variant: str
-    command: str
     recipe: dict[str, Any]
     environment: Machine
     num_parameters: int  # an ensemble's: the sum of its parts
     arch: str | None = None
-    valid_ndcg_at_10: float | None = None  # headline protocol; None for int8
+    valid_ndcg_at_10: float | None = None  # headline protocol; not of int8 and ensembles
     shared_times: dict[str, Cost] | None = None
     file_bytes: int | None = None
 
@@ -389,15 +409,14 @@ class TeacherCost:
     command: str | None = None
     wall_s: float | None = None
     cpu_s: float | None = None
-    interrupted: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class AccuracyResults:
+class AccuracyResults(Results):
     """`accuracy.json`, of `benchmarks.accuracy`."""
 
-    KIND: ClassVar[str] = "accuracy"
-    COMMAND: ClassVar[str] = "python -m benchmarks.accuracy"
+    KIND = "accuracy"
+    COMMAND = "python -m benchmarks.accuracy"
     command: str  # what was typed last; each row has its own
     environment: Machine
     seeds: tuple[int, ...]  # those asked for

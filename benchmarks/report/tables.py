@@ -1,6 +1,10 @@
-"""Results as text tables, each ending in a newline, with the conditions below."""
+"""Results as text tables, each ending in a newline, with the conditions below.
 
-from collections.abc import Mapping, Sequence
+A table is described once, by its columns: the header, and what it shows of a row.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from seqrec.report import interval
 
@@ -9,20 +13,41 @@ from tabulate import tabulate
 from benchmarks.report.schema import (
     AccuracyResults,
     CatalogueResults,
+    CatalogueRow,
     ColdResults,
+    ColdRow,
     Gain,
     LatencyResults,
     Machine,
+    Metrics,
     ScalingResults,
     ScalingRow,
     SeedMetric,
+    StartUp,
     SystemResult,
     Training,
+    VariantSummary,
 )
 
 BUSY = 0.2  # cores at work for others
 K = 10
 CONTROL, NO_LANGUAGE_MODEL = "control", "no-language-model"
+Row = TypeVar("Row")
+Columns = Mapping[str, Callable[[Row], str]]
+
+
+def make_table(
+    rows: Iterable[Row], columns: Columns[Row], *, align: str = "l", style: str = "simple"
+) -> str:
+    """Return a table; "lrl" aligns its first columns left, right and left, all others right."""
+    return tabulate(
+        [[cell(row) for cell in columns.values()] for row in rows],
+        headers=list(columns),
+        tablefmt=style,
+        disable_numparse=True,
+        stralign="right" if style == "simple" else "left",
+        colalign=["left" if side == "l" else "right" for side in align],
+    )
 
 
 def number(value: float | None, style: str = ".3f") -> str:
@@ -59,43 +84,30 @@ def lower_bound_note(definition: str | None) -> str:
     return f"Ratio to lower bound: p50 over ({definition})." if definition else ""
 
 
-def make_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str] | str
-) -> str:
-    """Return a text table; "llr" aligns its columns to the left, left and right."""
-    sides = {"l": "left", "r": "right"}
-    colalign = [sides.get(side, side) for side in align]
-    return tabulate(rows, headers=headers, disable_numparse=True, colalign=colalign)
-
-
 # --- Accuracy and latency of systems --------------------------------------------------------------
 
 
-def latency_columns(batch_size: int) -> list[str]:
-    """Return the headers of `latency_cells`."""
-    return [
-        *("system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "p95 ms", "p99 ms"),
-        *("ratio to lower bound", "load ms", "peak MiB", f"users/s at {batch_size}", "MiB"),
-        "parameters",
-    ]
+def latency_columns(batch_size: int) -> Columns[SystemResult]:
+    """Return the columns of `benchmark.json`."""
 
+    def start_up(row: SystemResult) -> StartUp:
+        return row.start_up or StartUp()
 
-def latency_cells(row: SystemResult) -> list[str]:
-    """Return a system's cells; a dash where nothing was measured."""
-    latency, start_up = row.latency_ms, row.start_up
-    return [
-        row.system,
-        row.precision_label,
-        interval(row.metrics, "ndcg@10"),
-        f"{row.metrics['hr@10']:.4f}",
-        *map(number, (latency.p50, latency.p95, latency.p99)),
-        number(row.ratio_to_lower_bound, ".1f"),
-        number(start_up.load_ms if start_up else None, ",.0f"),
-        number(start_up.peak_mib if start_up else None, ",.0f"),
-        f"{row.throughput_per_s:,.0f}",
-        f"{row.size_mib:.2f}",
-        f"{row.num_parameters:,}",
-    ]
+    return {
+        "system": lambda row: row.system,
+        "precision": lambda row: row.precision_label,
+        "NDCG@10 [95 %]": lambda row: interval(row.metrics, "ndcg@10"),
+        "HR@10": lambda row: f"{row.metrics['hr@10']:.4f}",
+        "p50 ms": lambda row: number(row.latency_ms.p50),
+        "p95 ms": lambda row: number(row.latency_ms.p95),
+        "p99 ms": lambda row: number(row.latency_ms.p99),
+        "ratio to lower bound": lambda row: number(row.ratio_to_lower_bound, ".1f"),
+        "load ms": lambda row: number(start_up(row).load_ms, ",.0f"),
+        "peak MiB": lambda row: number(start_up(row).peak_mib, ",.0f"),
+        f"users/s at {batch_size}": lambda row: f"{row.throughput_per_s:,.0f}",
+        "MiB": lambda row: f"{row.size_mib:.2f}",
+        "parameters": lambda row: f"{row.num_parameters:,}",
+    }
 
 
 BRIEF = ("system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "MiB")
@@ -103,48 +115,35 @@ BRIEF = ("system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "MiB")
 
 def format_latency(results: LatencyResults, *, brief: bool = False) -> str:
     """Return the table of `benchmark.json`; `brief`: its columns that matter first."""
-    headers = latency_columns(results.throughput_batch_size)
-    rows = [latency_cells(row) for row in results.rows]
-    dashes = ["-"] * (len(headers) - 3)
-    rows += [[f.system, f.precision, "failed, see below", *dashes] for f in results.failed]
+    columns = latency_columns(results.throughput_batch_size)
     if brief:
-        rows = [[row[headers.index(name)] for name in BRIEF] for row in rows]
-        headers = list(BRIEF)
-    data, machine = results.dataset, results.environment
+        columns = {name: columns[name] for name in BRIEF}
     lines = [
-        make_table(headers, rows, "lll" + "r" * (len(headers) - 3)),
+        make_table(results.rows, columns, align="lll"),
         "",
-        f"{data.name}: {data.num_users:,} test users, {data.num_items:,} items, {data.split}, "
-        f"{data.protocol.replace('_', ' ')}; one user per call, {machine.num_threads} thread(s), "
-        f"{machine.cpu}",
-        *filter(None, ["" if brief else lower_bound_note(results.lower_bound)]),
-        *gain_lines(results.rows),
-        *training_lines(results.rows),
-        *(f"{failure.system} failed: {failure.reason}" for failure in results.failed),
+        f"{results.dataset.label}; one user per call, {results.environment.label}",
+        *([] if brief else filter(None, [lower_bound_note(results.lower_bound)])),
+        *latency_notes(results),
     ]
-    return "\n".join(lines) + "\n" + busy_note(machine)
+    return "\n".join(lines) + "\n" + busy_note(results.environment)
 
 
-def gain_lines(rows: Sequence[SystemResult]) -> list[str]:
-    """Say how far our students are above other libraries' models and their controls."""
+def latency_notes(results: LatencyResults) -> list[str]:
+    """Say what was gained over others, how other libraries were trained, and what failed."""
     lines = []
-    for row in rows:
+    for row in results.rows:
         for system, over_baseline in (row.gain_over_baselines or {}).items():
             lines.append(f"{row.label} over {system}: {_difference(over_baseline)}")
         if gain := row.gain_over_control:
-            shared = row.top10_overlap_with_fp32
-            after = "" if shared is None else f"; top 10 shared with fp32 {shared:.1%}"
+            overlap = row.top10_overlap_with_fp32
+            after = "" if overlap is None else f"; top 10 shared with fp32 {overlap:.1%}"
             lines.append(f"{row.label} over control: {_difference(gain)}{after}")
-    return lines
+    lines += [f"{row.system}: {_trained(row.training)}" for row in results.rows if row.training]
+    return lines + [f"{failure.system} failed: {failure.reason}" for failure in results.failed]
 
 
 def _difference(gain: Gain) -> str:
     return f"NDCG@10 {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-
-
-def training_lines(rows: Sequence[SystemResult]) -> list[str]:
-    """Say how each of the other libraries was trained."""
-    return [f"{row.system}: {_trained(row.training)}" for row in rows if row.training]
 
 
 def _trained(training: Training) -> str:
@@ -160,61 +159,71 @@ def _trained(training: Training) -> str:
 
 # --- Catalogue sizes ------------------------------------------------------------------------------
 
-CATALOGUE_HEADERS = ["items", "system", "precision", "p50 ms", "p95 ms", "p99 ms", "MiB"]
-CATALOGUE_HEADERS += ["lower bound ms: read + top-k", "ratio to lower bound", "where the time goes"]
+CATALOGUE_COLUMNS: Columns[CatalogueRow] = {
+    "items": lambda row: f"{row.num_items:,}",
+    "system": lambda row: row.system,
+    "precision": lambda row: row.precision_label,
+    "p50 ms": lambda row: number(row.latency_ms.p50),
+    "p95 ms": lambda row: number(row.latency_ms.p95),
+    "p99 ms": lambda row: number(row.latency_ms.p99),
+    "MiB": lambda row: f"{row.size_mib:.2f}",
+    "lower bound ms: read + top-k": lambda row: (
+        f"{row.lower_bound_ms.read:.3f} + {row.lower_bound_ms.top_k:.3f}"
+    ),
+    "ratio to lower bound": lambda row: f"{row.ratio_to_lower_bound:.1f}",
+    "where the time goes": lambda row: ", ".join(
+        f"{operator} {fraction:.0%}" for operator, fraction in row.profile
+    ),
+}
 
 
-def catalogue_cells(results: CatalogueResults) -> list[list[str]]:
-    """Return the cells of `catalogue.json`, row by row; `CATALOGUE_HEADERS` are their headers."""
-    return [
-        [
-            f"{row.num_items:,}",
-            row.system,
-            row.precision_label,
-            *map(number, (row.latency_ms.p50, row.latency_ms.p95, row.latency_ms.p99)),
-            f"{row.size_mib:.2f}",
-            f"{row.lower_bound_ms.read:.3f} + {row.lower_bound_ms.top_k:.3f}",
-            f"{row.ratio_to_lower_bound:.1f}",
-            ", ".join(f"{operator} {fraction:.0%}" for operator, fraction in row.profile),
-        ]
-        for row in results.rows
-    ]
-
-
-def describe_catalogue(results: CatalogueResults) -> str:
-    """Say in sentences what the table of catalogue sizes shows."""
+def format_catalogue(results: CatalogueResults, style: str = "simple") -> str:
+    """Return the table of `catalogue.json`, and in sentences what it shows."""
     machine = results.environment
     idle = max(row.idle_call_ms or 0.0 for row in results.rows)
     length = max(row.history_length for row in results.rows)
-    sentences = [
-        f"Random weights; one user per call, a history of {length}, all of it left out of the top "
-        f"{K}; {machine.num_threads} thread(s), {machine.cpu}, {machine.num_cores} cores. A call "
-        f"of ONNX Runtime that does nothing takes {idle:.3f} ms here.",
+    failed = [f"{f.system}, {f.num_items:,} items, failed: {f.reason}" for f in results.failed]
+    lines = [
+        make_table(results.rows, CATALOGUE_COLUMNS, align="rllrrrrrrl", style=style),
+        "",
+        f"Random weights; one user per call, a history of {length}, all of it left out of the "
+        f"top {K}; {machine.label}, {machine.num_cores} cores. A call of ONNX Runtime that does "
+        f"nothing takes {idle:.3f} ms here.",
         lower_bound_note(results.lower_bound),
-        busy_note(machine),
+        busy_note(machine).rstrip(),
+        *failed,
     ]
-    return " ".join(filter(None, sentences)).rstrip()
-
-
-def format_catalogue(results: CatalogueResults) -> str:
-    """Return the table of `catalogue.json`."""
-    table = make_table(CATALOGUE_HEADERS, catalogue_cells(results), "rll" + "r" * 6 + "l")
-    failed = "".join(
-        f"{failure.system}, {failure.num_items:,} items, failed: {failure.reason}\n"
-        for failure in results.failed
-    )
-    return f"{table}\n\n{describe_catalogue(results)}\n{failed}"
+    return "\n".join([*lines[:2], *filter(None, lines[2:])]) + "\n"
 
 
 # --- Training over catalogue sizes ----------------------------------------------------------------
 
 
+def _gib(mib: float | None) -> str:
+    return number(mib and mib / 1024, ".2f")
+
+
+def _validated_per_s(row: ScalingRow) -> float | None:
+    measured = row.validated_users and row.validation_s
+    return row.validated_users / row.validation_s if measured else None  # type: ignore[operator]
+
+
+SCALING_COLUMNS: Columns[ScalingRow] = {
+    "M events": lambda row: f"{row.num_events / 1e6:g}",
+    "items": lambda row: f"{row.num_items:,}",
+    "system": lambda row: row.system,
+    "seconds": lambda row: number(row.seconds, ".1f"),
+    "batch": lambda row: number(row.batch_size, "d"),
+    "steps/s": lambda row: number(row.steps_per_s, ".2f"),
+    "targets/s": lambda row: number(row.targets_per_s, ",.0f"),
+    "targets/CPU s": lambda row: number(row.targets_per_cpu_s, ",.0f"),
+    "validated users/s": lambda row: number(_validated_per_s(row), ".0f"),
+    "peak GiB": lambda row: _gib(row.peak_mib),
+}
+
+
 def format_scaling(results: ScalingResults) -> str:
     """Return the table of `scaling.json`."""
-    headers = ["M events", "items", "system", "seconds", "batch", "steps/s", "targets/s"]
-    headers += ["targets/CPU s", "validated users/s", "peak GiB"]
-    machine = results.environment
-    table = make_table(headers, [_scaling_cells(row) for row in results.rows], "r" * len(headers))
     planned = [
         f"{row.system}, {row.num_items:,} items: --dry-run says {_gib(row.planned_mib)} GiB and "
         f"{number(row.planned_steps_per_s, '.2f')} steps/s; it took {_gib(row.peak_mib)} GiB and "
@@ -222,30 +231,9 @@ def format_scaling(results: ScalingResults) -> str:
         for row in results.rows
         if row.planned_mib is not None
     ]
-    conditions = f"Invented logs; {machine.num_threads} thread(s), {machine.cpu}.\n"
-    return f"{table}\n\n{conditions}{''.join(planned)}{busy_note(machine)}"
-
-
-def _scaling_cells(row: ScalingRow) -> list[str]:
-    validated = None
-    if row.validated_users and row.validation_s:
-        validated = row.validated_users / row.validation_s
-    return [
-        f"{row.num_events / 1e6:g}",
-        f"{row.num_items:,}",
-        row.system,
-        number(row.seconds, ".1f"),
-        number(row.batch_size, "d"),
-        number(row.steps_per_s, ".2f"),
-        number(row.targets_per_s, ",.0f"),
-        number(row.targets_per_cpu_s, ",.0f"),
-        number(validated, ".0f"),
-        _gib(row.peak_mib),
-    ]
-
-
-def _gib(mib: float | None) -> str:
-    return number(mib and mib / 1024, ".2f")
+    table = make_table(results.rows, SCALING_COLUMNS, align="")
+    conditions = f"Invented logs; {results.environment.label}.\n"
+    return f"{table}\n\n{conditions}{''.join(planned)}{busy_note(results.environment)}"
 
 
 # --- Cold items -----------------------------------------------------------------------------------
@@ -253,64 +241,65 @@ def _gib(mib: float | None) -> str:
 
 def format_cold(results: ColdResults) -> str:
     """Return the table of `cold.json`."""
-    names = (f"hr@{K}", f"ndcg@{K}")
-    rows = [
-        [
-            row.system,
-            row.precision_label,
-            *(interval(group, name) for group in (row.cold, row.warm) for name in names),
-            f"{row.exposure:.1%}",
-        ]
-        for row in results.rows
-    ]
-    headers = ["system", "precision"]
-    headers += [f"{group} {name.upper()} [95 %]" for group in ("cold", "warm") for name in names]
-    table = make_table([*headers, f"cold in top {K}"], rows, "l" * 6 + "r")
-    data, cold, warm = results.dataset, results.num_cold_targets, results.num_warm_targets
-    untrained, held_out = results.num_untrained_items, results.num_cold_items
+
+    def column(metrics: Callable[[ColdRow], Metrics], name: str) -> Callable[[ColdRow], str]:
+        return lambda row: interval(metrics(row), name)
+
+    columns: Columns[ColdRow] = {
+        "system": lambda row: row.system,
+        "precision": lambda row: row.precision_label,
+        f"cold HR@{K} [95 %]": column(lambda row: row.cold, f"hr@{K}"),
+        f"cold NDCG@{K} [95 %]": column(lambda row: row.cold, f"ndcg@{K}"),
+        f"warm HR@{K} [95 %]": column(lambda row: row.warm, f"hr@{K}"),
+        f"warm NDCG@{K} [95 %]": column(lambda row: row.warm, f"ndcg@{K}"),
+        f"cold in top {K}": lambda row: f"{row.exposure:.1%}",
+    }
+    cold, warm = results.num_cold_targets, results.num_warm_targets
     return (
-        f"{table}\n\n{data.name}: {untrained:,} of {data.num_items:,} items without an event "
-        f"before the test ({held_out:,} held out); {cold:,} cold and "
-        f"{warm:,} warm test targets, {cold / (cold + warm):.1%} cold; all items ranked, "
-        f"{data.protocol.replace('_', ' ')}\n"
+        f"{make_table(results.rows, columns, align='llllll')}\n\n{results.dataset.label}: "
+        f"{results.num_untrained_items:,} items without an event before the test "
+        f"({results.num_cold_items:,} held out); {cold:,} cold and {warm:,} warm test targets, "
+        f"{cold / (cold + warm):.1%} cold; all items ranked\n"
     )
 
 
 # --- The accuracy grid ----------------------------------------------------------------------------
 
 
+def over(name: str) -> Callable[[VariantSummary], str]:
+    """Return the column of the gains over a variant."""
+    return lambda row: format_gain(row.gain_over.get(name))
+
+
 def format_accuracy(results: AccuracyResults) -> str:
     """Return the tables of `accuracy.json`."""
-    data = results.dataset
-    rows = [
-        [
-            row.arch,
-            row.variant,
-            str(len(row.seeds) or "-"),
-            format_metric(row.metrics[data.protocol]["ndcg@10"]),
-            f"{row.metrics[data.protocol]['hr@10'].mean:.4f}",
-            format_gain(row.gain_over.get(CONTROL)),
-            format_gain(row.gain_over.get(NO_LANGUAGE_MODEL)),
-        ]
+    protocol = results.dataset.protocol
+    who: Columns[VariantSummary] = {
+        "arch": lambda row: row.arch,
+        "variant": lambda row: row.variant,
+    }
+    accuracy: Columns[VariantSummary] = {
+        **who,
+        "seeds": lambda row: str(len(row.seeds) or "-"),
+        "NDCG@10 [95 %]": lambda row: format_metric(row.metrics[protocol]["ndcg@10"]),
+        "HR@10": lambda row: f"{row.metrics[protocol]['hr@10'].mean:.4f}",
+        "over control [95 %]": over(CONTROL),
+        "over no language model [95 %]": over(NO_LANGUAGE_MODEL),
+    }
+
+    def ndcg(name: str) -> Callable[[VariantSummary], str]:
+        return lambda row: number(
+            getattr((row.by_frequency or {}).get(name), "ndcg_at_10", None), ".4f"
+        )
+
+    groups = {
+        name: group.num_targets
         for row in results.rows
-    ]
-    headers = ["arch", "variant", "seeds", "NDCG@10 [95 %]", "HR@10"]
-    headers += ["over control [95 %]", "over no language model [95 %]"]
+        for name, group in (row.by_frequency or {}).items()
+    }
+    frequency = {f"{name} events ({size:,} targets)": ndcg(name) for name, size in groups.items()}
     return (
-        f"{make_table(headers, rows, 'l' * 7)}\n\n{_frequency_table(results)}\n\n"
-        f"{data.name}: {data.num_users:,} test users, {data.num_items:,} items, {data.split}, "
-        f"{data.protocol.replace('_', ' ')}\n"
+        f"{make_table(results.rows, accuracy, align='lllllll')}\n\n"
+        f"{make_table(results.rows, {**who, **frequency}, align='ll' + 'l' * len(groups))}\n\n"
+        f"{results.dataset.label}\n"
     )
-
-
-def _frequency_table(results: AccuracyResults) -> str:
-    """Return NDCG@10 by how many events the target's item has before the test."""
-    groups = [(row, row.by_frequency or {}) for row in results.rows]
-    sizes = {name: group.num_targets for _, own in groups for name, group in own.items()}
-    headers = [f"{name} events ({size:,} targets)" for name, size in sizes.items()]
-
-    def ndcg(own: Mapping[str, object], name: str) -> str:
-        return number(getattr(own.get(name), "ndcg_at_10", None), ".4f")
-
-    rows = [[row.arch, row.variant, *(ndcg(own, name) for name in sizes)] for row, own in groups]
-    return make_table(["arch", "variant", *headers], rows, "l" * (2 + len(sizes)))

@@ -34,8 +34,8 @@ def untouched_students(
     shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=8, max_len=7)
     for seed, role in enumerate(("control", "distilled")):
         torch.manual_seed(seed)
-        about = {"role": role, "dataset_fingerprint": tiny_dataset.fingerprint}
-        Student(shape).save_pretrained(folder / "students" / "gru" / role, **about)
+        fields = {"role": role, "dataset_fingerprint": tiny_dataset.fingerprint}
+        Student(shape).save_pretrained(folder / "students" / "gru" / role, **fields)
     return folder
 
 

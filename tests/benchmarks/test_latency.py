@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
-from seqrec.errors import DataError, ModelError
+from seqrec.errors import SeqRecError
 from seqrec.evaluation import evaluate
 from seqrec.files import write_json
 
@@ -121,11 +121,7 @@ def test_sweeps_go_over_batch_sizes_and_history_lengths(results: LatencyResults)
 
 @pytest.mark.slow
 def test_the_teachers_row_holds_its_own_metrics_and_times(
-    run_folder: Path,
-    tiny_dataset: SequenceDataset,
-    tiny_llm: Path,
-    quick: Quick,
-    tmp_path: Path,
+    run_folder: Path, tiny_dataset: SequenceDataset, tiny_llm: Path, quick: Quick, tmp_path: Path
 ) -> None:
     config = FinetuneConfig(model=str(tiny_llm), num_layers=1, max_len=6, item_dim=8, lora_rank=2)
     teacher = build_teacher(config, tiny_dataset, torch.device("cpu")).eval()
@@ -134,8 +130,8 @@ def test_the_teachers_row_holds_its_own_metrics_and_times(
         shutil.copytree(run_folder / part, folder / part)
     teacher.save_pretrained(folder / "teacher")
     report = evaluate(teacher, tiny_dataset, "test", max_len=6).report()
-    about = {"dataset_fingerprint": tiny_dataset.fingerprint, "test": report}
-    write_json(folder / "teacher" / "metrics.json", about)
+    metrics = {"dataset_fingerprint": tiny_dataset.fingerprint, "test": report}
+    write_json(folder / "teacher" / "metrics.json", metrics)
     main(quick(folder))
     row = load(LatencyResults, folder / "benchmark.json").rows[1]
     assert (row.system, row.family, row.precision) == ("teacher", "teacher", "nf4")
@@ -174,39 +170,31 @@ def test_a_run_that_got_worse_in_one_thing_ends_with_one(
 # --- What is refused ------------------------------------------------------------------------------
 
 
-def test_without_a_teacher_the_command_to_type_is_named(run_folder: Path, quick: Quick) -> None:
-    with pytest.raises(ModelError, match="accelerate launch teacher/finetune.py"):
-        main(quick(run_folder))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "accelerate launch teacher/finetune.py"),
+        (["--no-teacher"], r"python -m student\.distill"),
+        (["--data-dir", "nothing"], r"python -m seqrec\.prepare"),
+        (["--compare-with", "FOLDER/benchmark.json"], "is where this run writes its own results"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda: PyTorch finds no GPU here. Use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_is_missing_is_named_with_what_to_type(
+    flags: list[str], message: str, tmp_path: Path, quick: Quick
+) -> None:
+    with pytest.raises(SeqRecError, match=message):
+        main([*quick(tmp_path), *(flag.replace("FOLDER", str(tmp_path)) for flag in flags)])
 
 
 def test_a_teacher_of_another_data_set_is_refused(tmp_path: Path, quick: Quick) -> None:
     write_json(tmp_path / "teacher" / "metrics.json", {"dataset_fingerprint": "other"})
-    with pytest.raises(ModelError, match="was trained on data set other"):
+    with pytest.raises(SeqRecError, match="was trained on data set other"):
         main(quick(tmp_path))
-
-
-def test_without_students_the_command_to_type_is_named(tmp_path: Path, quick: Quick) -> None:
-    with pytest.raises(ModelError, match=r"python -m student\.distill"):
-        main([*quick(tmp_path), "--no-teacher"])
-
-
-def test_without_data_the_command_to_type_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"python -m seqrec\.prepare"):
-        main(["--data-dir", str(tmp_path / "nothing"), "--output-dir", str(tmp_path)])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_is_refused_in_words(tmp_path: Path, quick: Quick) -> None:
-    message = "--device cuda: PyTorch finds no GPU here. Use --device cpu"
-    with pytest.raises(ModelError, match=message):
-        main([*quick(tmp_path), "--device", "cuda"])
-
-
-def test_a_run_does_not_write_over_the_one_it_is_compared_with(
-    tmp_path: Path, quick: Quick
-) -> None:
-    with pytest.raises(DataError, match="is where this run writes its own results. Copy it"):
-        main([*quick(tmp_path), "--compare-with", str(tmp_path / "benchmark.json")])
 
 
 @pytest.mark.parametrize("flags", [{"num_calls": 0}, {"num_threads": 0}, {"budget_s": 0.0}])

@@ -48,12 +48,12 @@ def ranks(model: CosineRecommender, exchange: Exchange) -> Iterator[float]:
         taken = as_matrix([history[-exchange.settings["max_len"] :]], exchange.num_items)
         left_out = history if exchange.exclude_seen else history[:0]
         items = recommend(model, taken, left_out, NUM_RANKED)[0][:NUM_RANKED]
-        (place,) = np.nonzero(items == target)
-        yield place[0] + 1 if len(place) else np.inf
+        (index,) = np.nonzero(items == target)
+        yield index[0] + 1 if len(index) else np.inf
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Fit; see `serving.Library`."""
+    """Fit; see `serving`."""
     choices = exchange.settings["neighbours"]
     values: list[float] = []
     if num_epochs:
@@ -93,9 +93,9 @@ class Recommender:
         """Return item numbers and scores (B, K)."""
         items = np.zeros((len(answered), k), dtype=np.int64)
         scores = np.full((len(answered), k), -np.inf, dtype=np.float32)
-        for row, (found, values) in enumerate(answered):
-            count = min(len(found), k)
-            items[row, :count], scores[row, :count] = found[:count], values[:count]
+        for row, (best, values) in enumerate(answered):
+            count = min(len(best), k)
+            items[row, :count], scores[row, :count] = best[:count], values[:count]
         return items, scores
 
 

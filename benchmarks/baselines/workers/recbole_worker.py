@@ -17,7 +17,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import get_model, init_seed
-from serving import Exchange, IntArray, pad_to, places, top_k
+from serving import Exchange, IntArray, pad_to, rows_and_items, top_k
 
 LIBRARIES = ("recbole", "torch")
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -83,7 +83,7 @@ def split(exchange: Exchange, dataset: Any) -> tuple[Any, Any]:
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Train; see `serving.Library`."""
+    """Train; see `serving`."""
     config = make_config(exchange, num_epochs or exchange.settings["max_epochs"])
     init_seed(exchange.seed, reproducibility=True)
     write_events(exchange)
@@ -115,7 +115,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
 
 
 def untrained(exchange: Exchange, output: Path) -> None:
-    """Write weights that were drawn by chance; see `serving.Library`."""
+    """Write weights that were drawn by chance; see `serving`."""
     torch.manual_seed(exchange.seed)
     items = np.arange(exchange.num_items + 1)
     model = get_model(exchange.settings["model"])(make_config(exchange, 1), Catalogue(len(items)))
@@ -158,7 +158,7 @@ class TorchModel:
         interaction = Interaction(
             {f"{ITEM}_list": torch.from_numpy(known), "item_length": torch.from_numpy(lengths)}
         )
-        rows, numbers = places(excluded)
+        rows, numbers = rows_and_items(excluded)
         padding = np.zeros(len(items), dtype=np.int64)
         left_out = (
             np.concatenate([rows, np.arange(len(items))]),

@@ -60,12 +60,12 @@ def make_model(exchange: Exchange, num_epochs: int) -> SASRecModel:
 def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
     """Return NDCG@10 of the validation targets, ranked as the headline protocol does."""
     users, targets = exchange.valid.T
-    found = model.recommend(
+    lists = model.recommend(
         users=users, dataset=dataset, k=SUFFICES, filter_viewed=exchange.exclude_seen
     )
     ranks = {
         (user, item): rank
-        for user, item, rank in found[[Columns.User, Columns.Item, Columns.Rank]].to_numpy()
+        for user, item, rank in lists[[Columns.User, Columns.Item, Columns.Rank]].to_numpy()
     }
     return serving.ndcg_at_10(
         [ranks.get(pair, np.inf) for pair in zip(users, targets, strict=True)]
@@ -73,7 +73,7 @@ def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Train; see `serving.Library`."""
+    """Train; see `serving`."""
     pytorch_lightning.seed_everything(exchange.seed)
     dataset = as_dataset(
         np.arange(exchange.num_users),
@@ -138,9 +138,9 @@ class Recommender:
         num_users, table = answered
         items = np.zeros((num_users, k), dtype=np.int64)
         scores = np.full((num_users, k), -np.inf, dtype=np.float32)
-        rows, places = table[Columns.User].to_numpy(), table[Columns.Rank].to_numpy() - 1
-        items[rows, places] = table[Columns.Item].to_numpy()
-        scores[rows, places] = table[Columns.Score].to_numpy()
+        rows, columns = table[Columns.User].to_numpy(), table[Columns.Rank].to_numpy() - 1
+        items[rows, columns] = table[Columns.Item].to_numpy()
+        scores[rows, columns] = table[Columns.Score].to_numpy()
         return items, scores
 
 

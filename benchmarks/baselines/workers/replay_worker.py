@@ -29,7 +29,7 @@ from replay.models.nn.sequential.sasrec import (
     SasRecTrainingDataset,
     SasRecValidationDataset,
 )
-from serving import Exchange, IntArray, pad_to, places, top_k
+from serving import Exchange, IntArray, pad_to, rows_and_items, top_k
 from torch.utils.data import DataLoader
 
 LIBRARIES = ("replay-rec", "torch", "openvino")
@@ -113,7 +113,7 @@ def validation(
 
 
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-    """Train; see `serving.Library`."""
+    """Train; see `serving`."""
     lightning.seed_everything(exchange.seed)
     settings, recorder = exchange.settings, Recorder(exchange, output)
     model = make_model(exchange)
@@ -149,7 +149,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
 
 
 def untrained(exchange: Exchange, output: Path) -> None:
-    """Write weights that were drawn by chance; see `serving.Library`."""
+    """Write weights that were drawn by chance; see `serving`."""
     torch.manual_seed(exchange.seed)
     torch.save(make_model(exchange).state_dict(), output / WEIGHTS)
 
@@ -178,7 +178,7 @@ class TorchModel:
             },
             "padding_mask": torch.from_numpy(padded > 0),
         }
-        rows, numbers = places(excluded)
+        rows, numbers = rows_and_items(excluded)
         return batch, (torch.from_numpy(rows), torch.from_numpy(numbers - 1)), k
 
     def predict(self, batch: dict[str, Any]) -> torch.Tensor:

@@ -1,21 +1,34 @@
 """What the workers have in common. It runs in a library's environment and imports nothing of ours.
 
-    worker.py train EXCHANGE OUTPUT NUM_EPOCHS MINUTES DEVICE
-    worker.py untrained EXCHANGE OUTPUT
-    worker.py serve MODEL MODE
+    worker.py train FOLDER NUM_EPOCHS MINUTES DEVICE
+    worker.py untrained FOLDER
+    worker.py serve FOLDER MODE
 
-0 epochs: their number is chosen by `valid.npy`, and once MINUTES are over (0: never) the epoch that
-is running is the last; the weights are those of the best one. Minutes are those of CPU time: a busy
-machine changes nothing. Training writes `trained.json` beside the weights: num_epochs, minutes,
-cut_short (the time was over before validation said to stop), valid_ndcg@10 after each epoch where
-that was measured, device ("cpu" or the GPU's name), and versions. An untrained model answers as
-fast as a trained one.
+FOLDER/exchange holds what a training may know. 0 epochs: their number is chosen by the validation
+targets, and once MINUTES are over (0: never) the epoch that is running is the last; the weights are
+those of the best one. Minutes are those of CPU time: a busy machine changes nothing. Training
+writes `trained.json` beside the weights: num_epochs, minutes, cut_short (the time was over before
+validation said to stop), valid_ndcg@10 after each epoch where that was measured, device ("cpu" or
+the GPU's name), and versions. An untrained model answers as fast as a trained one.
 
 Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
 served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
 `requests`, a list of objects with items (B, T) left-padded with 0, excluded (B, E), and k, one line
 with `answers`, a list of objects with items (B, K), scores (B, K), and wall_ns and cpu_ns of the
 library's own call and, where it returns scores alone, of leaving out and top-k.
+
+A worker is a module with `LIBRARIES` (names of packages, for their versions) and
+
+    train(exchange, output, num_epochs)   writes weights into `output`, which is also the working
+                                          directory; returns NDCG@10 after each epoch
+    untrained(exchange, output)           writes weights drawn by chance; not every library can
+    open_model(folder, exchange, mode)    returns a model of what was written
+
+A model has `precision`, `num_parameters`, `size_bytes`, `max_len`, and
+
+    prepare(items, excluded, k)   brings a request into the form that the library takes; not timed
+    answer(prepared)              lets the library answer; timed
+    unpack(answered, k)           brings an answer into arrays (B, K) of items and scores; not timed
 """
 
 import gc
@@ -28,7 +41,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +52,7 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a training may know; see `baselines/exchange.py`."""
+    """What a training may know; see `baselines/training.py`."""
 
     events: NDArray[np.int32]  # (E,)
     offsets: IntArray  # (U + 1,)
@@ -53,14 +66,11 @@ class Exchange:
 
     @classmethod
     def open(cls, folder: Path, minutes: float = 0, device: str = "cpu") -> "Exchange":
-        """Read an exchange directory; the minutes are counted from now."""
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        events, offsets = (np.load(folder / f"{name}.npy") for name in ("events", "offsets"))
-        valid = np.empty((0, 2), dtype=np.int64)
-        if (folder / "valid.npy").exists():
-            valid = np.load(folder / "valid.npy")
+        """Read what is in `folder/exchange`; the minutes are counted from now."""
+        meta = json.loads((folder / "exchange" / "meta.json").read_text(encoding="utf-8"))
         deadline = time.process_time() + 60 * minutes if minutes else math.inf
-        return cls(events, offsets, valid, **meta, deadline=deadline, device=device)
+        with np.load(folder / "exchange" / "events.npz") as arrays:
+            return cls(**arrays, **meta, deadline=deadline, device=device)
 
     def is_over(self) -> bool:
         """Tell whether the time for choosing is over."""
@@ -76,65 +86,26 @@ class Exchange:
         return self.events[self.offsets[user] : self.offsets[user + 1]]
 
 
-class Model(Protocol):
-    """A trained model that answers."""
-
-    precision: str
-    num_parameters: int
-    size_bytes: int
-    max_len: int
-
-    def prepare(self, items: IntArray, excluded: IntArray, k: int) -> Any:
-        """Bring a request into the form that the library takes; not timed."""
-
-    def answer(self, prepared: Any) -> Any:
-        """Let the library answer; timed."""
-
-    def unpack(self, answered: Any, k: int) -> tuple[IntArray, NDArray[np.float32]]:
-        """Bring an answer into arrays (B, K) of item numbers and scores; not timed."""
-
-
-class Library(Protocol):
-    """What a worker implements: a module with these functions."""
-
-    LIBRARIES: Sequence[str]
-
-    def train(self, exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
-        """Train, write weights into `output`, and return NDCG@10 after each epoch.
-
-        Args:
-            exchange: what to train on.
-            output: an existing folder, also the working directory.
-            num_epochs: how long; 0: until validation no longer improves or `exchange.is_over`
-                after an epoch; the weights are those of the best one.
-        """
-
-    def untrained(self, exchange: Exchange, output: Path) -> None:
-        """Write weights that were drawn by chance; not every library can."""
-
-    def open_model(self, folder: Path, exchange: Exchange, mode: str) -> Model:
-        """Open what `train` or `untrained` wrote."""
-
-
 def main(library: Any) -> None:
     """Run a worker."""
-    answers = _own_stdout()
+    output = _keep_stdout()
     command, *arguments = sys.argv[1:]
+    folder = Path(arguments[0])
     if command == "train":
-        folder, output, num_epochs, minutes, device = arguments
-        exchange = Exchange.open(Path(folder), float(minutes), device)
-        _train(library, exchange, Path(output), int(num_epochs))
+        _, num_epochs, minutes, device = arguments
+        exchange = Exchange.open(folder, float(minutes), device)
+        _train(library, exchange, folder, int(num_epochs))
     elif command == "untrained":
-        library.untrained(Exchange.open(Path(arguments[0])), Path(arguments[1]))
+        library.untrained(Exchange.open(folder), folder)
     else:
-        _serve(library, Path(arguments[0]), arguments[1], answers)
+        _serve(library, folder, arguments[1], output)
 
 
-def _own_stdout() -> Any:
+def _keep_stdout() -> Any:
     """Keep stdout for answers; what libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return answers
+    return output
 
 
 def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> None:
@@ -153,19 +124,19 @@ def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> N
     (output / "trained.json").write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
 
 
-def _serve(library: Any, folder: Path, mode: str, answers: Any) -> None:
-    model: Model = library.open_model(folder, Exchange.open(folder / "exchange"), mode)
-    about = {
+def _serve(library: Any, folder: Path, mode: str, output: Any) -> None:
+    model = library.open_model(folder, Exchange.open(folder), mode)
+    description = {
         name: getattr(model, name)
         for name in ("precision", "num_parameters", "size_bytes", "max_len")
     }
-    about["versions"] = versions(library)
+    description["versions"] = versions(library)
     gc.collect()
     gc.freeze()  # what libraries have loaded need not be gone through before each request
-    print(json.dumps(about), file=answers, flush=True)  # noqa: T201
+    print(json.dumps(description), file=output, flush=True)  # noqa: T201
     for line in sys.stdin:
         answered = answer_all(model, json.loads(line)["requests"])
-        print(json.dumps({"answers": answered}), file=answers, flush=True)  # noqa: T201
+        print(json.dumps({"answers": answered}), file=output, flush=True)  # noqa: T201
 
 
 def versions(library: Any) -> dict[str, str]:
@@ -182,27 +153,27 @@ def _device_name(library: Any, device: str) -> str:
     return torch.cuda.get_device_name()
 
 
-def answer_all(model: Model, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def answer_all(model: Any, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Answer requests one after another, nothing but the answering between two of them."""
     ks = [int(request["k"]) for request in requests]
     prepared = [
         model.prepare(as_rows(request["items"]), as_rows(request["excluded"]), k)
         for request, k in zip(requests, ks, strict=True)
     ]
-    found = []
+    answered = []
     gc.collect()
     gc.disable()
     try:
         for request in prepared:
             cpu, wall = time.process_time_ns(), time.perf_counter_ns()
-            answered = model.answer(request)
+            answer = model.answer(request)
             durations = time.perf_counter_ns() - wall, time.process_time_ns() - cpu
-            found.append((answered, durations))
+            answered.append((answer, durations))
     finally:
         gc.enable()
     answers = []
-    for (answered, (wall, cpu)), k in zip(found, ks, strict=True):
-        items, scores = model.unpack(answered, k)
+    for (answer, (wall, cpu)), k in zip(answered, ks, strict=True):
+        items, scores = model.unpack(answer, k)
         answers.append(
             {"items": items.tolist(), "scores": scores.tolist(), "wall_ns": wall, "cpu_ns": cpu}
         )
@@ -228,7 +199,7 @@ def pad_to(items: IntArray, width: int, *, left: bool, pad: int = PAD) -> IntArr
     return padded
 
 
-def places(excluded: IntArray) -> tuple[IntArray, IntArray]:
+def rows_and_items(excluded: IntArray) -> tuple[IntArray, IntArray]:
     """Return rows and item numbers of what excluded (B, E) names, padding left out."""
     rows, columns = np.nonzero(excluded)
     return rows, excluded[rows, columns]
@@ -260,5 +231,5 @@ def ndcg_at_10(ranks: Sequence[float]) -> float:
     >>> ndcg_at_10([1, 3, 11, float("inf")])
     0.375
     """
-    found = np.array(ranks, dtype=np.float64)
-    return float(np.where(found <= 10, 1 / np.log2(np.minimum(found, 10) + 1), 0).mean())
+    known = np.array(ranks, dtype=np.float64)
+    return float(np.where(known <= 10, 1 / np.log2(np.minimum(known, 10) + 1), 0).mean())

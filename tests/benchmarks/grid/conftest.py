@@ -46,7 +46,7 @@ def grid(config: AccuracyConfig) -> AccuracyResults:
 @pytest.fixture
 def space(config: AccuracyConfig, grid: AccuracyResults) -> Workspace:
     return open_workspace(
-        config.data_dir[0], config.output_dir, STUDENT_FLAGS, "cpu", with_teacher=True
+        config.data_dir[0], config.output_dir / "tiny", STUDENT_FLAGS, "cpu", with_teacher=True
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ import torch
 
 from benchmarks import accuracy
 from benchmarks.accuracy import AccuracyConfig, run
-from benchmarks.grid import plan as plans
 from benchmarks.grid import run as runs
+from benchmarks.grid import shared
 from benchmarks.grid.ensembles import average
-from benchmarks.grid.plan import plan, share_all_soft_targets
-from benchmarks.grid.run import compute_run, load_ranks, read_finished, require_finished, save_ranks
+from benchmarks.grid.plan import RunKey, plan
+from benchmarks.grid.run import compute_run, load_ranks, read_finished, save_ranks
 from benchmarks.grid.shared import share_soft_targets
 from benchmarks.grid.variants import VARIANTS
-from benchmarks.grid.workspace import RunKey, Workspace, open_workspace, run_folder, student_folder
-from benchmarks.report.schema import AccuracyResults
+from benchmarks.grid.workspace import Workspace, open_workspace, run_folder, student_folder
+from benchmarks.report.schema import AccuracyResults, RunResult
 from export.recommender import open_session
 from student import training
 from student.model import Student
@@ -38,6 +39,12 @@ pytestmark = pytest.mark.slow  # a whole grid is trained first
 
 def refuse(*_: Any, **__: Any) -> Any:
     raise AssertionError("computed again")
+
+
+def finished(key: RunKey, space: Workspace) -> RunResult:
+    found = read_finished(key, space)
+    assert found is not None
+    return found
 
 
 def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -62,7 +69,7 @@ def test_a_finished_grid_is_not_computed_again(
     files = sorted((config.output_dir / "tiny" / "cells").glob("*/*"))
     before = {file: file.stat().st_mtime_ns for file in files}
     monkeypatch.setattr(runs, "COMPUTE", dict.fromkeys(runs.COMPUTE, refuse))
-    monkeypatch.setattr(accuracy.subprocess, "run", refuse)
+    monkeypatch.setattr(shared.subprocess, "run", refuse)
     (again,) = run(dataclasses.replace(config, teacher_flags=""), "again")
     assert again.rows == grid.rows
     assert {file: file.stat().st_mtime_ns for file in files} == before
@@ -92,7 +99,7 @@ def test_a_changed_recipe_is_computed_beside_the_old_one(
     assert trained == [new / "students" / "gru" / "distilled"]
     assert old != new
     assert (old / "cell.json").is_file()
-    assert require_finished(distilled, space).recipe["student"]["kd_weight"] == 0.25
+    assert finished(distilled, space).recipe["student"]["kd_weight"] == 0.25
     shutil.rmtree(new)
 
 
@@ -100,12 +107,12 @@ def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ruled = [RunKey("control", "gru", 0), RunKey("distilled-int8", "gru", 0)]
-    own = RunKey("all-items", "gru", 0)  # names its negatives itself
-    before = {key: run_folder(key, space) for key in (*ruled, own)}
+    fixed = RunKey("all-items", "gru", 0)  # names its negatives itself
+    before = {key: run_folder(key, space) for key in (*ruled, fixed)}
     monkeypatch.setattr(schedule, "num_negatives", lambda dataset: 7)
     for key in ruled:
         assert run_folder(key, space) != before[key]
-    assert run_folder(own, space) == before[own]
+    assert run_folder(fixed, space) == before[fixed]
 
 
 def test_another_sentence_about_a_variant_does_not_change_its_recipe(
@@ -143,7 +150,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_count)
     resumed = compute_run(key, elsewhere)
     assert saved == [2, 3, 1]  # of three epochs, and one of the refit
-    unbroken = require_finished(key, space)
+    unbroken = finished(key, space)
     assert resumed.file_sha256 == unbroken.file_sha256
     assert (resumed.interrupted, unbroken.interrupted) == (True, False)
 
@@ -155,12 +162,12 @@ def test_runs_in_processes_of_their_own_give_the_same_results(
     (found,) = run(two, "two at once")
     (row,) = found.rows
     for one in row.runs:
-        before = require_finished(RunKey("control", "gru", one.seed), space)
+        before = finished(RunKey("control", "gru", one.seed), space)
         assert one.file_sha256 == before.file_sha256
 
 
 def test_a_run_without_its_source_names_the_command(elsewhere: Workspace) -> None:
-    message = r"is made from gru control seed 0, .*--variant=control"
+    message = r"is made from gru control seed 0, .*--variants control"
     with pytest.raises(ModelError, match=message):
         compute_run(RunKey("control+control", "gru", 0, 1), elsewhere)
 
@@ -170,7 +177,16 @@ def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
 ) -> None:
     space = open_workspace(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu", with_teacher=False)
     with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
-        accuracy.compute_in_subprocess((space, RunKey("control", "transformer", 0)))
+        accuracy.run_grid([[(RunKey("control", "transformer", 0), space)]], jobs=2)
+
+
+def test_a_run_whose_process_is_killed_is_one_line(
+    elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy, "compute_logged", os._exit)
+    monkeypatch.setattr(accuracy, "told", lambda *_: (9,))
+    with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
+        accuracy.run_grid([[(RunKey("control", "gru", 0), elsewhere)]], jobs=2)
 
 
 def test_ranks_survive_the_disk(tmp_path: Path) -> None:
@@ -197,12 +213,12 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
     class Begun(Exception):
         pass
 
-    def begin(work: Any) -> None:
+    def begin(*_: Any) -> None:
         made.append("first run")
         raise Begun
 
     monkeypatch.setattr(training, "fit", counting)
-    monkeypatch.setattr(accuracy, "compute_here", begin)
+    monkeypatch.setattr(accuracy, "compute_run", begin)
     for part in ("teacher", "knowledge"):
         shutil.copytree(space.root / part, tmp_path / "tiny" / part)
     variants = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
@@ -229,15 +245,15 @@ def test_variants_without_soft_targets_share_nothing(
 ) -> None:
     elsewhere = dataclasses.replace(space, root=tmp_path)
     (keys, _) = plan(variants, ["gru"], [0])
-    share_all_soft_targets(keys, elsewhere)
+    accuracy.share_before(keys, elsewhere)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_made_for_runs_that_are_finished(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "share_soft_targets", refuse)
-    share_all_soft_targets([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
+    monkeypatch.setattr(accuracy, "share_soft_targets", refuse)
+    accuracy.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
 
 
 def test_the_cost_of_what_is_shared_is_kept_and_told(
@@ -335,7 +351,7 @@ def test_the_teachers_run_is_the_teacher(space: Workspace) -> None:
 
 def test_the_int8_run_comes_from_the_very_file(space: Workspace) -> None:
     key = RunKey("distilled-int8", "gru", 1)
-    result = require_finished(key, space)
+    result = finished(key, space)
     file = space.root / str(result.file)
     assert result.file_sha256 == sha256_file(file)
     assert result.file_bytes == file.stat().st_size

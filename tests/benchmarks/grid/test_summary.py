@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import AccuracyConfig
-from benchmarks.grid.plan import ensemble_pairs
+from benchmarks.grid.plan import RunKey, seed_pairs
 from benchmarks.grid.run import load_ranks
 from benchmarks.grid.summary import gain, mean_times, summarize_metrics
 from benchmarks.grid.variants import VARIANTS
-from benchmarks.grid.workspace import RunKey, Workspace, run_folder
+from benchmarks.grid.workspace import Workspace, run_folder
 from benchmarks.report.schema import AccuracyResults, Cost, Gain, Run, SeedMetric
 
 
@@ -48,7 +48,7 @@ def test_there_is_no_gain_over_next_to_nothing() -> None:
 
 
 def test_a_row_is_the_mean_of_its_seeds_with_an_interval_over_users() -> None:
-    found = summarize_metrics({0: ranks(1, 11), 1: ranks(3, 1)})["seen_kept"]
+    found = summarize_metrics({(0,): ranks(1, 11), (1,): ranks(3, 1)})["seen_kept"]
     # NDCG@10 by seed: (1 + 0) / 2 and (0.5 + 1) / 2; by user: 0.75 and 0.5
     assert found["ndcg@10"] == SeedMetric(
         mean=0.625, low=0.5, high=0.75, seed_min=0.5, seed_max=0.75
@@ -58,26 +58,29 @@ def test_a_row_is_the_mean_of_its_seeds_with_an_interval_over_users() -> None:
 
 
 def test_the_protocols_are_kept_apart() -> None:
-    found = summarize_metrics({None: Evaluation(np.array([1]), np.array([3]))})
+    found = summarize_metrics({(): Evaluation(np.array([1]), np.array([3]))})
     assert found["seen_excluded"]["ndcg@10"].mean == 1.0
     assert found["seen_kept"]["ndcg@10"].mean == 0.5
 
 
 def test_variants_are_compared_over_the_seeds_that_both_have() -> None:
-    own, other = {0: ranks(1), 5: ranks(11)}, {0: ranks(3), 1: ranks(1)}
-    assert same(gain(own, other, exclude_seen=True), 100.0)  # 1 over 0.5
-    assert gain({5: ranks(1)}, other, exclude_seen=True) is None
+    runs, other = {(0,): ranks(1), (5,): ranks(11)}, {(0,): ranks(3), (1,): ranks(1)}
+    assert same(gain(runs, other, exclude_seen=True), 100.0)  # 1 over 0.5
+    assert gain({(5,): ranks(1)}, other, exclude_seen=True) is None
 
 
 def test_a_variant_without_seeds_is_compared_with_all_seeds_of_the_other() -> None:
-    found = gain({None: ranks(3)}, {0: ranks(1), 1: ranks(11)}, exclude_seen=True)
+    found = gain({(): ranks(3)}, {(0,): ranks(1), (1,): ranks(11)}, exclude_seen=True)
     assert same(found, 0.0)  # 0.5 over (1 + 0) / 2
 
 
 def test_an_ensemble_of_two_seeds_is_compared_with_the_mean_of_both() -> None:
-    own, controls = {0: ranks(3)}, {0: ranks(1), 1: ranks(11)}  # 0.5 over (1 + 0) / 2
-    assert same(gain(own, controls, exclude_seen=True, seeds_of={0: (0, 1)}), 0.0)
-    assert gain(own, {0: ranks(1)}, exclude_seen=True, seeds_of={0: (0, 1)}) is None
+    ensemble, controls = (
+        {(0, 1): ranks(3)},
+        {(0,): ranks(1), (1,): ranks(11)},
+    )  # 0.5 over (1 + 0) / 2
+    assert same(gain(ensemble, controls, exclude_seen=True), 0.0)
+    assert gain(ensemble, {(0,): ranks(1)}, exclude_seen=True) is None
 
 
 def test_interrupted_runs_are_left_out_of_the_cost() -> None:
@@ -91,8 +94,8 @@ def test_interrupted_runs_are_left_out_of_the_cost() -> None:
 
 
 def test_seeds_are_paired_in_a_ring() -> None:
-    assert ensemble_pairs([3, 5, 7]) == [(3, 5), (5, 7), (7, 3)]
-    assert ensemble_pairs([3, 5]) == [(3, 5)]  # (5, 3) is the same pair
+    assert seed_pairs([3, 5, 7]) == [(3, 5), (5, 7), (7, 3)]
+    assert seed_pairs([3, 5]) == [(3, 5)]  # (5, 3) is the same pair
 
 
 def test_the_table_says_what_the_runs_ranks_say(

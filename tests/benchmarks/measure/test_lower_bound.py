@@ -11,8 +11,8 @@ import pytest
 from benchmarks.measure import lower_bound
 from benchmarks.measure.lower_bound import LEAST_MS, Bounds
 from benchmarks.measure.queries import NOTHING
-from benchmarks.measure.speed import Asked, measure_speed
-from benchmarks.measure.systems import OwnSystem, TorchSystem
+from benchmarks.measure.speed import Workload, measure_speed
+from benchmarks.measure.systems import Popularity, TorchSystem
 from benchmarks.report.schema import LatencyResults, LowerBound
 from tests.benchmarks.measure.fixed import FixedSystem
 
@@ -75,14 +75,9 @@ def test_it_charges_parameters_and_nothing_else_of_a_file(
 
 
 def test_only_what_reads_all_its_weights_has_a_lower_bound(tiny_dataset: SequenceDataset) -> None:
-    class Sparse:
-        system, precision, size_mib, num_parameters, max_len = "sparse", "fp32", 1.0, 9, 5
-        reads_all_weights = False
-        recommend = FixedSystem(np.ones((1, 10)), np.ones((1, 10))).recommend
-
     dense = FixedSystem(np.ones((1, 10)), np.ones((1, 10)), size_mib=64.0)
-    asked = Asked(tiny_dataset, num_threads=1, num_calls=20, budget_s=0.1, seed=0)
-    speeds = measure_speed([OwnSystem(Sparse()), dense], asked, sweeps=False)  # type: ignore[arg-type]
+    workload = Workload(tiny_dataset, num_threads=1, num_calls=20, budget_s=0.1, seed=0)
+    speeds = measure_speed([Popularity(tiny_dataset), dense], workload, sweeps=False)
     assert speeds[0].ratio_to_lower_bound is None
     assert speeds[1].lower_bound_ms is not None
     assert speeds[1].lower_bound_ms.read > 0.5  # 64 MiB at less than 128 GB/s

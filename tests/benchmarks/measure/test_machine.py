@@ -15,7 +15,7 @@ CPU = namedtuple("CPU", "user nice system idle iowait irq softirq steal guest gu
 def test_others_are_told_from_ourselves_and_our_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     # 20 s of work, 60 s of none; what guests took is in user, too.
     spent = CPU(10, 1, 4, 50, 10, 1, 1, 3, 5, 1)
-    own = os.times_result((2.0, 1.0, 0.5, 0.5, 100.0))  # with children that ended: 4 s
+    ours = os.times_result((2.0, 1.0, 0.5, 0.5, 100.0))  # with children that ended: 4 s
 
     class Process:
         def __init__(self, pid: int) -> None:
@@ -25,7 +25,7 @@ def test_others_are_told_from_ourselves_and_our_workers(monkeypatch: pytest.Monk
         def cpu_times(self) -> Any:
             return namedtuple("Times", "user system")(2, 3)
 
-    monkeypatch.setattr(machine.os, "times", lambda: own)
+    monkeypatch.setattr(machine.os, "times", lambda: ours)
     monkeypatch.setattr(machine.psutil, "cpu_times", lambda: spent)
     monkeypatch.setattr(machine.psutil, "Process", Process)
     assert machine.others_s([]) == pytest.approx(20 - 4)

@@ -71,13 +71,15 @@ def test_top_k_is_what_sorting_everything_gives() -> None:
     for num_users, num_items in ((1, 11), (5, 300)):
         scores = draws.integers(0, 6, (num_users, num_items)).astype(np.float32)  # many are equal
         excluded = draws.integers(0, num_items, (num_users, 4))
-        own = scores.copy()
-        for row, left_out in zip(own, excluded, strict=True):
+        allowed = scores.copy()
+        for row, left_out in zip(allowed, excluded, strict=True):
             row[[0, *left_out]] = -np.inf
-        expected = [sorted(range(num_items), key=lambda i, r=row: (-r[i], i))[:5] for row in own]
+        expected = [
+            sorted(range(num_items), key=lambda i, r=row: (-r[i], i))[:5] for row in allowed
+        ]
         items, best = top_k(scores.copy(), excluded, 5)
         assert items.tolist() == expected
-        assert best.tolist() == np.take_along_axis(own, items, axis=1).tolist()
+        assert best.tolist() == np.take_along_axis(allowed, items, axis=1).tolist()
         _, by_torch = torch_top_k(torch.from_numpy(scores.copy()), excluded, 5)
         assert by_torch.tolist() == best.tolist()
 

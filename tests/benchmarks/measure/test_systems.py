@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from benchmarks.measure.quality import top_lists
-from benchmarks.measure.queries import NOTHING, Request
+from benchmarks.measure.queries import NOTHING
 from benchmarks.measure.systems import (
     OnnxSystem,
-    OwnSystem,
     StepSystem,
     TeacherSystem,
     TorchSystem,
@@ -106,15 +105,3 @@ def test_what_is_no_runner_is_refused_in_one_line(
     with pytest.raises(ModelError, match=message) as refused:
         load_runner(spec, tiny_dataset)
     assert "\n" not in str(refused.value)
-
-
-def test_a_runner_may_time_itself_and_tell_how_much_it_reads() -> None:
-    runner = no_length(None)  # type: ignore[arg-type]
-    assert OwnSystem(runner).parameter_bytes() == 0
-    runner.parameter_bytes = 7
-    runner.timed = lambda requests: np.full((len(requests), 2), 9)
-    asked = [Request(np.array([[1]]), NOTHING, np.array([1]))]
-    assert OwnSystem(runner).parameter_bytes() == 7
-    assert OwnSystem(runner).timed(asked).tolist() == [[9, 9]]
-    runner.reads_all_weights = False
-    assert OwnSystem(runner).parameter_bytes() is None

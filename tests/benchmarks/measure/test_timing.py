@@ -27,7 +27,7 @@ class Recorder(System):
     max_len = 5
 
     def __init__(self, name: str, calls: list[tuple[str, int]]) -> None:
-        self.identity = Identity(system=name, precision="fp32", family="own")
+        self.identity = Identity(system=name, precision="fp32", family="runner")
         self._calls = calls
 
     def recommend(self, items: Any, excluded: Any, k: Any) -> Any:

@@ -58,7 +58,6 @@ def accuracy_results(*rows: VariantSummary, distilled: float = 9.0) -> AccuracyR
             command="accelerate launch teacher/finetune.py",
             wall_s=3600.0,
             cpu_s=7200.0,
-            interrupted=False,
         ),
         rows=rows
         or (

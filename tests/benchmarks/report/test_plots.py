@@ -3,20 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from seqrec.errors import DataError
-
 import matplotlib as mpl
 import numpy as np
 import pytest
 
 from benchmarks.grid.variants import VARIANTS
-from benchmarks.report.files import save
 from benchmarks.report.plots import (
     draw_accuracy,
     draw_catalogue,
     draw_latency,
-    main,
-    order_variants,
     pareto_front,
     save_figure,
 )
@@ -81,7 +76,11 @@ def test_the_legend_names_every_system_and_they_are_told_apart(results: LatencyR
         (line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in points(figure)
     }
     assert len(looks) == len(results.rows)
-    hollow = [line.get_label() for line in points(figure) if line.get_markerfacecolor() == "white"]
+    hollow = [
+        row.label
+        for row, line in zip(results.rows, points(figure), strict=True)
+        if line.get_markerfacecolor() == "white"
+    ]
     assert hollow == ["gru control fp32", "one sasrec fp32", "two sasrec fp32"]
 
 
@@ -99,25 +98,19 @@ def test_the_machine_is_in_the_caption(results: LatencyResults) -> None:
 
 
 def test_the_same_json_gives_the_same_picture(results: LatencyResults, tmp_path: Path) -> None:
-    save_figure(draw_latency(results), tmp_path / "first.png")
-    save(results, tmp_path / "benchmark.json")
-    main(["--input", str(tmp_path / "benchmark.json"), "--output", str(tmp_path / "second.png")])
-    first, second = ((tmp_path / name).read_bytes() for name in ("first.png", "second.png"))
-    assert first == second
     slower = latency_results(system("popularity", "fp32", 0.1, 0.04), *results.rows[1:])
-    save_figure(draw_latency(slower), tmp_path / "third.png")
-    assert (tmp_path / "third.png").read_bytes() != first
+    for name, drawn in (("first", results), ("second", results), ("third", slower)):
+        save_figure(draw_latency(drawn), tmp_path / f"{name}.png")
+    first, second, third = (
+        (tmp_path / f"{name}.png").read_bytes() for name in ("first", "second", "third")
+    )
+    assert first == second != third
 
 
 def test_one_system_alone_can_be_drawn(results: LatencyResults) -> None:
     low, high = draw_latency(latency_results(results.rows[0])).axes[0].get_xlim()
     assert np.isfinite([low, high]).all()
     assert low < 0.05 < high
-
-
-def test_missing_results_name_the_command_to_type(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"python -m benchmarks\.latency"):
-        main(["--input", str(tmp_path / "nothing.json")])
 
 
 # --- Gains over the control -----------------------------------------------------------------------
@@ -146,16 +139,11 @@ def test_variants_are_drawn_in_the_order_of_their_gain_at_their_gain() -> None:
     assert "0.0815" in gru.get_title(loc="left")
 
 
-def test_equal_gains_are_ordered_by_name() -> None:
-    rows = [(variant(name, "gru", {}), over(1.0)) for name in ("text", "distilled")]
-    assert order_variants(rows) == ["distilled", "text"]
-
-
 def test_no_two_labels_overlap_and_none_is_cut_off() -> None:
     rows = [
-        variant(name, arch, {} if name == "control" else {"control": over(-12.0 + 3 * place)})
+        variant(name, arch, {} if name == "control" else {"control": over(-12.0 + 3 * index)})
         for arch in ("gru", "transformer")
-        for place, name in enumerate(VARIANTS)
+        for index, name in enumerate(VARIANTS)
     ]
     figure: Any = draw_accuracy(accuracy_results(*rows))
     figure.draw_without_rendering()
@@ -172,14 +160,6 @@ def test_no_two_labels_overlap_and_none_is_cut_off() -> None:
         assert not any(first.overlaps(second) for second in boxes[i + 1 :])
         assert first.x0 >= 0
         assert first.x1 <= figure.bbox.x1
-
-
-def test_the_kind_in_the_file_says_what_is_drawn(tmp_path: Path) -> None:
-    results = accuracy_results()
-    save(results, tmp_path / "accuracy.json")
-    main(["--input", str(tmp_path / "accuracy.json"), "--output", str(tmp_path / "read.png")])
-    save_figure(draw_accuracy(results), tmp_path / "drawn.png")
-    assert (tmp_path / "read.png").read_bytes() == (tmp_path / "drawn.png").read_bytes()
 
 
 # --- Latency over catalogue sizes -----------------------------------------------------------------

@@ -10,15 +10,7 @@ import pytest
 from benchmarks.grid.variants import VARIANTS
 from benchmarks.report import results_page
 from benchmarks.report.files import load, save
-from benchmarks.report.results_page import (
-    format_page,
-    main,
-    mean_gains,
-    of_benchmark,
-    of_catalogue,
-    read_results,
-    verdict,
-)
+from benchmarks.report.results_page import Kept, format_page, main, mean_gains, read_results
 from benchmarks.report.schema import AccuracyResults, Gain, LatencyResults
 from benchmarks.report.tables import format_latency
 from tests.benchmarks.report.made import over
@@ -55,51 +47,43 @@ def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
         (over(-3.0), "worse"),
         (over(1.0), "within chance"),
         (over(2.0), "within chance"),  # the interval ends at zero
-        (None, "not known"),
     ],
 )
-def test_the_verdict_is_the_intervals(gain: Gain | None, expected: str) -> None:
-    assert verdict(gain) == expected
+def test_the_verdict_is_the_intervals(gain: Gain, expected: str) -> None:
+    assert gain.verdict == expected
 
 
-def cells(lines: list[str]) -> list[str]:
+def cells(text: str) -> list[str]:
     """Lines with the padding of tables taken out."""
-    return [" ".join(line.split()) for line in lines]
+    return [" ".join(line.split()) for line in text.splitlines()]
 
 
 def test_gains_are_averaged_over_data_sets() -> None:
-    every = {"a": accuracy_results(distilled=9.0), "b": accuracy_results(distilled=1.0)}
+    every = [accuracy_results(distilled=9.0), accuracy_results(distilled=1.0)]
     text = "\n".join(cells(mean_gains(every)))
     gru = "+5.0 % (+1.0 to +9.0) | 1 better, 0 worse, 1 within chance"
     transformer = "+1.0 % (+1.0 to +1.0) | 0 better, 0 worse, 2 within chance"
-    assert f"| distilled | {gru} | {transformer} |" in text
-    assert "| control |" not in text
-    assert "control+control" not in text  # its gain is not known on any
+    described = VARIANTS["distilled"].description
+    assert f"| distilled | {gru} | {transformer} | {described} |" in text
+    assert "| control+control | - | - | - | - |" in text  # its gain is not known on any
 
 
-def lines_of(results: AccuracyResults, files: Path) -> list[str]:
-    return cells(format_page({"tiny": results}, files).splitlines())
+def lines_of(results: AccuracyResults, folder: Path) -> list[str]:
+    return cells(format_page(Kept({"tiny": results}, {}, None, None), folder))
 
 
-def test_the_page_holds_figures_verdicts_losses_costs_and_commands(tmp_path: Path) -> None:
+def test_the_page_holds_figures_and_costs(tmp_path: Path) -> None:
     lines = lines_of(accuracy_results(), tmp_path)
     metric = "0.1000 [0.0900, 0.1100]"
     assert (
         f"| distilled | 2 | {metric} | {metric} | {metric} | 1.0000 to 2.0000 | "
-        "+9.0 % [+7.0, +11.0] | 1,234 | 1.00 |"
+        "+9.0 % [+7.0, +11.0] | +1.0 % [-1.0, +3.0] | - | 1,234 | 1.00 |"
     ) in lines
-    assert "- Teacher to student: NDCG@10 +1.0 % [-1.0, +3.0] (within chance)" in lines
-    assert "- fp32 to int8: NDCG@10 -0.5 % [-0.7, -0.3] (worse)" in lines
-    description = VARIANTS["temperature-2"].description
-    assert (
-        f"| temperature-2 | {description} | +9.1 % [+7.1, +11.1] | better | +0.1 % [-1.9, +2.1] "
-        "| within chance |"
-    ) in lines
-    assert "| variant | auxiliary teacher | train | runs |" in lines
+    header = next(line for line in lines if "over control" in line)
+    assert "| over control | over teacher | over distilled | parameters |" in header
+    assert "| variant | auxiliary teacher (shared) | train | runs |" in lines
     assert "| distilled | 0.200 | 1.500 | 2 |" in lines  # 720 and 5400 CPU-seconds
     assert "| control | - | 1.500 | 2 |" in lines
-    assert any("Auxiliary teacher: made once, for all runs that share" in line for line in lines)
-    assert "python -m benchmarks.accuracy --arch transformer --variants distilled" in lines
     assert any("2.00 CPU-hours, 1.00 hours on the clock" in line for line in lines)
 
 
@@ -129,24 +113,23 @@ def test_unusable_results_are_refused(content: str | None, message: str, tmp_pat
 
 
 def test_the_page_says_it_is_not_edited_and_how_it_is_made(tmp_path: Path) -> None:
-    text = format_page({"tiny": accuracy_results()}, tmp_path)
+    text = "\n".join(lines_of(accuracy_results(), tmp_path))
     assert "`python -m benchmarks.report.results_page`" in text
     assert results_page.HERE == ROOT / "benchmarks"
 
 
-def test_a_catalogue_of_another_version_is_refused_and_none_is_no_mistake(tmp_path: Path) -> None:
-    assert of_catalogue(tmp_path) == []
+def test_a_catalogue_of_another_version_is_refused(tmp_path: Path) -> None:
+    save(accuracy_results(), tmp_path / "tiny" / "accuracy.json")
+    assert read_results(tmp_path).catalogue is None
     (tmp_path / "catalogue.json").write_text('{"schema": "seqrec-catalogue/2"}')
     with pytest.raises(DataError, match=r"python -m benchmarks\.catalogue"):
-        of_catalogue(tmp_path)
+        read_results(tmp_path)
 
 
 def test_a_kept_benchmark_stands_on_the_page_as_the_command_printed_it() -> None:
+    page = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
     for file in KEPT.glob("*/benchmark.json"):
-        section = of_benchmark(file.parent.name, "the data", KEPT)
-        printed = format_latency(load(LatencyResults, file))
-        lines = [line.removeprefix("    ") for line in section if line.startswith("    ")]
-        assert lines == [line.rstrip() for line in printed.splitlines() if line]
+        assert format_latency(load(LatencyResults, file)) in page
 
 
 def test_what_the_language_model_adds_stands_apart_from_what_the_recipe_adds(

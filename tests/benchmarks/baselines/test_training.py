@@ -1,0 +1,169 @@
+"""Baselines are trained as our students are, and know no test target."""
+
+import ast
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seqrec.data import SequenceDataset
+from seqrec.files import read_json, write_json
+
+import numpy as np
+import pytest
+
+from benchmarks.baselines import training
+from benchmarks.baselines.libraries import BASELINES, HERE, Baseline
+from benchmarks.baselines.training import (
+    TrainingFlags,
+    ensure_trained,
+    training_report,
+    worker_environment,
+    write_exchange,
+)
+from benchmarks.report.schema import Training
+from tests.benchmarks.baselines.settings import FLAGS, PYTHON, settings
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_best_epoch_is_how_long_it_trains_on_everything(trained: Path) -> None:
+    assert read_json(trained.parent / "choice" / "trained.json")["num_epochs"] == 2
+    assert read_json(trained / "trained.json")["num_epochs"] == 2
+    assert (trained.parent / "trainings.txt").read_text().split() == ["0", "2"]
+
+
+def test_where_nothing_is_learnt_anew_the_best_epoch_itself_is_served(
+    baseline: Baseline,
+    tiny_dataset: SequenceDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "refit_epochs", lambda *_: 0)
+    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
+    assert (folder.parent / "trainings.txt").read_text().split() == ["0"]
+    report = training_report(folder)
+    assert report.num_epochs == 2
+    assert report.minutes == read_json(folder / "trained.json")["minutes"]
+    events = exchanged(folder)["events"]
+    counts = np.bincount(events, minlength=tiny_dataset.num_items + 1)
+    assert np.load(folder / "counts.npy").tolist() == (counts + 2).tolist()  # of the second epoch
+
+
+def test_baselines_are_as_wide_as_our_students() -> None:
+    by_name = {one.name: one.settings(96) for one in BASELINES}
+    assert by_name["recbole gru4rec"]["model_settings"]["hidden_size"] == 96
+    assert by_name["recbole sasrec"]["model_settings"]["hidden_size"] == 96
+    assert by_name["replay sasrec"]["hidden_dim"] == by_name["rectools sasrec"]["hidden_dim"] == 96
+    assert all(of["max_len"] == 50 for of in by_name.values())
+
+
+def test_a_finished_training_is_reused_until_its_recipe_changes(
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    def train(seed: int, baseline: Baseline) -> list[str]:
+        folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, TrainingFlags(seed=seed))
+        return (folder.parent / "trainings.txt").read_text().split()
+
+    assert train(0, baseline) == train(0, baseline) == ["0", "2"]
+    assert train(1, baseline) == ["0", "2"] * 2
+    wider = replace(baseline, settings=settings("train", width=3))
+    assert train(1, wider) == ["0", "2"] * 3
+
+
+def test_what_a_gpu_has_trained_is_served_where_there_is_none(
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    on_gpu = replace(FLAGS, device="cuda")
+    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, on_gpu)
+    assert training_report(folder).device == "cpu"  # a library without PyTorch needs no GPU
+    trained = read_json(folder / "trained.json")
+    assert trained["versions"] == {"numpy": np.__version__}
+    write_json(folder / "trained.json", trained | {"device": "Some GPU"})  # as one would write it
+    assert folder == ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
+    assert training_report(folder).device == "Some GPU"
+
+
+def test_a_worker_sees_a_gpu_only_where_it_is_to_train_there() -> None:
+    assert worker_environment(1)["CUDA_VISIBLE_DEVICES"] == ""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    assert worker_environment(1, "cuda").get("CUDA_VISIBLE_DEVICES") == shown
+
+
+def test_what_is_chosen_is_told_by_its_name(tmp_path: Path) -> None:
+    for part, minutes in (("choice", 1.0), ("final", 0.5)):
+        (tmp_path / part).mkdir()
+        known: dict[str, Any] = {"device": "cpu", "versions": {"implicit": "0.7.3"}}
+        trained = {"num_epochs": 2, "minutes": minutes, "cut_short": False, **known}
+        trained["valid_ndcg@10"] = [0.1, 0.3, 0.2] if part == "choice" else []
+        write_json(tmp_path / part / "trained.json", trained)
+        write_json(tmp_path / part / "recipe.json", {"settings": {"neighbours": [20, 50, 100]}})
+    report = training_report(tmp_path / "final")
+    assert report == Training(num_neighbours=50, num_tried=3, minutes=1.5, cut_short=False, **known)
+
+
+def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given(
+    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    def train(max_minutes: float) -> tuple[bool, list[str]]:
+        folder = ensure_trained(
+            baseline, PYTHON, tiny_dataset, tmp_path, replace(FLAGS, max_minutes=max_minutes)
+        )
+        report = training_report(folder)
+        assert report.num_epochs == 2
+        assert report.minutes > 0
+        return report.cut_short, (folder.parent / "trainings.txt").read_text().split()
+
+    assert train(1e-9) == train(1e-9) == (True, ["0", "2"])
+    assert train(0) == train(1e-9) == (False, ["0", "2", "0"])  # the final one is as it was
+
+
+def exchanged(folder: Path) -> dict[str, Any]:
+    with np.load(folder / "exchange" / "events.npz") as arrays:
+        return dict(arrays)
+
+
+def test_the_exchange_holds_held_out_events_only_when_it_may(
+    trained: Path, tiny_sequences: list[list[int]]
+) -> None:
+    choice, final = exchanged(trained.parent / "choice"), exchanged(trained)
+    for arrays, held_out in ((choice, 2), (final, 1)):
+        expected = [item for sequence in tiny_sequences for item in sequence[:-held_out]]
+        assert arrays["events"].tolist() == expected
+        lengths = [len(sequence) - held_out for sequence in tiny_sequences]
+        assert np.diff(arrays["offsets"]).tolist() == lengths
+    targets = [[user, sequence[-2]] for user, sequence in enumerate(tiny_sequences)]
+    assert choice["valid"].tolist() == targets
+    assert final["valid"].tolist() == []
+
+
+def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
+    """A set with other test targets, and nothing else, gives the same files to the last bit."""
+    events = np.array(tiny_dataset.events)
+    last = tiny_dataset.offsets[1:] - 1
+    events[last] = events[last] % tiny_dataset.num_items + 1
+    twin = replace(tiny_dataset, events=events)
+    for name in ("choice", "final"):
+        found = []
+        for number, dataset in enumerate((tiny_dataset, twin)):
+            known = dataset if name == "choice" else dataset.before_test()
+            folder = tmp_path / f"{name}-{number}"
+            write_exchange(folder, known, num_items=dataset.num_items, seed=0, settings={})
+            found.append({file.name: file.read_bytes() for file in folder.iterdir()})
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("requirements", sorted({one.requirements for one in BASELINES}))
+def test_every_requirement_of_a_baseline_is_pinned(requirements: Path) -> None:
+    lines = [line for line in requirements.read_text().splitlines() if line[:1] not in ("", "#")]
+    assert all(line.count("==") == 1 for line in lines)
+
+
+@pytest.mark.parametrize("worker", sorted({one.worker for one in BASELINES}))
+def test_workers_import_nothing_of_ours(worker: Path) -> None:
+    ours = {"seqrec", "teacher", "student", "export", "benchmarks"}
+    for file in (worker, HERE / "serving.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        names = {str(n.module).split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)}
+        names |= {a.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        assert not names & ours
