@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,9 @@ import pytest
 
 from student.config import DistillConfig
 from teacher.config import FinetuneConfig
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +119,26 @@ def test_help_shows_every_flag_with_its_text_and_default(
     for field in dataclasses.fields(Config):
         assert "--" + field.name.replace("_", "-") in text
         assert f"{field.metadata['help']} (default: {field.default})" in text
+
+
+def test_version_is_that_of_the_package_and_ends_with_code_0(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    with pytest.raises(SystemExit) as stop:
+        parse_flags(Required, "A test.", ["--version"])  # though --data-dir is missing
+    assert stop.value.code == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == (f"{project['name']} {project['version']}\n", "")
+
+
+def test_the_version_of_a_checkout_that_is_not_installed_is_called_unknown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])  # where the metadata of packages is looked for
+    with pytest.raises(SystemExit):
+        parse("--version")
+    assert "unknown version: it is not installed" in capsys.readouterr().out
 
 
 def test_a_config_survives_the_way_through_json() -> None:
