@@ -122,7 +122,16 @@ def test_a_circle_is_seen() -> None:
 
 HEAVY = {
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers"),
-    *("onnx", "onnxruntime", "optimum", "ray", "matplotlib", "plotly", "executorch"),
+    *(
+        "huggingface_hub",
+        "onnx",
+        "onnxruntime",
+        "optimum",
+        "ray",
+        "matplotlib",
+        "plotly",
+        "executorch",
+    ),
 }
 LOADED = """
 import runpy, sys
@@ -137,6 +146,7 @@ COMMANDS = [
     *("seqrec.prepare", "teacher.finetune", "student.distill"),
     *("export.to_onnx", "export.add_items", "export.to_text_encoder", "export.to_mobile"),
     *("export.to_executorch", "export.score", "export.to_web", "export.serve_web"),
+    "export.push_to_hub",
 ]
 
 

@@ -19,6 +19,7 @@ from benchmarks.latency import LatencyConfig
 from benchmarks.measure.queries import NOTHING, Request
 from benchmarks.measure.systems import load_runner
 from export.add_items import AddItemsConfig
+from export.config import PushConfig
 from export.score import ScoreConfig
 from export.serve_web import ServeConfig
 from export.to_executorch import ToExecutorchConfig
@@ -45,6 +46,7 @@ def test_every_flag_it_names_exists(page: Path) -> None:
         ColdConfig,
         AccuracyConfig,
         ScoreConfig,
+        PushConfig,
         ToExecutorchConfig,
     )
     flags = {

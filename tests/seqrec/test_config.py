@@ -15,7 +15,6 @@ import pytest
 from student.config import DistillConfig
 from teacher.config import FinetuneConfig
 
-
 ROOT = Path(__file__).parents[2]
 
 
