@@ -52,6 +52,7 @@ def test_every_flag_it_names_exists(page: Path) -> None:
     flags = {
         "--" + field.name.replace("_", "-") for c in configs for field in dataclasses.fields(c)
     }
+    flags |= {"--no-" + flag[2:] for flag in flags}
     others = {"--help", "--editable", "--no-deps"}  # pip's
     others |= {"--config_file", "--num_processes"}  # accelerate's
     others |= {"--ignore-scripts"}  # npm's
