@@ -26,6 +26,7 @@ import gzip
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,8 +53,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = "seqrec-site/1"
 PAGE = Path(__file__).parent / "web"
 NUM_POPULAR = 1000  # they come first among titles that match a search equally well
-MODEL_FILES = {name: name for name in ("config.json", "items.json", "model.onnx")}
-MODEL_FILES["README.md"] = "README.txt"  # which browsers show, where they would save the other
+MODEL_FILES = ("config.json", "items.json", "model.onnx")
 ONNXRUNTIME_WEB_VERSION = "1.30.0"
 SCRIPT = "package/dist/ort.wasm.bundle.min.mjs"
 WASM = "package/dist/ort-wasm-simd-threaded.wasm"
@@ -81,8 +81,12 @@ def to_web(config: ToWebConfig) -> Path:
     with atomic_directory(folder) as beside:
         shutil.copytree(PAGE, beside, dirs_exist_ok=True)
         (beside / "model").mkdir()
-        for name, ours in MODEL_FILES.items():
-            shutil.copy(config.model_dir / name, beside / "model" / ours)
+        for name in MODEL_FILES:
+            shutil.copy(config.model_dir / name, beside / "model" / name)
+        card = (config.model_dir / "README.md").read_text(encoding="utf-8")
+        card = re.sub(r"\A---\n.*?\n---\n\s*", "", card, flags=re.DOTALL)  # metadata for hubs
+        # As .txt, since browsers show that and would save the other.
+        (beside / "model/README.txt").write_text(card, encoding="utf-8")
         _copy_runtime(runtime, beside / "onnxruntime")
         loaded = ("model/items.json", "model/model.onnx", f"onnxruntime/{Path(WASM).name}.gz")
         site: dict[str, Any] = {

@@ -75,6 +75,11 @@ class DistillConfig:
         0, "CPU threads per process; 0: all cores, shared by the processes", affects_result=False
     )
     seed: int = flag(0, "seed of all randomness")
+    log_with: str | None = flag(
+        None,
+        "tracker to follow the training with: tensorboard, or another that Accelerate knows",
+        affects_result=False,
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

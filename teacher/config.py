@@ -62,6 +62,11 @@ class FinetuneConfig:
         0, "CPU threads per process; 0: all cores, shared by the processes", affects_result=False
     )
     seed: int = flag(0, "seed of all randomness")
+    log_with: str | None = flag(
+        None,
+        "tracker to follow the training with: tensorboard, or another that Accelerate knows",
+        affects_result=False,
+    )
     dry_run: bool = flag(
         False, "show weights, memory and time that it would take, and stop", affects_result=False
     )

@@ -119,6 +119,9 @@ class TestTheFolder:
             assert (folder / file.name).read_bytes() == file.read_bytes()
         for name in ("model.onnx", "items.json", "config.json"):
             assert (folder / "model" / name).read_bytes() == (models["int8"] / name).read_bytes()
+        card = (folder / "model/README.txt").read_text(encoding="utf-8")
+        assert card.startswith("# transformer control int8")
+        assert (models["int8"] / "README.md").read_text(encoding="utf-8").endswith(card)
         assert (folder / "onnxruntime/ort.js").read_bytes() == (stand_in / SCRIPT).read_bytes()
         packed = (folder / "onnxruntime/ort-wasm-simd-threaded.wasm.gz").read_bytes()
         assert gzip.decompress(packed) == (stand_in / WASM).read_bytes()
