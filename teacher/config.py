@@ -1,4 +1,4 @@
-"""Flags of `teacher/finetune.py`."""
+"""Flags of `teacher/finetune.py` and `teacher.extract`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +75,17 @@ class FinetuneConfig:
         """Refuse values that cannot work."""
         if self.gradient_accumulation < 1:
             raise ValueError(f"--gradient-accumulation {self.gradient_accumulation} is below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Flags of `teacher.extract`."""
+
+    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
+    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
+    prefixes_per_user: int = flag(500, "newest prefixes kept per user; bounds the size on disk")
+    batch_size: int = flag(32, "windows at once")
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "auto", "where the teacher answers; auto takes a GPU if there is one"
+    )
+    num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")

@@ -33,7 +33,7 @@ from accelerate import Accelerator
 from teacher.base import compute_dtype, load_base, num_4bit_parameters, resolve_model
 from teacher.check_folder import TAKE, first_line, model_fingerprint, read_config, text_config
 from teacher.config import FinetuneConfig
-from teacher.extract import extract_knowledge
+from teacher.extracting import extract_knowledge
 from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
 from teacher.plan import Work, check_model, make_plan
 from teacher.text import text_components
