@@ -55,7 +55,7 @@ def test_every_flag_it_names_exists(page: Path) -> None:
     flags |= {"--no-" + flag[2:] for flag in flags}
     others = {"--help", "--editable", "--no-deps"}  # pip's
     others |= {"--config_file", "--num_processes"}  # accelerate's
-    others |= {"--ignore-scripts"}  # npm's
+    others |= {"--ignore-scripts", "--logdir"}  # npm's, TensorBoard's
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - others
     assert named <= flags, named - flags
