@@ -17,12 +17,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqrec.config import flag, parse_flags, to_json
 from seqrec.errors import run_main
 
-from benchmarks.measure import training
 from benchmarks.measure.machine import describe_machine, watch_others
 from benchmarks.report.files import save
 from benchmarks.report.schema import ScalingResults, ScalingRow
@@ -31,7 +30,10 @@ from benchmarks.synthetic_log import LogConfig, make_log
 
 logger = logging.getLogger(__name__)
 
-Measure = Callable[[Path, training.TrainingConfig], dict[str, Any]]  # fields of `ScalingRow`
+if TYPE_CHECKING:
+    from benchmarks.measure import training
+
+Measure = Callable[[Path, "training.TrainingConfig"], dict[str, Any]]  # fields of `ScalingRow`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ def measure_scaling(config: ScalingConfig) -> ScalingResults:
 
 def measure_log(folder: Path, config: ScalingConfig) -> list[tuple[str, dict[str, Any]]]:
     """Return what preparing and each training of one log take, as fields of `ScalingRow`."""
+    from benchmarks.measure import training  # loads PyTorch
+
     flags = training.TrainingConfig(
         num_steps=config.num_steps,
         num_validated=config.num_validated,

@@ -123,16 +123,8 @@ def test_a_circle_is_seen() -> None:
 
 HEAVY = {
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers"),
-    *(
-        "huggingface_hub",
-        "onnx",
-        "onnxruntime",
-        "optimum",
-        "ray",
-        "matplotlib",
-        "plotly",
-        "executorch",
-    ),
+    *("onnx", "onnxruntime", "optimum", "ray", "matplotlib", "plotly", "executorch"),
+    *("huggingface_hub", "tensorboard"),
 }
 LOADED = """
 import runpy, sys
@@ -147,7 +139,8 @@ COMMANDS = [
     *("seqrec.prepare", "teacher.finetune", "teacher.extract", "student.distill"),
     *("export.to_onnx", "export.add_items", "export.to_text_encoder", "export.to_mobile"),
     *("export.to_executorch", "export.score", "export.to_web", "export.serve_web"),
-    "export.push_to_hub",
+    *("export.push_to_hub", "benchmarks.latency", "benchmarks.cold_start", "benchmarks.catalogue"),
+    *("benchmarks.scaling", "benchmarks.baselines", "benchmarks.synthetic_log"),
 ]
 
 
