@@ -19,6 +19,8 @@ from export.recommender import Recommender
 from tests.export.answers import ids
 from tests.hub_server import TOKEN, Hub, serve_hub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ASK = """
 import sys
