@@ -14,9 +14,10 @@ import typing
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
+Budget = Literal["quick", "best"]  # of a training; see `seqrec.schedule`
 
 PACKAGE = "llm-seqrec"
 DEFAULT_DATASET = "ml-100k"

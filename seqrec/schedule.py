@@ -1,19 +1,33 @@
 """How long to train, in what batches: rules that fit a schedule to the size of a data set.
 
-One recipe serves small and large logs. A rule looks at the training events alone: how many targets
-there are, P, and into how many windows W they are cut. Flags that are given go before the rules.
+One recipe serves small and large logs. A rule looks at the training events, how many targets there
+are, P, and into how many windows W they are cut; and at the budget: `quick` on a CPU, `best` on a
+GPU. Flags that are given go before the rules.
 
-    teacher   batch: W / 150 windows, 16 to 64     epochs: min(600,000, 140 I) / P, 1 to 8
-    student   batch: W / 100 windows, 32 to 128    epochs: 3,000,000 / P, 12 to 24
-              rate:  4e-3 * sqrt(batch / 128)      negatives: all items up to 4,096; else 1,024,
-              width: 64, 128 if the set is dense       or 4,096 if the set is dense
+    teacher   batch:  W / 150 windows, 16 to 64
+              quick:  2 layers; min(600,000, 140 I) / P epochs, 1 to 8
+              best:   4 layers; 600,000 / P epochs, 1 to 8
+    student   batch:  W / 100 windows, 32 to 128
+              quick:  8 epochs, and as many of the refit, if its item table is fused
+              else:   3,000,000 / P epochs, 12 to 24; refit 0.35 times as long
+              rate:   4e-3 * sqrt(batch / 128)
+              width:  64, 128 if the set is dense
+              negatives: all items up to 4,096; else 1,024, or 4,096 if the set is dense
 
 I is the number of items. A set is dense with 100 targets or more per item. Batches are powers of
 two. Small sets need small batches, or an epoch has too few steps to move the item tables; large
-ones need few epochs. A teacher costs far more per epoch than a student: it sees each item as a
-target 140 times at most, which on MovieLens-100K is two epochs. A row of twice the width holds
-more, if there are events enough to learn it from: Beauty, of 13 per item, validates at .061 with 64
-and .058 with 128, MovieLens-1M, of 290, at .168 and .182 (Transformers without a teacher).
+ones need few epochs. Since the learning rate falls to zero within them, 8 epochs and 8 of the refit
+leave a student of a fused table about as good as 16 and 8: trained without the last events, its
+NDCG@10 on them is .070 and .070 (Beauty, Transformer), .088 and .088, .082 and .081 (Office,
+Transformer and GRU). A plain table, as controls have it, starts from nothing and gets the long
+schedule always: it shall lose to texts, not to haste.
+
+A teacher costs far more per epoch than a student. So a quick one sees each item as a target 140
+times at most, which on MovieLens-100K is two epochs.
+
+A row of twice the width holds more, if there are events enough to learn it from: Beauty, of 13 per
+item, validates at .061 with 64 and .058 with 128, MovieLens-1M, of 290, at .168 and .182
+(Transformers without a teacher).
 
 A softmax over a sample costs accuracy, more where there is more to learn of each item: with 1,024
 of MovieLens-1M's 3,416 items a GRU validates 2.2 % and a Transformer 7.2 % lower than with all,
@@ -33,9 +47,11 @@ the training events: fewer say too little that is new.
 from dataclasses import dataclass
 
 from seqrec.batching import cut_windows
+from seqrec.config import Budget
 from seqrec.data import SequenceDataset
 
 import numpy as np
+import torch
 
 MAX_FULL_SOFTMAX = 4096
 LARGE_CATALOGUE = 50_000
@@ -85,7 +101,17 @@ def fit_schedule(
     return Schedule(num_epochs=num_epochs, batch_size=batch_size)
 
 
-def teacher_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
+def choose_budget(device: str) -> Budget:
+    """Return the budget of a training on a device, `auto`, `cpu` or `cuda`: on a GPU the best."""
+    return "best" if device != "cpu" and torch.cuda.is_available() else "quick"
+
+
+def teacher_layers(budget: Budget) -> int:
+    """Return how many of the language model's layers are kept."""
+    return {"quick": 2, "best": 4}[budget]
+
+
+def teacher_schedule(dataset: SequenceDataset, max_len: int, budget: Budget = "quick") -> Schedule:
     """Return the teacher's schedule; its windows do not overlap."""
     return fit_schedule(
         dataset,
@@ -95,20 +121,25 @@ def teacher_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
         batches=(16, 64),
         targets=600_000,
         epochs=(1, 8),
-        per_item=140,
+        per_item={"quick": 140, "best": None}[budget],
     )
 
 
-def student_schedule(dataset: SequenceDataset, max_len: int) -> Schedule:
-    """Return the schedule of a student and of its control."""
+def student_schedule(dataset: SequenceDataset, max_len: int, *, is_short: bool) -> Schedule:
+    """Return the schedule of a student, short or long."""
     return fit_schedule(
         dataset,
         max_len=max_len,
         steps=100,
         batches=(32, 128),
         targets=3_000_000,
-        epochs=(12, 24),
+        epochs=(8, 8) if is_short else (12, 24),
     )
+
+
+def student_refit_share(*, is_short: bool) -> float:
+    """Return how long a student's refit is, as a share of the epochs before: 8 epochs or so."""
+    return 1.0 if is_short else 0.35
 
 
 def num_targets(dataset: SequenceDataset) -> int:

@@ -141,8 +141,8 @@ def draw_different(num_items: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).choice(num_items, count, replace=False)
 
 
-def set_up_cpu(num_threads: int, num_processes: int) -> None:
-    """Use `num_threads` CPU threads, 0: the cores shared by the processes; keep freed memory.
+def set_up_cpu(num_threads: int | None, num_processes: int) -> None:
+    """Use `num_threads` CPU threads, None: the cores shared out; keep freed memory.
 
     `accelerate launch` leaves each process with one thread unless it is told otherwise. And glibc
     returns every freed logits tensor to the kernel, which clears the pages anew at the next step:

@@ -1,11 +1,10 @@
 """Flags of `python -m student.distill`, and what they are once the data set has had its say."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from seqrec.config import DEFAULT_DATA_DIR, flag
+from seqrec.config import DEFAULT_DATA_DIR, Budget, flag
 
 if TYPE_CHECKING:  # loads Polars, and `seqrec.schedule` PyTorch, which `--help` needs not
     from seqrec.data import SequenceDataset
@@ -29,8 +28,13 @@ class DistillConfig:
         "fused: an item's row is a projection of what the language model reads in its text, plus a "
         "residual; plain: a row of its own that starts at random",
     )
-    hidden_dim: int = flag(
-        0, "width of the student and of its item table; 0: by the data's density"
+    budget: Budget | None = flag(
+        None,
+        "quick: a short schedule, for CPUs; best: a long one; not given: best on a GPU, else quick",
+        affects_result=False,  # the numbers do that it stands for
+    )
+    hidden_dim: int | None = flag(
+        None, "width of the student and of its item table; not given: by the data's density"
     )
     num_layers: int = flag(1, "layers of the encoder")
     num_heads: int = flag(1, "attention heads of the Transformer")
@@ -56,23 +60,28 @@ class DistillConfig:
         "0.5 %",
     )
     num_negatives: int | None = flag(
-        None, "items sampled for the softmax, 0: all; by the size of the data, see seqrec.schedule"
+        None, "items sampled for the softmax, 0: all; not given: by the size of the data"
     )
-    num_epochs: int = flag(0, "passes over the training sequences, at most; 0: by the data's size")
-    refit_share: float = flag(
-        0.35,
+    num_epochs: int | None = flag(
+        None,
+        "passes over the training sequences, at most; not given: by budget and size of the data",
+    )
+    refit_share: float | None = flag(
+        None,
         "further training on the validation events too, once all is chosen, as a share of the "
-        "epochs; 0: none",
+        "epochs; 0: none; not given: by the budget",
     )
     patience: int = flag(4, "validations without a better one before stopping; 0: never")
     evaluate_every: int = flag(2, "epochs between validations")
-    batch_size: int = flag(0, "windows per step, shared by the processes; 0: by the data's size")
-    learning_rate: float = flag(0.0, "peak learning rate; 0: by the batch size")
+    batch_size: int | None = flag(
+        None, "windows per step, shared by the processes; not given: by the size of the data"
+    )
+    learning_rate: float | None = flag(None, "peak learning rate; not given: by the batch size")
     device: Literal["auto", "cpu", "cuda"] = flag(
         "auto", "where to train; auto takes a GPU if there is one", affects_result=False
     )
-    num_threads: int = flag(
-        0, "CPU threads per process; 0: all cores, shared by the processes", affects_result=False
+    num_threads: int | None = flag(
+        None, "CPU threads per process; not given: the cores, shared out", affects_result=False
     )
     seed: int = flag(0, "seed of all randomness")
     log_with: str | None = flag(
@@ -89,31 +98,54 @@ class DistillConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not between 0 and 1")
         if self.cold_item_scale is not None and self.cold_item_scale < 0:
             raise ValueError(f"--cold-item-scale {self.cold_item_scale} is below 0")
-        if self.refit_share < 0:
+        if self.refit_share is not None and self.refit_share < 0:
             raise ValueError(f"--refit-share {self.refit_share} is below 0")
+        for name in ("hidden_dim", "num_epochs", "batch_size", "learning_rate", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is not above 0")
         if self.temperature <= 0:
             raise ValueError(f"--temperature {self.temperature} is not above 0")
 
 
-def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> DistillConfig:
+class FullDistillConfig(DistillConfig):
+    """The flags with nothing left open: the same fields, of which these are not None."""
+
+    budget: Budget
+    hidden_dim: int
+    keep_rest: bool
+    num_negatives: int
+    num_epochs: int
+    refit_share: float
+    batch_size: int
+    learning_rate: float
+
+
+def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillConfig:
     """Put what `seqrec.schedule` says in place of what is left to it."""
     from seqrec.schedule import (
+        choose_budget,
         is_dense,
         num_negatives,
         student_learning_rate,
+        student_refit_share,
         student_schedule,
         student_width,
     )
 
-    schedule = student_schedule(dataset, config.max_len)
+    budget = config.budget or choose_budget(config.device)
+    is_short = budget == "quick" and config.item_table == "fused"
+    schedule = student_schedule(dataset, config.max_len, is_short=is_short)
     batch_size = config.batch_size or schedule.batch_size
-    negatives = config.num_negatives
-    return dataclasses.replace(
-        config,
-        hidden_dim=config.hidden_dim or student_width(dataset),
-        keep_rest=is_dense(dataset) if config.keep_rest is None else config.keep_rest,
-        num_epochs=config.num_epochs or schedule.num_epochs,
-        batch_size=batch_size,
-        learning_rate=config.learning_rate or student_learning_rate(batch_size),
-        num_negatives=num_negatives(dataset) if negatives is None else negatives,
-    )
+    rules: dict[str, Any] = {
+        "budget": budget,
+        "hidden_dim": student_width(dataset),
+        "keep_rest": is_dense(dataset),
+        "num_epochs": schedule.num_epochs,
+        "refit_share": student_refit_share(is_short=is_short),
+        "batch_size": batch_size,
+        "learning_rate": student_learning_rate(batch_size),
+        "num_negatives": num_negatives(dataset),
+    }
+    left = {name: value for name, value in rules.items() if getattr(config, name) is None}
+    return FullDistillConfig(**{**vars(config), **left})

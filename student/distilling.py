@@ -20,7 +20,7 @@ from seqrec.training import set_up_cpu
 
 from accelerate import Accelerator
 
-from student.config import DistillConfig, scheduled
+from student.config import DistillConfig, FullDistillConfig, scheduled
 from student.model import Arch, Student
 from student.side_by_side import num_side_by_side, run_side_by_side
 from student.soft_targets import SoftTargets, prepare_soft_targets
@@ -31,7 +31,7 @@ Role = Literal["control", "auxiliary", "distilled"]
 AUXILIARY_SEED = 1000  # another than the students', whose errors they should not share
 
 
-def auxiliary_config(config: DistillConfig, dataset: SequenceDataset) -> DistillConfig:
+def auxiliary_config(config: DistillConfig, dataset: SequenceDataset) -> FullDistillConfig:
     """Return the flags of a student's auxiliary teachers, who learn from next items alone.
 
     Flags that matter to soft targets alone are reset: students that differ in them share teachers.
@@ -131,6 +131,11 @@ def make_soft_targets(
     return made
 
 
+def flags_of(config: DistillConfig, knowledge: Knowledge | None) -> DistillConfig:
+    """Return the flags of a student, or of a control, which has no knowledge: a plain table."""
+    return config if knowledge else dataclasses.replace(config, item_table="plain")
+
+
 def distil(
     arch: Arch,
     config: DistillConfig,
@@ -149,7 +154,7 @@ def distil(
         folder: where the student goes.
         accelerator: moves and distributes.
     """
-    config = scheduled(config, dataset)
+    config = scheduled(flags_of(config, knowledge), dataset)
     targets: list[SoftTargets] = []
     wanted = student_recipe(arch, config, dataset, knowledge)
     if knowledge is not None and config.kd_weight > 0 and not Stage(folder, wanted).is_finished():
@@ -191,11 +196,11 @@ def train_all(
     """Train controls, auxiliary teachers and then students, as many at once as there are cores."""
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     at_once = num_side_by_side(dataset, accelerator)
-    ruled = scheduled(config, dataset)
 
     def unfinished(role: Role) -> list[Arch]:
         known = knowledge if role == "distilled" else None
-        recipes = {arch: student_recipe(arch, ruled, dataset, known) for arch in archs}
+        flags = scheduled(flags_of(config, known), dataset)
+        recipes = {arch: student_recipe(arch, flags, dataset, known) for arch in archs}
         return [
             arch
             for arch, wanted in recipes.items()

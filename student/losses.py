@@ -16,39 +16,46 @@ ALMOST_NOTHING = 1e-6  # the least share of the rest
 SLICE = 256  # positions; times 1,024 items, a megabyte of scores
 
 
-class _LogSumExp(torch.autograd.Function):
-    """log sum_j exp(states_i . rows_j), without the scores passing through memory again and again.
+class _Softmax(torch.autograd.Function):
+    """log sum_j exp(states_i . rows_j), and the scores of named columns, without rows of their own.
 
     Slices of positions stay in a core's cache while they are scored, exponentiated and summed, as
-    in fused linear cross-entropy (Liger Kernel, arXiv:2410.10989).
+    in fused linear cross-entropy (Liger Kernel, arXiv:2410.10989). Scores of named columns are read
+    from the slice, and their gradients put back into it: to fetch K rows for each position and
+    multiply them again would take as long as all the rest of a training step.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, rows: Tensor, blanked: Tensor | None
-    ) -> Tensor:  # (P, H), (M, H), int64 (P, K) columns left out of the sum -> (P,)
+        ctx: Any, states: Tensor, rows: Tensor, named: Tensor, blanked: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        # (P, H), (M, H), int64 (P, K) columns, int64 (P, B) columns left out of the sum
+        # -> (P,), (P, K)
         odds = states.new_empty(len(states), len(rows))
+        chosen = states.new_empty(named.shape)
         totals, highest = states.new_empty(len(states), 1), states.new_empty(len(states), 1)
         for part in _slices(len(states)):
             scores = torch.mm(states[part], rows.T, out=odds[part])
+            torch.gather(scores, 1, named[part], out=chosen[part])
             if blanked is not None:
                 scores.scatter_(1, blanked[part], LOWEST)
             highest[part] = scores.amax(dim=1, keepdim=True)
             totals[part] = scores.sub_(highest[part]).exp_().sum(dim=1, keepdim=True)
-        ctx.save_for_backward(states, rows, odds, totals)
-        return (totals.log() + highest).squeeze(1)
+        ctx.save_for_backward(states, rows, named, odds, totals)
+        return (totals.log() + highest).squeeze(1), chosen
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        states, rows, odds, totals = ctx.saved_tensors
+    def backward(ctx: Any, of_sum: Tensor, of_chosen: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        states, rows, named, odds, totals = ctx.saved_tensors
         of_states, of_rows = torch.empty_like(states), torch.zeros_like(rows)
-        weights = gradient[:, None] / totals
+        weights = of_sum[:, None] / totals
         for part in _slices(len(states)):
             pull = odds[part] * weights[part]
+            pull.scatter_add_(1, named[part], of_chosen[part])
             torch.mm(pull, rows, out=of_states[part])
             of_rows.addmm_(pull.T, states[part])
-        return of_states, of_rows, None
+        return of_states, of_rows, None, None
 
 
 def _slices(length: int) -> list[slice]:
@@ -85,15 +92,15 @@ def soft_cross_entropy(
         num_candidates: with `negatives`, how many items they were drawn from, those of the answers
             among them; by default I.
     """
-    named_rows = F.embedding(items, table)
-    chosen = torch.bmm(named_rows, states[:, :, None]).squeeze(2)  # (P, K)
     is_rest = items == 0
-    log_named = chosen.masked_fill(is_rest, LOWEST).logsumexp(dim=1)
     if negatives is None:
-        log_sum = _LogSumExp.apply(states, table[1:], None)
+        log_sum, chosen = _Softmax.apply(states, table[1:], (items - 1).clamp(min=0), None)
+        log_named = chosen.masked_fill(is_rest, LOWEST).logsumexp(dim=1)
         named_share = (log_named - log_sum).clamp(max=-ALMOST_NOTHING)
         log_rest = log_sum + (-torch.expm1(named_share)).log()
     else:
+        chosen = torch.bmm(F.embedding(items, table), states[:, :, None]).squeeze(2)  # (P, K)
+        log_named = chosen.masked_fill(is_rest, LOWEST).logsumexp(dim=1)
         num_sampled = len(negatives)
         if num_candidates is None:
             num_candidates = len(table) - 1
@@ -104,7 +111,7 @@ def soft_cross_entropy(
         column = torch.where(ascending[place] == items, columns[place], num_sampled)
         blanked = F.pad(column, (0, 1), value=num_sampled)  # (P, K + 1)
         sampled_rows = F.embedding(F.pad(negatives, (0, 1)), table)
-        sampled = _LogSumExp.apply(states, sampled_rows, blanked)
+        sampled, _ = _Softmax.apply(states, sampled_rows, blanked[:, :0], blanked)
         others = (num_candidates - (~is_rest).sum(dim=1)).clamp(min=1)
         standing = (blanked == num_sampled).sum(dim=1) - 1 + num_sampled - items.shape[1]
         log_rest = sampled + (others / standing.clamp(min=1)).log()

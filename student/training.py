@@ -33,7 +33,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from student.config import DistillConfig
+from student.config import FullDistillConfig
 from student.losses import mixed_answer, soft_cross_entropy
 from student.model import Arch, Student, StudentConfig
 from student.soft_targets import SoftTargets
@@ -47,7 +47,7 @@ MAX_WARM_LOSS = 0.005
 
 
 def student_recipe(
-    arch: Arch, config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge | None
+    arch: Arch, config: FullDistillConfig, dataset: SequenceDataset, knowledge: Knowledge | None
 ) -> dict[str, Any]:
     """Return what decides how a student comes out; `config` with its schedule filled in."""
     fused = knowledge is not None and config.item_table == "fused"
@@ -63,7 +63,7 @@ def student_recipe(
 
 def new_student(
     arch: Arch,
-    config: DistillConfig,
+    config: FullDistillConfig,
     dataset: SequenceDataset,
     components: NDArray[np.floating] | None = None,
 ) -> Student:
@@ -94,7 +94,7 @@ def new_student(
 
 
 def make_loss(
-    config: DistillConfig, dataset: SequenceDataset, soft_targets: SoftTargets | None
+    config: FullDistillConfig, dataset: SequenceDataset, soft_targets: SoftTargets | None
 ) -> LossFunction:
     """Return the training loss: cross-entropy with the next item, mixed with the soft targets.
 
@@ -179,7 +179,7 @@ def choose_cold_item_scale(
 # neither means anything alone.
 def train_student(
     arch: Arch,
-    config: DistillConfig,
+    config: FullDistillConfig,
     dataset: SequenceDataset,
     knowledge: Knowledge | None,
     folder: Path,
@@ -253,6 +253,7 @@ def train_student(
         scale = choose_cold_item_scale(student, dataset, validate)
     selected = fold(student, dataset.untrained_items, scale)
     description = describe(wanted, texts, soft_targets, scale, validate(selected))
+    description["budget"] = config.budget
     parts = {".": selected}
     if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
         complete = dataset.before_test()

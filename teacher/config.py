@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seqrec.config import DEFAULT_DATA_DIR, flag
+from seqrec.config import DEFAULT_DATA_DIR, Budget, flag
 
 Bits = Literal[4, 16, 32]
 
@@ -24,16 +24,24 @@ class FinetuneConfig:
         "language model: a bundle (smollm2-135m, minilm-l6), a hub id, a folder or a .gguf file",
     )
     bits: Bits = flag(4, "4: NF4 through bitsandbytes; 16: bf16; 32: fp32")
-    num_layers: int = flag(4, "keep the language model's first layers only; 0 keeps all")
+    budget: Budget | None = flag(
+        None,
+        "quick: a teacher for a CPU; best: more layers and epochs; not given: best on a GPU, else "
+        "quick",
+        affects_result=False,  # the numbers do that it stands for
+    )
+    num_layers: int | None = flag(
+        None, "first layers of the language model that are kept, 0: all; not given: by the budget"
+    )
     lora_rank: int = flag(16, "rank of the LoRA adapter, on all linear layers")
     lora_alpha: int = flag(32, "scale of the LoRA adapter")
     item_dim: int = flag(128, "width of the teacher's item vectors")
     max_len: int = flag(50, "newest items of a history that the teacher reads")
-    num_epochs: int = flag(
-        0, "passes over the training sequences; 0: by the size of the data, see seqrec.schedule"
+    num_epochs: int | None = flag(
+        None, "passes over the training sequences; not given: by budget and size of the data"
     )
-    batch_size: int = flag(
-        0, "windows per step, shared by the processes; 0: by the size of the data"
+    batch_size: int | None = flag(
+        None, "windows per step, shared by the processes; not given: by the size of the data"
     )
     gradient_accumulation: int = flag(
         1,
@@ -58,8 +66,8 @@ class FinetuneConfig:
     device: Literal["auto", "cpu", "cuda"] = flag(
         "auto", "where to train; auto takes a GPU if there is one", affects_result=False
     )
-    num_threads: int = flag(
-        0, "CPU threads per process; 0: all cores, shared by the processes", affects_result=False
+    num_threads: int | None = flag(
+        None, "CPU threads per process; not given: the cores, shared out", affects_result=False
     )
     seed: int = flag(0, "seed of all randomness")
     log_with: str | None = flag(
@@ -73,8 +81,19 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        if self.gradient_accumulation < 1:
-            raise ValueError(f"--gradient-accumulation {self.gradient_accumulation} is below 1")
+        for name in ("gradient_accumulation", "num_epochs", "batch_size", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is below 1")
+
+
+class FullFinetuneConfig(FinetuneConfig):
+    """The flags with nothing left open: the same fields, of which these are not None."""
+
+    budget: Budget
+    num_layers: int
+    num_epochs: int
+    batch_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,4 +107,6 @@ class ExtractConfig:
     device: Literal["auto", "cpu", "cuda"] = flag(
         "auto", "where the teacher answers; auto takes a GPU if there is one"
     )
-    num_threads: int = flag(0, "CPU threads per process; 0: all cores, shared by the processes")
+    num_threads: int | None = flag(
+        None, "CPU threads per process; not given: the cores, shared out"
+    )

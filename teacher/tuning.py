@@ -22,7 +22,7 @@ from seqrec.files import SELECTION, read_json, write_json
 from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
-from seqrec.schedule import refit_epochs, teacher_schedule
+from seqrec.schedule import choose_budget, refit_epochs, teacher_layers, teacher_schedule
 from seqrec.stage import Stage
 from seqrec.tracking import LOGS, tracked
 from seqrec.training import FitConfig, Progress, fit, set_up_cpu
@@ -32,7 +32,7 @@ from accelerate import Accelerator
 
 from teacher.base import compute_dtype, load_base, num_4bit_parameters, resolve_model
 from teacher.check_folder import TAKE, first_line, model_fingerprint, read_config, text_config
-from teacher.config import FinetuneConfig
+from teacher.config import FinetuneConfig, FullFinetuneConfig
 from teacher.extracting import extract_knowledge
 from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
 from teacher.plan import Work, check_model, make_plan
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_teacher(
-    config: FinetuneConfig, dataset: SequenceDataset, device: torch.device
+    config: FullFinetuneConfig, dataset: SequenceDataset, device: torch.device
 ) -> Teacher:
     """Load the language model, read the item texts with it, and put the trainable parts on."""
     folder = resolve_model(config.model)
@@ -110,7 +110,13 @@ def run(config: FinetuneConfig) -> None:
         if config.data_dir == DEFAULT_DATA_DIR and not config.data_dir.exists():
             prepare_named(DEFAULT_DATASET, config.data_dir)
         dataset = load_dataset(config.data_dir)
-    config = scheduled(config, dataset)
+    finetune(scheduled(config, dataset), dataset, output_dir, accelerator)
+
+
+def finetune(
+    config: FullFinetuneConfig, dataset: SequenceDataset, output_dir: Path, accelerator: Accelerator
+) -> None:
+    """Do what `run` does, with a data set that is there and flags of which none is left open."""
     work = work_of(config, accelerator.num_processes)
     if config.dry_run:
         if accelerator.is_main_process:
@@ -136,20 +142,24 @@ def run(config: FinetuneConfig) -> None:
     accelerator.end_training()
 
 
-def scheduled(config: FinetuneConfig, dataset: SequenceDataset) -> FinetuneConfig:
+def scheduled(config: FinetuneConfig, dataset: SequenceDataset) -> FullFinetuneConfig:
     """Put what `seqrec.schedule` says in place of what is left to it."""
-    schedule = teacher_schedule(dataset, config.max_len)
-    return dataclasses.replace(
-        config,
-        num_epochs=config.num_epochs or schedule.num_epochs,
-        batch_size=config.batch_size or schedule.batch_size,
-    )
+    budget = config.budget or choose_budget(config.device)
+    schedule = teacher_schedule(dataset, config.max_len, budget)
+    rules: dict[str, Any] = {
+        "budget": budget,
+        "num_layers": teacher_layers(budget),
+        "num_epochs": schedule.num_epochs,
+        "batch_size": schedule.batch_size,
+    }
+    left = {name: value for name, value in rules.items() if getattr(config, name) is None}
+    return FullFinetuneConfig(**{**vars(config), **left})
 
 
 def train(
     teacher: Teacher,
     dataset: SequenceDataset,
-    config: FinetuneConfig,
+    config: FullFinetuneConfig,
     folder: Path,
     wanted: dict[str, Any],
     accelerator: Accelerator,
@@ -203,7 +213,7 @@ def train(
 
 
 def reuse(
-    dataset: SequenceDataset, config: FinetuneConfig, output_dir: Path, accelerator: Accelerator
+    dataset: SequenceDataset, config: FullFinetuneConfig, output_dir: Path, accelerator: Accelerator
 ) -> None:
     """Show a finished teacher's figures; write its knowledge again if that is gone."""
     folder = output_dir / "teacher"
@@ -221,7 +231,7 @@ def reuse(
         sys.stdout.write(metrics_table({"teacher": report}))
 
 
-def work_of(config: FinetuneConfig, num_processes: int) -> Work:
+def work_of(config: FullFinetuneConfig, num_processes: int) -> Work:
     """Return what `config`, its schedule filled in, asks for."""
     shared = {field.name for field in dataclasses.fields(Work)} - {"num_parts"}
     given = {name: getattr(config, name) for name in shared}
@@ -229,7 +239,7 @@ def work_of(config: FinetuneConfig, num_processes: int) -> Work:
 
 
 def teacher_recipe(
-    config: FinetuneConfig, dataset_fingerprint: str, model_fingerprint: str
+    config: FullFinetuneConfig, dataset_fingerprint: str, model_fingerprint: str
 ) -> dict[str, Any]:
     """Return what decides the teacher: of the language model, what is in it and not its name."""
     wanted = recipe(
@@ -241,7 +251,7 @@ def teacher_recipe(
 def finish(
     teacher: Teacher,
     dataset: SequenceDataset,
-    config: FinetuneConfig,
+    config: FullFinetuneConfig,
     output_dir: Path,
     wanted: dict[str, Any],
     valid_ndcg: float,
@@ -283,7 +293,7 @@ def finish(
 def write_knowledge(
     teacher: Teacher,
     dataset: SequenceDataset,
-    config: FinetuneConfig,
+    config: FullFinetuneConfig,
     output_dir: Path,
     accelerator: Accelerator,
 ) -> None:

@@ -42,7 +42,9 @@ VARIANTS: dict[str, Variant] = {
     ),
     "teacher": Variant("the fine-tuned language model itself", "teacher"),
     CONTROL: Variant(
-        "the student on the data alone: plain item table, no soft targets", taught=False
+        "the student on the data alone: plain item table, no soft targets",
+        overrides={"item_table": "plain"},
+        taught=False,
     ),
     NO_LANGUAGE_MODEL: Variant(
         "the distilled student's recipe without a language model: plain item tables, soft targets "

@@ -15,7 +15,6 @@ from seqrec.evaluation import validation_ndcg
 from seqrec.histories import PAD
 from seqrec.item_table import NUM_COMPONENTS
 from seqrec.prepare import PrepareConfig, prepare
-from seqrec.schedule import teacher_schedule
 from seqrec.training import FitConfig, LossFunction, fit, set_up_cpu
 
 import numpy as np
@@ -29,7 +28,7 @@ from student.model import Arch, Student
 from student.training import fold, make_loss, new_student
 
 if TYPE_CHECKING:
-    from teacher.config import FinetuneConfig
+    from teacher.config import FullFinetuneConfig
 
 NUM_WARM_UP = 5
 
@@ -95,18 +94,19 @@ def train_student(arch: Arch, folder: Path, config: TrainingConfig) -> dict[str,
     return _train(student, loss, batches, folder, config)
 
 
-def _teacher_flags(dataset: SequenceDataset, config: TrainingConfig) -> "FinetuneConfig":
+def _teacher_flags(dataset: SequenceDataset, config: TrainingConfig) -> "FullFinetuneConfig":
+    from teacher import tuning
     from teacher.base import resolve_model
     from teacher.config import FinetuneConfig
 
-    return FinetuneConfig(
+    flags = FinetuneConfig(
         model=str(resolve_model(config.teacher)),
         num_layers=config.num_layers,
-        batch_size=teacher_schedule(dataset, FinetuneConfig.max_len).batch_size,
         num_epochs=1,
         refit_share=0.0,
         seed=config.seed,
     )
+    return tuning.scheduled(flags, dataset)
 
 
 def plan_teacher(folder: Path, config: TrainingConfig) -> dict[str, Any]:

@@ -95,8 +95,8 @@ def test_windows_that_do_not_overlap_are_fewer() -> None:
 
 @pytest.mark.parametrize("num_train_events", [0, 1])
 def test_data_without_a_target_have_a_schedule(num_train_events: int) -> None:
-    found = student_schedule(dataset_of(3, num_train_events), max_len=50)
-    assert found == Schedule(num_epochs=24, batch_size=32)
+    found = student_schedule(dataset_of(3, num_train_events), max_len=50, is_short=True)
+    assert found == Schedule(num_epochs=8, batch_size=32)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,17 @@ def test_teacher_and_student_keep_to_the_rules_that_are_written_down(
     num_users: int, teacher: Schedule, student: Schedule
 ) -> None:
     dataset = dataset_of(num_users, 26)  # 25 targets each, in one window
-    assert teacher_schedule(dataset, max_len=30) == teacher
-    assert student_schedule(dataset, max_len=50) == student
+    assert teacher_schedule(dataset, 30, "best") == teacher
+    assert student_schedule(dataset, 50, is_short=False) == student
+    assert student_schedule(dataset, 50, is_short=True) == dataclasses.replace(
+        student, num_epochs=8
+    )
+
+
+def test_a_quick_teacher_of_few_items_stops_when_each_was_a_target_140_times() -> None:
+    dataset = dataclasses.replace(dataset_of(4_000, 26), meta={"num_items": 1_500})
+    assert teacher_schedule(dataset, 30, "quick").num_epochs == 2  # 140 * 1,500 / 100,000 = 2.1
+    assert teacher_schedule(dataset, 30, "best").num_epochs == 6
 
 
 def test_wide_rows_are_for_items_with_100_targets_or_more() -> None:

@@ -208,7 +208,7 @@ def test_what_is_left_to_the_rules_is_put_into_the_recipe(
     config: DistillConfig, tiny_dataset: SequenceDataset
 ) -> None:
     # Forty users with 1 to 18 training events and thirty items: small in every respect.
-    ruled = dataclasses.replace(config, batch_size=0)
+    ruled = dataclasses.replace(config, batch_size=None)
     train("gru", ruled, tiny_dataset, None)
     assert config.output_dir is not None
     recipe = read_json(config.output_dir / "students" / "gru" / "control" / "recipe.json")
