@@ -76,7 +76,7 @@ def test_its_figures_are_those_of_the_plan(
         return plan.make_plan(dataset, work_of(config, 1), torch.device("cuda"))
 
     without, with_checkpoints = planned(False), planned(True)
-    weights, frozen, memory, less, _ = rows()[name]
+    weights, frozen, memory, less = rows()[name]
     assert weights == f"{without.num_weights / 1e6:,.0f} M"
     assert frozen == f"{without.frozen_bytes / plan.GIB:.2f} GiB"
     assert memory == f"{without.peak_bytes / plan.GIB:.1f} GiB"
