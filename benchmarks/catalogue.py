@@ -17,16 +17,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqrec.config import flag, parse_flags, to_json
 from seqrec.errors import run_main
 
 import numpy as np
-import torch
 
 from benchmarks.baselines.libraries import BASELINES
-from benchmarks.baselines.opening import open_untrained
-from benchmarks.baselines.training import TrainingFlags
 from benchmarks.measure.lower_bound import BYTES, DEFINITION, bounds_of, ratio, reference_calls
 from benchmarks.measure.machine import describe_machine, watch_others
 from benchmarks.measure.quality import K
@@ -34,16 +32,14 @@ from benchmarks.measure.queries import Request
 from benchmarks.measure.systems import OnnxSystem, StepSystem, System
 from benchmarks.measure.timing import measure_latency
 from benchmarks.report.files import save
-from benchmarks.report.plots import draw_catalogue, save_figure
 from benchmarks.report.schema import CatalogueResults, CatalogueRow, Failure
 from benchmarks.report.tables import format_catalogue
-from export.onnx_graph.graph import write_graph
-from export.onnx_graph.quantize import quantize
-from student.model import Arch, Student, StudentConfig
+
+if TYPE_CHECKING:
+    from student.model import Arch, Student
 
 logger = logging.getLogger(__name__)
 
-WIDTH = StudentConfig.hidden_dim
 HISTORY_LENGTH = 50
 NUM_REQUESTS = 64
 
@@ -68,6 +64,10 @@ class CatalogueConfig:
 
 def measure_catalogues(config: CatalogueConfig) -> CatalogueResults:
     """Time students of random weights over all sizes."""
+    from benchmarks.baselines.opening import open_untrained
+    from benchmarks.baselines.training import TrainingFlags
+    from student.model import StudentConfig
+
     machine = describe_machine(config.num_threads)
     rows: list[CatalogueRow] = []
     failed: list[Failure] = []
@@ -80,7 +80,12 @@ def measure_catalogues(config: CatalogueConfig) -> CatalogueResults:
                 systems: list[System] = open_students(num_items, folder, config)
                 if config.baselines:
                     served, failures = open_untrained(
-                        BASELINES, num_items, folder, width=WIDTH, flags=flags, stack=stack
+                        BASELINES,
+                        num_items,
+                        folder,
+                        width=StudentConfig.hidden_dim,
+                        flags=flags,
+                        stack=stack,
                     )
                     failed += [replace(failure, num_items=num_items) for failure in failures]
                     systems += served
@@ -98,12 +103,15 @@ def measure_size(
     num_items: int, systems: Sequence[System], config: CatalogueConfig
 ) -> list[CatalogueRow]:
     """Return the rows of one catalogue size."""
+    from student.model import StudentConfig
+
+    width = StudentConfig.hidden_dim
     rng = np.random.default_rng(config.seed)
     requests = [
         Request(items, items, np.array([min(K, num_items)]))
         for items in rng.integers(1, num_items + 1, (NUM_REQUESTS, 1, HISTORY_LENGTH))
     ]
-    table_bytes = [num_items * WIDTH * BYTES[one.identity.precision] for one in systems]
+    table_bytes = [num_items * width * BYTES[one.identity.precision] for one in systems]
     references = reference_calls(table_bytes, num_items, config.num_threads)
     everything = [*systems, *references]
     timings = measure_latency(
@@ -136,6 +144,9 @@ def measure_size(
 
 def open_students(num_items: int, folder: Path, config: CatalogueConfig) -> list[System]:
     """Export students of random weights and open their files."""
+    from export.onnx_graph.graph import write_graph
+    from export.onnx_graph.quantize import quantize
+
     systems: list[System] = []
     for arch in ("transformer", "gru"):
         student = random_student(arch, num_items, config.seed)
@@ -153,8 +164,12 @@ def open_students(num_items: int, folder: Path, config: CatalogueConfig) -> list
     return systems
 
 
-def random_student(arch: Arch, num_items: int, seed: int) -> Student:
+def random_student(arch: "Arch", num_items: int, seed: int) -> "Student":
     """Return a student of the default shape whose weights were drawn by chance."""
+    import torch
+
+    from student.model import Student, StudentConfig
+
     torch.manual_seed(seed)
     return Student(StudentConfig(arch=arch, num_items=num_items)).eval()
 
@@ -163,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure all sizes and write the results."""
     config = parse_flags(CatalogueConfig, (__doc__ or "").partition("\n")[0], argv)
     results = measure_catalogues(config)
+    from benchmarks.report.plots import draw_catalogue, save_figure  # loads Matplotlib
+
     file = config.output_dir / "catalogue.json"
     save(results, file)
     save_figure(draw_catalogue(results), file.with_suffix(".png"))

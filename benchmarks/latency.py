@@ -21,8 +21,6 @@ from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import write_text
 
-import torch
-
 from benchmarks.measure.lower_bound import DEFINITION
 from benchmarks.measure.machine import describe_machine, watch_others
 from benchmarks.measure.quality import Judged, describe_dataset, judge
@@ -30,8 +28,6 @@ from benchmarks.measure.speed import BATCH_SIZE, Workload, time_judged
 from benchmarks.measure.students import open_students, students_in_torch, teacher_quality
 from benchmarks.measure.systems import Popularity, System, TeacherSystem, load_runner
 from benchmarks.report.files import load, save
-from benchmarks.report.page import page
-from benchmarks.report.plots import draw_latency, save_figure
 from benchmarks.report.regression import report, require_comparable
 from benchmarks.report.schema import Failure, LatencyResults
 from benchmarks.report.tables import format_latency
@@ -79,6 +75,8 @@ class LatencyConfig:
 
 def require_gpu(flag_name: str, device: str) -> None:
     """Refuse a GPU where there is none."""
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{flag_name} cuda: PyTorch finds no GPU here. Use {flag_name} cpu")
 
@@ -127,6 +125,8 @@ def benchmark(
     """
     machine, failed = describe_machine(config.num_threads), list(failures)
     if config.device == "cuda":
+        import torch
+
         machine = replace(machine, gpu=torch.cuda.get_device_name())
     judged = judge(systems, dataset, failed, batch_size=BATCH_SIZE)
     if config.teacher:
@@ -174,6 +174,9 @@ def open_earlier(config: LatencyConfig, dataset: SequenceDataset) -> LatencyResu
 
 def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path) -> None:
     """Write JSON, picture and page, print the table, and compare with an earlier run."""
+    from benchmarks.report.page import page
+    from benchmarks.report.plots import draw_latency, save_figure  # loads Matplotlib
+
     save(results, folder / "benchmark.json")
     save_figure(draw_latency(results), folder / "benchmark.png")
     write_text(folder / "report.html", page(results))
@@ -186,6 +189,8 @@ def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark and write its results."""
     config = parse_flags(LatencyConfig, (__doc__ or "").partition("\n")[0], argv)
+    import torch
+
     require_gpu("--device", config.device)
     torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
     dataset = open_data(config)

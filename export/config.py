@@ -18,6 +18,20 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """Flags of `export.push_to_hub`."""
+
+    model_dir: Path = flag(DEFAULT_MODEL_DIR, "exported student, from export.to_onnx")
+    hub_id: str | None = flag(None, "where to: user/model; made if there is none")
+    private: bool = flag(True, "if it is made: for its owner's eyes only")
+
+    def __post_init__(self) -> None:
+        """Check what has no default."""
+        if self.hub_id is None:
+            raise ValueError("give --hub-id user/model")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AddItemsConfig:
     """Which items go into which recommender."""
 

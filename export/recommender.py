@@ -8,6 +8,9 @@
     session.add("172")  # what the user took next
     session.recommend(5)
 
+    recommender.push_to_hub("user/model")  # needs huggingface_hub, and so does the next line
+    recommender = Recommender.from_pretrained("user/model")
+
 A recommender is a directory, version 2:
 
     model.onnx    histories in, best items out; see `export.onnx_graph.graph`
@@ -29,7 +32,6 @@ Shape letters: B users, T history, E excluded, K answers.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,18 +40,22 @@ from typing import TYPE_CHECKING, Any
 from seqrec.artifact import Artifact, Kind
 from seqrec.errors import ModelError
 from seqrec.histories import pad_left
+from seqrec.hub import fetch_folder, is_hub_id, send_folder
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.arguments import as_list, item_number, shown, whole_number
 from export.contract import INPUT_NAMES, NEW_STATE, OUTPUT_NAMES, STATE
+from export.runtime import how_to_open, open_session
 
-if TYPE_CHECKING:  # it takes a while to load, and opening a model is soon enough
+if TYPE_CHECKING:
     import onnxruntime as ort
 
 HOW = "Export it again: python -m export.to_onnx"
 RECOMMENDER = Kind("seqrec-recommender", 2, "recommender", ModelError, file_name="config.json")
+CARD, TEXT_MAP = "README.md", "text_map.safetensors"
+FILES = ("config.json", "items.json", "model.onnx", "model.ort", CARD)  # of which a client needs
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -96,22 +102,28 @@ class Recommender:
         """Load a recommender, its checksums verified.
 
         Args:
-            folder: a directory that `python -m export.to_onnx` wrote.
+            folder: a directory that `python -m export.to_onnx` wrote. A text such as "user/model"
+                or "user/model@revision" that is no directory here is asked of the model hub.
             num_threads: threads per request. One is fastest for a single user.
 
         Raises:
             ModelError: there is none in `folder`, it is of another version, it is damaged, or the
                 onnxruntime that is installed is too old for it.
+            SourceError: the model hub does not give it, or huggingface_hub is not installed.
             TypeError, ValueError: `num_threads` is no whole number of at least 1.
         """
-        folder, num_threads = Path(folder), whole_number(num_threads, "num_threads")
-        opened = RECOMMENDER.open(folder, HOW)
+        num_threads, how = whole_number(num_threads, "num_threads"), HOW
+        if isinstance(folder, str) and is_hub_id(folder) and not Path(folder).exists():
+            how = f"Send it again: python -m export.push_to_hub --hub-id {folder.split('@')[0]}"
+            folder = fetch_folder(folder, FILES)
+        folder = Path(folder)
+        opened = RECOMMENDER.open(folder, how)
         config = opened.description
         with opened.reading():
             items = json.loads(opened.read("items.json"))
             _require_items(items, config)
             model = opened.read(config.get("model_file", "model.onnx"))
-            remedy = _how_to_open(config)
+            remedy = how_to_open(str(config.get("made_with", {}).get("onnxruntime", "")), how)
         with Artifact(RECOMMENDER, folder, config, remedy).reading():
             session = open_session(model, num_threads)
         source = folder.absolute(), num_threads
@@ -122,6 +134,34 @@ class Recommender:
         if self._source is None:
             raise TypeError("only what Recommender.from_pretrained opened can be pickled or copied")
         return _reopen, (type(self), *self._source, self.config["sha256"])
+
+    def push_to_hub(self, name: str, *, private: bool = True) -> str:
+        """Send the directory to Hugging Face's model hub, its checksums verified.
+
+        Args:
+            name: "user/model"; the repository is made if there is none.
+            private: of a new repository: whether it is for its owner's eyes. It holds your ids and
+                titles, and a data set's terms may not let you show what was made of it.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ModelError: a file is damaged by now.
+            SourceError: the hub does not take it, or huggingface_hub is not installed.
+            TypeError: it was not opened with `from_pretrained`.
+        """
+        if self._source is None:
+            raise TypeError("only what Recommender.from_pretrained opened can be sent to the hub")
+        folder = self._source[0]
+        opened = RECOMMENDER.open(folder, HOW)
+        checksums = dict(opened.checksums)
+        stated = opened.description.get("text_map")
+        if stated and (folder / TEXT_MAP).is_file():  # which need not be shipped
+            checksums[TEXT_MAP] = stated["sha256"]
+        Artifact(RECOMMENDER, folder, {"sha256": checksums}, HOW).verify()
+        files = [*checksums, RECOMMENDER.file_name, CARD]
+        return send_folder(folder, name, files, private=private)
 
     def recommend(
         self,
@@ -343,24 +383,6 @@ def _reopen(
     return recommender
 
 
-def _how_to_open(config: dict[str, Any]) -> str:
-    """Return what to do if ONNX Runtime refuses the model: it may be older than the export's."""
-    import onnxruntime as ort
-
-    made_with = str(config.get("made_with", {}).get("onnxruntime", ""))
-    if _release(ort.__version__) >= _release(made_with):
-        return HOW
-    return (
-        f"It was exported with onnxruntime {made_with}, and {ort.__version__} is installed here: "
-        "pip install --upgrade onnxruntime"
-    )
-
-
-def _release(version: str) -> list[int]:
-    """Return a version's first two numbers."""
-    return [int(number) for number in re.findall(r"\d+", version)[:2]]
-
-
 def _require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
     """Raise a `ValueError` unless ids and titles are texts, as many as the config says."""
     for name in ("ids", "titles"):
@@ -373,22 +395,3 @@ def _require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError("items.json has not as many titles as ids")
     if type(config["max_len"]) is not int or config["max_len"] < 1:
         raise ValueError(f"config.json has max_len {config['max_len']!r}")
-
-
-def open_session(model: Path | bytes, num_threads: int) -> "ort.InferenceSession":
-    """Open an ONNX file, or its bytes, in plain ONNX Runtime on the CPU.
-
-    Raises:
-        ValueError: ONNX Runtime refuses it, with a class of its own for every reason.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
-    source = model if isinstance(model, bytes) else str(model)
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ValueError(" ".join(str(error).split())) from error

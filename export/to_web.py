@@ -5,11 +5,13 @@
 The page runs the very `model.onnx` of the export in the visitor's browser, with onnxruntime-web.
 It is a folder for any web server, and fetches nothing from elsewhere:
 
-    index.html, style.css, *.js    the page, as in `export/web`
+    index.html, style.css, *.js    the page, as in `export/web`; service-worker.js and
+                                   manifest.json have it work without a network once it was loaded
     model/          config.json, items.json, model.onnx and model card of the export
     onnxruntime/    ort.js, ort-wasm-simd-threaded.wasm.gz: the runtime, from npm; its licences
     site.json       schema, popular (item numbers, first the most frequent), num_suggested, sizes
-                    in bytes, version and checksum of the runtime
+                    in bytes, version and checksum of the runtime, all files, and a checksum of
+                    them that names the build
 
 This onnxruntime-web also runs the operators of block-quantized tables, GatherBlockQuantized and
 MatMulNBits, in 2, 4 and 8 bit. Whatever the latter's `accuracy_level`, it keeps activations in fp32
@@ -21,7 +23,10 @@ site.json.
 """
 
 import gzip
+import hashlib
+import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +53,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = "seqrec-site/1"
 PAGE = Path(__file__).parent / "web"
 NUM_POPULAR = 1000  # they come first among titles that match a search equally well
-MODEL_FILES = {name: name for name in ("config.json", "items.json", "model.onnx")}
-MODEL_FILES["README.md"] = "README.txt"  # which browsers show, where they would save the other
+MODEL_FILES = ("config.json", "items.json", "model.onnx")
 ONNXRUNTIME_WEB_VERSION = "1.30.0"
 SCRIPT = "package/dist/ort.wasm.bundle.min.mjs"
 WASM = "package/dist/ort-wasm-simd-threaded.wasm"
@@ -77,11 +81,15 @@ def to_web(config: ToWebConfig) -> Path:
     with atomic_directory(folder) as beside:
         shutil.copytree(PAGE, beside, dirs_exist_ok=True)
         (beside / "model").mkdir()
-        for name, ours in MODEL_FILES.items():
-            shutil.copy(config.model_dir / name, beside / "model" / ours)
+        for name in MODEL_FILES:
+            shutil.copy(config.model_dir / name, beside / "model" / name)
+        card = (config.model_dir / "README.md").read_text(encoding="utf-8")
+        card = re.sub(r"\A---\n.*?\n---\n\s*", "", card, flags=re.DOTALL)  # metadata for hubs
+        # As .txt, since browsers show that and would save the other.
+        (beside / "model/README.txt").write_text(card, encoding="utf-8")
         _copy_runtime(runtime, beside / "onnxruntime")
         loaded = ("model/items.json", "model/model.onnx", f"onnxruntime/{Path(WASM).name}.gz")
-        site = {
+        site: dict[str, Any] = {
             "schema": SCHEMA,
             "popular": popular,
             "num_suggested": config.num_suggested,
@@ -90,9 +98,11 @@ def to_web(config: ToWebConfig) -> Path:
                 "version": ONNXRUNTIME_WEB_VERSION,
                 "sha256": {Path(WASM).name: sha256_file(runtime / WASM)},
             },
+            "files": ["./", "site.json", *_files(beside)],
         }
+        site["build"] = _build(beside, site)
         write_json(beside / "site.json", site)
-    size_mib = sum(site["sizes"].values()) / 2**20  # type: ignore[attr-defined]
+    size_mib = sum(site["sizes"].values()) / 2**20
     logger.info("wrote %s; a first visit loads %.1f MiB", folder, size_mib)
     logger.info("look at it: python -m export.serve_web --site-dir %s", folder)
     return folder
@@ -121,6 +131,18 @@ def _popular_items(config: ToWebConfig, exported: dict[str, Any]) -> list[int]:
     counts = dataset.train_counts()[1:]
     most = np.argsort(-counts, kind="stable")[:NUM_POPULAR] + 1
     return [int(number) for number in most]
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the names of all files below a folder, sorted."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file.relative_to(folder).as_posix() for file in files)
+
+
+def _build(folder: Path, site: dict[str, Any]) -> str:
+    """Return a checksum of all files and of what site.json says: another one is another build."""
+    sums = {name: sha256_file(folder / name) for name in _files(folder)}
+    return hashlib.sha256(json.dumps([sums, site], sort_keys=True).encode()).hexdigest()
 
 
 def _copy_runtime(package: Path, folder: Path) -> None:

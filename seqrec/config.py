@@ -1,7 +1,8 @@
 """One frozen dataclass per entry point, turned into command-line flags and into `config.json`.
 
 `num_epochs: int = field(default=5, metadata={"help": "..."})` becomes `--num-epochs`, with its
-default in `--help`. Unknown flags are refused, and so are abbreviations.
+default in `--help`. Unknown flags are refused, and so are abbreviations. `--version` is a flag of
+every command.
 """
 
 import argparse
@@ -11,12 +12,14 @@ import json
 import types
 import typing
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
 Budget = Literal["quick", "best"]  # of a training; see `seqrec.schedule`
 
+PACKAGE = "llm-seqrec"
 DEFAULT_DATASET = "ml-100k"
 DEFAULT_DATA_DIR = Path("data") / DEFAULT_DATASET
 
@@ -59,6 +62,7 @@ def parse_flags(
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"{PACKAGE} {installed_version()}")
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         options = _argument_options(hints[field.name])
@@ -79,6 +83,14 @@ def parse_flags(
         return config_class(**values)
     except ValueError as error:  # a config's __post_init__ checks what only the whole can know
         parser.error(str(error))
+
+
+def installed_version() -> str:
+    """Return this package's version, from its metadata."""
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:  # a checkout on Python's path, say
+        return "of unknown version: it is not installed"
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -9,9 +9,11 @@ directory has to be the same for all.
 import logging
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from seqrec.errors import SeqRecError
+from seqrec.tracking import require_tracker
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    ProjectConfiguration,
     gather_object,
 )
 from numpy.typing import NDArray
@@ -41,15 +44,20 @@ HOW_ON_CPU = (
 )
 
 
-def start_accelerator(device: str) -> Accelerator:
+def start_accelerator(
+    device: str, log_with: str | None = None, log_dir: Path | None = None
+) -> Accelerator:
     """Return the accelerator of this process, and say so if fewer run than were asked for.
 
     Args:
         device: "cpu", or else a GPU is taken if there is one.
+        log_with: a tracker for `seqrec.tracking`; None: none.
+        log_dir: where a tracker that writes files does so.
 
     Raises:
         SeqRecError: several processes were started that know nothing of each other, or that are to
-            hold a part of the model each; or there is no GPU where one was asked for by name.
+            hold a part of the model each; or there is no GPU, or no tracker, where one was asked
+            for by name.
     """
     if sharding := [name for variable, name in SHARDED.items() if _is_on(variable)]:
         raise SeqRecError(
@@ -61,12 +69,16 @@ def start_accelerator(device: str) -> Accelerator:
         raise SeqRecError(
             "--device cuda asks for an NVIDIA GPU, and PyTorch finds none. Type --device cpu"
         )
+    if log_with is not None:
+        require_tracker(log_with)
     _say_what_is_left_aside()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without cpu=True Accelerate leaves processes without GPUs to themselves.
     on_cpu = device == "cpu" or (started > 1 and not torch.accelerator.is_available())
     accelerator = Accelerator(
         cpu=on_cpu,
+        log_with=log_with,
+        project_config=ProjectConfiguration(logging_dir=None if log_dir is None else str(log_dir)),
         # What accelerate's configuration says of these is not asked: our own flags say it.
         mixed_precision="no",
         dynamo_backend="no",

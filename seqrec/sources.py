@@ -39,6 +39,7 @@ class DatasetSource:
     publisher: str
     citation: str
     terms: str
+    language: str  # of the items' texts, in ISO 639-1
     origins: tuple[tuple[Archive, Reader], ...]  # in order of preference; all give the same frames
 
 
@@ -122,6 +123,7 @@ DATASETS = {
         publisher="GroupLens, University of Minnesota",
         citation="F. M. Harper and J. A. Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015",
         terms="research use; no redistribution and no commercial use without permission",
+        language="en",
         origins=(
             (
                 Archive(

@@ -24,7 +24,7 @@ def texts_as_read(items: pl.DataFrame, reader: Mapping[str, Any]) -> list[str]:
     Args:
         items: `item_id`, `title` and further columns. Of those the catalogue had, missing ones are
             empty; others are not read.
-        reader: has `text_columns`, as `teacher.extract` wrote them.
+        reader: has `text_columns`, as `teacher.extracting` wrote them.
     """
     columns = [pl.col("item_id")]
     for name in reader["text_columns"]:

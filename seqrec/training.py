@@ -19,6 +19,7 @@ from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.processes import require_agreement
 from seqrec.progress import progress_bar
 from seqrec.schedule import is_large
+from seqrec.tracking import LOG_EVERY
 
 import numpy as np
 import torch
@@ -305,6 +306,9 @@ def fit(
             prepared.zero_grad()
             progress.step += 1
             bar.update()
+            if progress.step % LOG_EVERY == 0:  # to trackers, if there are any
+                rate = config.learning_rate * factor
+                accelerator.log({"loss": loss, "learning_rate": rate}, step=progress.step)
         progress.epoch += 1
         if progress.epoch % config.evaluate_every and progress.epoch < config.num_epochs:
             continue
@@ -314,6 +318,7 @@ def fit(
             progress.best_value, progress.best_epoch = value, progress.epoch
             best = {name: tensor.clone() for name, tensor in trainable_state(model).items()}
         if validate is not None:
+            accelerator.log({"ndcg@10": value}, step=progress.step)
             bar.set_postfix_str(
                 f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
             )

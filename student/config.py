@@ -84,6 +84,11 @@ class DistillConfig:
         None, "CPU threads per process; not given: the cores, shared out", affects_result=False
     )
     seed: int = flag(0, "seed of all randomness")
+    log_with: str | None = flag(
+        None,
+        "tracker to follow the training with: tensorboard, or another that Accelerate knows",
+        affects_result=False,
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

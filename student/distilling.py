@@ -15,6 +15,7 @@ from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import refit_epochs
 from seqrec.stage import Stage
+from seqrec.tracking import LOGS
 from seqrec.training import set_up_cpu
 
 from accelerate import Accelerator
@@ -172,10 +173,10 @@ def student_folder(output_dir: Path, role: str, arch: Arch) -> Path:
 
 def train_one(role: Role, arch: Arch, config: DistillConfig, num_threads: int) -> None:
     """Train one of those that `main` asks for, unless that is done already."""
-    accelerator = start_accelerator(config.device)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    accelerator = start_accelerator(config.device, config.log_with, output_dir / LOGS)
     set_up_cpu(num_threads, accelerator.num_processes)
     dataset = load_dataset(config.data_dir)
-    output_dir = config.output_dir or default_output_dir(config.data_dir)
     knowledge = load_knowledge(output_dir / "knowledge", dataset)
     if role == "auxiliary":
         train_auxiliary(arch, config, dataset, knowledge, accelerator)
@@ -220,7 +221,7 @@ def train_all(
 def run(config: DistillConfig) -> None:
     """Train the asked-for students and their controls, and show what the teacher gave."""
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    accelerator = start_accelerator(config.device)
+    accelerator = start_accelerator(config.device, config.log_with, output_dir / LOGS)
     set_up_cpu(config.num_threads, accelerator.num_processes)
     dataset = load_dataset(config.data_dir)
     knowledge = load_knowledge(output_dir / "knowledge", dataset)

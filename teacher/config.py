@@ -1,4 +1,4 @@
-"""Flags of `teacher/finetune.py`."""
+"""Flags of `teacher/finetune.py` and `teacher.extract`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,11 @@ class FinetuneConfig:
         None, "CPU threads per process; not given: the cores, shared out", affects_result=False
     )
     seed: int = flag(0, "seed of all randomness")
+    log_with: str | None = flag(
+        None,
+        "tracker to follow the training with: tensorboard, or another that Accelerate knows",
+        affects_result=False,
+    )
     dry_run: bool = flag(
         False, "show weights, memory and time that it would take, and stop", affects_result=False
     )
@@ -89,3 +94,19 @@ class FullFinetuneConfig(FinetuneConfig):
     num_layers: int
     num_epochs: int
     batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Flags of `teacher.extract`."""
+
+    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
+    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
+    prefixes_per_user: int = flag(500, "newest prefixes kept per user; bounds the size on disk")
+    batch_size: int = flag(32, "windows at once")
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "auto", "where the teacher answers; auto takes a GPU if there is one"
+    )
+    num_threads: int | None = flag(
+        None, "CPU threads per process; not given: the cores, shared out"
+    )

@@ -190,7 +190,7 @@ def read_new_texts(
         items: `item_id`, `title` and further columns. Of those the catalogue had, missing ones are
             empty; others are not read.
         reader: `model`, `model_fingerprint`, `bits`, `num_layers`, `max_tokens`, `text_columns`,
-            as `teacher.extract` wrote them.
+            as `teacher.extracting` wrote them.
         device: where the model runs.
 
     Returns:

@@ -24,6 +24,7 @@ from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
 from seqrec.schedule import choose_budget, refit_epochs, teacher_layers, teacher_schedule
 from seqrec.stage import Stage
+from seqrec.tracking import LOGS, tracked
 from seqrec.training import FitConfig, Progress, fit, set_up_cpu
 
 import torch
@@ -32,7 +33,7 @@ from accelerate import Accelerator
 from teacher.base import compute_dtype, load_base, num_4bit_parameters, resolve_model
 from teacher.check_folder import TAKE, first_line, model_fingerprint, read_config, text_config
 from teacher.config import FinetuneConfig, FullFinetuneConfig
-from teacher.extract import extract_knowledge
+from teacher.extracting import extract_knowledge
 from teacher.model import Teacher, TeacherConfig, item_mask, next_item_loss
 from teacher.plan import Work, check_model, make_plan
 from teacher.text import text_components
@@ -103,7 +104,7 @@ def run(config: FinetuneConfig) -> None:
         SeqRecError: what the user can repair: no data, no language model, no 4 bit, divergence.
     """
     output_dir = config.output_dir or default_output_dir(config.data_dir)
-    accelerator = start_accelerator(config.device)
+    accelerator = start_accelerator(config.device, config.log_with, output_dir / LOGS)
     set_up_cpu(config.num_threads, accelerator.num_processes)
     with accelerator.main_process_first():
         if config.data_dir == DEFAULT_DATA_DIR and not config.data_dir.exists():
@@ -180,25 +181,26 @@ def train(
                 accelerator=accelerator,
             )
 
-        return fit(
-            teacher,
-            next_item_loss,
-            # An item more in a window costs a pass through the language model: read each once.
-            TrainingBatches(
-                known, config.max_len, config.batch_size, config.seed, stride=config.max_len
-            ),
-            validate if known is dataset else None,
-            FitConfig(
-                num_epochs=num_epochs,
-                learning_rate=config.learning_rate,
-                gradient_accumulation=config.gradient_accumulation,
-                seed=config.seed,
-            ),
-            accelerator=accelerator,
-            checkpoint_dir=folder / "checkpoint" / label,
-            recipe=wanted,
-            label=label,
-        )
+        with tracked(accelerator, label, wanted):
+            return fit(
+                teacher,
+                next_item_loss,
+                # An item more in a window costs a pass through the language model: read each once.
+                TrainingBatches(
+                    known, config.max_len, config.batch_size, config.seed, stride=config.max_len
+                ),
+                validate if known is dataset else None,
+                FitConfig(
+                    num_epochs=num_epochs,
+                    learning_rate=config.learning_rate,
+                    gradient_accumulation=config.gradient_accumulation,
+                    seed=config.seed,
+                ),
+                accelerator=accelerator,
+                checkpoint_dir=folder / "checkpoint" / label,
+                recipe=wanted,
+                label=label,
+            )
 
     selected = fit_on(dataset, config.num_epochs, "teacher")
     if further := refit_epochs(dataset, config.refit_share, config.num_epochs):

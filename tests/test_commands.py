@@ -129,7 +129,7 @@ def config_of(target: str) -> type | None:
 
 def flags_of(config: type) -> set[str]:
     names = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(config)}
-    return names | {"--no-" + name[2:] for name in names} | {"--help"}
+    return names | {"--no-" + name[2:] for name in names} | {"--help", "--version"}
 
 
 def test_the_collection_finds_commands_of_all_kinds() -> None:

@@ -16,6 +16,7 @@ from export.recommender import Recommender
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+ARCHS = ("gru", "transformer")
 
 
 def type_in(*command: str) -> str:
@@ -62,6 +63,8 @@ def finished(
         "2",
         "--num-epochs",
         "20",
+        "--log-with",
+        "tensorboard",
     )
     type_in(
         "-m",
@@ -73,6 +76,8 @@ def finished(
         "16",
         "--hidden-dim",
         "32",
+        "--log-with",
+        "tensorboard",
     )
     table = type_in("-m", "benchmarks.latency", *where, "--device", "cpu")
     return folder / "out", table
@@ -99,6 +104,15 @@ def test_what_was_learned_beats_popularity(finished: tuple[Path, str]) -> None:
     popularity = next(v for (system, _), v in value.items() if system == "popularity")
     for system in ("gru distilled", "transformer distilled"):
         assert value[system, "int8"] > 2 * popularity
+
+
+def test_every_training_can_be_followed(finished: tuple[Path, str]) -> None:
+    students = {f"{arch}-{role}" for arch in ARCHS for role in ("control", "distilled")}
+    auxiliary = {f"{arch}-auxiliary-teacher" for arch in ARCHS}
+    trained = {"teacher"} | students | auxiliary
+    runs = {run.name: list(run.glob("events.*")) for run in (finished[0] / "logs").iterdir()}
+    assert runs.keys() == trained | {f"{run}-refit" for run in trained}
+    assert all(runs.values())
 
 
 def test_the_picture_is_there(finished: tuple[Path, str]) -> None:

@@ -1,10 +1,18 @@
 """The commands of the README, started as a user starts them."""
 
+import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
+from seqrec.data import SequenceDataset
+
 import pytest
+
+from student.model import Student, StudentConfig
 
 pytestmark = pytest.mark.slow
 
@@ -15,6 +23,7 @@ COMMANDS = {
     "extract": ["-m", "accelerate.commands.launch", "-m", "teacher.extract"],
     "distill": ["-m", "student.distill"],
     "export": ["-m", "export.to_onnx"],
+    "push_to_hub": ["-m", "export.push_to_hub"],
     "add_items": ["-m", "export.add_items"],
     "to_web": ["-m", "export.to_web"],
     "to_mobile": ["-m", "export.to_mobile"],
@@ -46,9 +55,55 @@ def start(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_explains_each_flag(name: str) -> None:
     done = start(name, "--help")
     assert done.returncode == 0, done.stderr
-    assert "--output-dir" in done.stdout or name == "check_arm"  # which writes nothing
+    # check_arm and push_to_hub write nothing here
+    assert "--output-dir" in done.stdout or name in ("check_arm", "push_to_hub")
     flags = [line for line in done.stdout.splitlines() if line.startswith("  --")]
     assert len(flags) >= 2
+
+
+@pytest.mark.parametrize("name", ["prepare", "finetune", "distill", "score"])
+def test_each_command_knows_its_version(name: str) -> None:
+    done = start(name, "--version")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"llm-seqrec \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_progress_goes_to_the_terminal_without_colours_and_stdout_is_for_results(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    """NO_COLOR (https://no-color.org) is asked for, and stderr is a terminal."""
+    shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=16)
+    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
+    Student(shape).eval().save_pretrained(tmp_path / "students/gru/control", **about)
+    words = ["--data-dir", str(tiny_dataset.path), "--output-dir", str(tmp_path)]
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))  # or bars have no room
+    with subprocess.Popen(
+        [sys.executable, *COMMANDS["export"], *words],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    ) as command:
+        os.close(theirs)
+        told = b""
+        while part := read_terminal(ours):
+            told += part
+        assert command.stdout is not None
+        assert command.stdout.read() == b""
+    os.close(ours)
+    assert command.returncode == 0, told
+    assert b"exporting" in told
+    assert b"wrote " in told
+    assert not re.search(rb"\x1b\[[0-9;]*m", told)
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """Return what a terminal shows next; b"" once nobody writes to it any more."""
+    try:
+        return os.read(descriptor, 1 << 16)
+    except OSError:  # so Linux says that the other end is closed
+        return b""
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_packages_import_only_what_the_table_allows(package: str) -> None:
     "name",
     [
         *("teacher/finetune", "teacher/tuning", "student/distill", "student/distilling"),
+        *("teacher/extract", "teacher/extracting"),
         *("benchmarks/latency", "benchmarks/accuracy"),
     ],
 )
@@ -123,6 +124,7 @@ def test_a_circle_is_seen() -> None:
 HEAVY = {
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers"),
     *("onnx", "onnxruntime", "optimum", "ray", "matplotlib", "plotly", "executorch"),
+    *("huggingface_hub", "tensorboard"),
 }
 LOADED = """
 import runpy, sys
@@ -134,9 +136,11 @@ except SystemExit:
 sys.stderr.write(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
 """
 COMMANDS = [
-    *("seqrec.prepare", "teacher.finetune", "student.distill"),
+    *("seqrec.prepare", "teacher.finetune", "teacher.extract", "student.distill"),
     *("export.to_onnx", "export.add_items", "export.to_text_encoder", "export.to_mobile"),
     *("export.to_executorch", "export.score", "export.to_web", "export.serve_web"),
+    *("export.push_to_hub", "benchmarks.latency", "benchmarks.cold_start", "benchmarks.catalogue"),
+    *("benchmarks.scaling", "benchmarks.baselines", "benchmarks.synthetic_log"),
 ]
 
 

@@ -19,6 +19,7 @@ from benchmarks.latency import LatencyConfig
 from benchmarks.measure.queries import NOTHING, Request
 from benchmarks.measure.systems import load_runner
 from export.add_items import AddItemsConfig
+from export.config import PushConfig
 from export.score import ScoreConfig
 from export.serve_web import ServeConfig
 from export.to_executorch import ToExecutorchConfig
@@ -45,14 +46,16 @@ def test_every_flag_it_names_exists(page: Path) -> None:
         ColdConfig,
         AccuracyConfig,
         ScoreConfig,
+        PushConfig,
         ToExecutorchConfig,
     )
     flags = {
         "--" + field.name.replace("_", "-") for c in configs for field in dataclasses.fields(c)
     }
+    flags |= {"--no-" + flag[2:] for flag in flags}
     others = {"--help", "--editable", "--no-deps"}  # pip's
     others |= {"--config_file", "--num_processes"}  # accelerate's
-    others |= {"--ignore-scripts"}  # npm's
+    others |= {"--ignore-scripts", "--logdir"}  # npm's, TensorBoard's
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - others
     assert named <= flags, named - flags

@@ -13,11 +13,7 @@ from typing import Literal
 from seqrec.config import flag, parse_flags
 from seqrec.errors import run_main
 
-import torch
-
 from benchmarks.baselines.libraries import BASELINES
-from benchmarks.baselines.opening import open_baselines
-from benchmarks.baselines.training import TrainingFlags
 from benchmarks.latency import (
     LatencyConfig,
     benchmark,
@@ -54,6 +50,11 @@ class BaselinesConfig(LatencyConfig):
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with other libraries and write its results."""
     config = parse_flags(BaselinesConfig, (__doc__ or "").partition("\n")[0], argv)
+    import torch
+
+    from benchmarks.baselines.opening import open_baselines
+    from benchmarks.baselines.training import TrainingFlags
+
     require_gpu("--device", config.device)
     require_gpu("--train-device", config.train_device)
     torch.set_num_threads(config.num_threads)

@@ -16,20 +16,20 @@ machine slows both.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqrec.data import IntArray
 
 import numpy as np
-from onnx import TensorProto, helper
 
 from benchmarks.measure.queries import Answer
 from benchmarks.measure.systems import System
 from benchmarks.measure.timing import Timing
 from benchmarks.report.schema import Identity, Latency, LowerBound
-from export.onnx_graph.builder import IR_VERSION, OPSET
-from export.onnx_graph.graph import INPUTS, OUTPUTS
 from export.recommender import OUTPUT_NAMES, open_session
+
+if TYPE_CHECKING:
+    pass
 
 DEFINITION = "parameters read once + each score looked at once, less NumPy's own calls"
 LEAST_MS = 1e-4  # of each part: a tenth of a microsecond is the least that differences tell
@@ -100,6 +100,11 @@ def one_look(num_scores: int) -> TimedCall:
 
 def idle(num_threads: int) -> TimedCall:
     """Return a call of ONNX Runtime that does nothing, with a student's inputs and outputs."""
+    from onnx import TensorProto, helper
+
+    from export.onnx_graph.builder import IR_VERSION, OPSET
+    from export.onnx_graph.graph import INPUTS, OUTPUTS
+
     nodes = [
         helper.make_node("Concat", ["items", "excluded"], ["top_items"], axis=1),
         helper.make_node("Cast", ["k"], ["top_scores"], to=TensorProto.FLOAT),

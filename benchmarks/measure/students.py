@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
@@ -10,12 +11,14 @@ from seqrec.files import read_json
 from benchmarks.measure.quality import protocols
 from benchmarks.measure.systems import OnnxSystem, StepSystem, System, TorchSystem
 from benchmarks.report.schema import Quality
-from export.onnx_graph.exporting import Precision, ensure_exported, student_folders
+
+if TYPE_CHECKING:
+    from export.onnx_graph.exporting import Precision
 
 logger = logging.getLogger(__name__)
 
-MEASURED: dict[str, tuple[Precision, ...]] = {"control": ("fp32",), "distilled": ("fp32", "int8")}
-OPTIMUM: Precision = "int8-optimum"
+MEASURED: dict[str, tuple["Precision", ...]] = {"control": ("fp32",), "distilled": ("fp32", "int8")}
+OPTIMUM: "Precision" = "int8-optimum"
 FINETUNE = "accelerate launch teacher/finetune.py"
 
 
@@ -26,6 +29,8 @@ def open_students(
 
     `variants`: with Optimum's file of distilled students, and with a GRU asked after one event.
     """
+    from export.onnx_graph.exporting import ensure_exported, student_folders  # loads PyTorch
+
     opened: list[System] = []
     for student_folder in student_folders(output_dir):
         precisions = MEASURED.get(student_folder.name, ())
@@ -43,6 +48,8 @@ def open_students(
 
 def students_in_torch(output_dir: Path, num_threads: int, device: str) -> list[System]:
     """Open the same students in PyTorch, eager and compiled."""
+    from export.onnx_graph.exporting import student_folders
+
     return [
         TorchSystem(folder, num_threads, is_compiled=is_compiled, device=device)
         for folder in student_folders(output_dir)

@@ -18,9 +18,7 @@ from seqrec.files import read_json
 from seqrec.histories import PAD
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from benchmarks.measure.profiler import profile
 from benchmarks.measure.queries import Answer, Request, check_answer
@@ -335,6 +333,9 @@ def onnx_bytes(file: Path) -> int:
 
     Constants of int64 are shapes and axes, and no parameters.
     """
+    import onnx
+    from onnx import TensorProto, helper
+
     return sum(
         int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         for tensor in onnx.load(file).graph.initializer

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqrec.batching import Batch, TrainingBatches
-from seqrec.config import flag
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.evaluation import validation_ndcg
 from seqrec.histories import PAD
@@ -29,49 +28,10 @@ from student.model import Arch, Student
 from student.training import fold, make_loss, new_student
 
 if TYPE_CHECKING:
+    from benchmarks.scaling import ScalingConfig
     from teacher.config import FullFinetuneConfig
 
 NUM_WARM_UP = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingConfig:
-    """Flags of `benchmarks.scaling`."""
-
-    output_dir: Path = flag(Path("runs/scaling"), "where to write scaling.json")
-    num_items: tuple[int, ...] = flag((10_000, 100_000, 1_000_000), "catalogue sizes")
-    num_events: tuple[int, ...] = flag(
-        (2_000_000,), "interactions of the logs: of all, or one number for each size"
-    )
-    num_users: tuple[int, ...] = flag(
-        (100_000,), "users of the logs: of all, or one number for each size"
-    )
-    num_steps: int = flag(40, "timed training steps")
-    num_validated: int = flag(256, "users to rank in validation")
-    teacher: str | None = flag(
-        None, "language model of a teacher to train as well, such as smollm2-135m; none: no teacher"
-    )
-    num_layers: int = flag(4, "the teacher's: first layers of the language model; 0: all")
-    num_threads: int = flag(1, "CPU threads of training; preparing takes all cores")
-    seed: int = flag(0, "seed of all randomness")
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that fit no size."""
-        for name in ("num_events", "num_users"):
-            if len(getattr(self, name)) not in (1, len(self.num_items)):
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: {len(getattr(self, name))} numbers for "
-                    f"{len(self.num_items)} sizes, expected one, or one for each"
-                )
-
-    def logs(self) -> list[tuple[int, int, int]]:
-        """Return events, users and items of each log."""
-        sizes = len(self.num_items)
-        events, users = (
-            given * sizes if len(given) == 1 else given
-            for given in (self.num_events, self.num_users)
-        )
-        return list(zip(events, users, self.num_items, strict=True))
 
 
 @dataclass(frozen=True)
@@ -95,7 +55,7 @@ class TimedBatches(TrainingBatches):
         return self.num_batches, watched()
 
 
-def measure_prepare(folder: Path, config: ScalingConfig) -> dict[str, Any]:
+def measure_prepare(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
     """Prepare the log of a folder."""
     started = time.perf_counter()
     prepare(
@@ -108,7 +68,7 @@ def measure_prepare(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
 
 
-def train_student(arch: Arch, folder: Path, config: ScalingConfig) -> dict[str, Any]:
+def train_student(arch: Arch, folder: Path, config: "ScalingConfig") -> dict[str, Any]:
     """Train a student for some steps."""
     set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(folder / "data")
@@ -123,7 +83,7 @@ def train_student(arch: Arch, folder: Path, config: ScalingConfig) -> dict[str, 
     return _train(student, loss, batches, folder, config)
 
 
-def _teacher_flags(dataset: SequenceDataset, config: ScalingConfig) -> "FullFinetuneConfig":
+def _teacher_flags(dataset: SequenceDataset, config: "ScalingConfig") -> "FullFinetuneConfig":
     from teacher import tuning
     from teacher.base import resolve_model
     from teacher.config import FinetuneConfig
@@ -139,7 +99,7 @@ def _teacher_flags(dataset: SequenceDataset, config: ScalingConfig) -> "FullFine
     return tuning.scheduled(flags, dataset)
 
 
-def plan_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
+def plan_teacher(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
     """Return what `teacher/finetune.py --dry-run` plans."""
     from teacher.plan import make_plan
     from teacher.tuning import work_of
@@ -157,7 +117,7 @@ def plan_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     }
 
 
-def train_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
+def train_teacher(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
     """Train a teacher for some steps."""
     from teacher.base import load_base
     from teacher.model import item_mask, next_item_loss
@@ -184,7 +144,7 @@ def _train(
     loss: LossFunction,
     batches: TimedBatches,
     folder: Path,
-    config: ScalingConfig,
+    config: "ScalingConfig",
 ) -> dict[str, Any]:
     """Train for some steps and validate, as `fit` does it; return times and memory."""
     batches = dataclasses.replace(batches, num_batches=NUM_WARM_UP + config.num_steps + 1, clock=[])

@@ -19,7 +19,7 @@ from seqrec.histories import PAD, pad_left
 
 import numpy as np
 
-from export.cards import fill
+from export.cards import DATA_LICENCE, TAGS, fill, front_matter
 from export.config import ToExecutorchConfig
 from export.onnx_graph.graph import write_graph
 from export.parity import all_scores, best_items, overlap, require_same
@@ -221,6 +221,9 @@ def _model_card(description: dict[str, Any], size_mib: float) -> str:
         "executorch",
         {
             **description,
+            "metadata": front_matter(
+                **DATA_LICENCE, library_name="executorch", tags=[*TAGS, description["arch"]]
+            ),
             "num_items": f"{description['num_items']:,}",
             "precision_note": precision,
             "size_mib": f"{size_mib:.2f}",

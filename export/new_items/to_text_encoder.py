@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from export.cards import fill, licence_of
+from export.cards import fill, front_matter, licence_id, licence_of
 from export.config import ToTextEncoderConfig
 from export.new_items.add_items import read_text_map
 from export.new_items.text_encoder import MODEL, TEXT_ENCODER, TOKENIZER, TextEncoder
@@ -200,6 +200,9 @@ def _model_card(description: Mapping[str, Any], size_mib: float) -> str:
     return fill(
         "text_encoder",
         {
+            "metadata": front_matter(
+                license=licence_id(reader["model"]), library_name="onnxruntime", tags=["onnx"]
+            ),
             "model": reader["model"],
             "licence": licence_of(reader["model"]),
             "bits": reader["bits"],

@@ -17,7 +17,7 @@ import onnxruntime as ort
 import torch
 from tqdm import tqdm
 
-from export.cards import bullets, fill, licence_of
+from export.cards import about_recommender, bullets, fill, licence_of
 from export.onnx_graph.builder import OPSET, eight_bit_share
 from export.onnx_graph.graph import write_graph
 from export.parity import ask, overlap, require_same
@@ -266,6 +266,7 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
         "recommender",
         {
             **config,
+            "metadata": about_recommender(config, provenance),
             "training": ROLES.get(str(config["role"]), "of unknown role"),
             "num_items": f"{config['num_items']:,}",
             "num_parameters": f"{config['num_parameters']:,}",

@@ -1,12 +1,15 @@
 // The page: picks in, recommendations out. Titles reach the document as text, never as HTML.
 
 import { deviceName, measure } from "./measure.js";
+import { keepForOffline } from "./offline.js";
 import { PageError, Recommender } from "./recommender.js";
 import { TitleSearch, pieces } from "./search.js";
 
 const NUM_ANSWERS = 10;
 const NUM_HITS = 8;
 const NUM_RECENT = 20;
+const WARM_UP_CALLS = 300; // browsers compile again what has run so often
+const CALLS_PER_BREAK = 10;
 
 const find = (id) => document.getElementById(id);
 const history = []; // item numbers, oldest first
@@ -329,6 +332,15 @@ function showError(error) {
   if (!known) throw error; // to the console, with its traceback
 }
 
+/** Go on warming up until something is picked; the visitor reads meanwhile. */
+async function warmUp() {
+  const { ids, maxLen } = recommender;
+  for (let call = 0; call < WARM_UP_CALLS && !history.length; call++) {
+    await recommender.recommend(ids.slice(0, 1 + (call % maxLen)), NUM_ANSWERS);
+    if (call % CALLS_PER_BREAK === 0) await new Promise((resolve) => setTimeout(resolve));
+  }
+}
+
 async function main() {
   find("loading-text").textContent = "";
   recommender = await Recommender.load({
@@ -353,6 +365,12 @@ async function main() {
   find("app").hidden = false;
   document.documentElement.dataset.state = "ready";
   say("The model is ready.");
+  warmUp().then(async () => {
+    if (await keepForOffline(recommender.site)) {
+      document.documentElement.dataset.offline = "kept";
+      find("about").append(" Kept on this device: it works without a network, too.");
+    }
+  }).catch(showError);
   // For tests and the curious: what the model answers to a list of item ids.
   window.seqrec = { recommend: (ids, k) => recommender.recommend(ids, k) };
 }

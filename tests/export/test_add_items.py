@@ -23,6 +23,7 @@ import polars as pl
 import pytest
 import torch
 from accelerate import Accelerator
+from huggingface_hub import ModelCard
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
@@ -534,6 +535,7 @@ def test_what_is_no_text_encoder_is_not_replaced(
     assert (tmp_path / "mine.txt").read_text() == "mine"
     # An earlier one is.
     to_text_encoder(ToTextEncoderConfig(model_dir=folder, output_dir=text_encoder))
+    assert ModelCard.load(text_encoder / "README.md").data.license == "other"  # its publisher's
 
 
 def test_an_encoder_that_looks_both_ways_is_exported_too(tiny_bert: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from seqrec.files import read_json, sha256_file, write_json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from export.config import ToExecutorchConfig
 from export.mobile import executorch_program as module
@@ -100,6 +101,7 @@ def test_the_directory_holds_all_that_a_client_needs(
     card = (folder / "README.md").read_text()
     assert "## Data and licence" in card
     assert about["dataset_fingerprint"] in card
+    assert ModelCard(card).data.library_name == "executorch"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The page: what is in its folder, and what it does in a real browser on a desktop and a phone."""
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.data import SequenceDataset, write_dataset
-from seqrec.errors import DataError, ModelError
+from seqrec.errors import DataError, ModelError, SourceError
+from seqrec.fetch import Archive, fetch_npm_package
 from seqrec.splits import leave_one_out
 
 import numpy as np
@@ -36,6 +38,7 @@ from export.recommender import Recommender, open_session
 from export.serve_web import open_server
 from export.to_web import SCHEMA, SCRIPT, WASM, to_web
 from student.model import Student, StudentConfig
+from tests.conftest import give_user_cache
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +119,9 @@ class TestTheFolder:
             assert (folder / file.name).read_bytes() == file.read_bytes()
         for name in ("model.onnx", "items.json", "config.json"):
             assert (folder / "model" / name).read_bytes() == (models["int8"] / name).read_bytes()
+        card = (folder / "model/README.txt").read_text(encoding="utf-8")
+        assert card.startswith("# transformer control int8")
+        assert (models["int8"] / "README.md").read_text(encoding="utf-8").endswith(card)
         assert (folder / "onnxruntime/ort.js").read_bytes() == (stand_in / SCRIPT).read_bytes()
         packed = (folder / "onnxruntime/ort-wasm-simd-threaded.wasm.gz").read_bytes()
         assert gzip.decompress(packed) == (stand_in / WASM).read_bytes()
@@ -153,6 +159,18 @@ class TestTheFolder:
 
         first = contents(to_web(config))
         assert contents(to_web(config)) == first  # which also replaces the first
+
+    def test_its_list_of_files_is_whole_and_another_build_has_another_name(
+        self, config: ToWebConfig
+    ) -> None:
+        folder = to_web(config)
+        site = json.loads((folder / "site.json").read_text())
+        there = {file for file in folder.rglob("*") if file.is_file()}
+        assert {folder / name for name in site["files"]} == {folder, *there}
+        again = json.loads((to_web(config) / "site.json").read_text())
+        assert again["build"] == site["build"]
+        other = to_web(dataclasses.replace(config, num_suggested=3))
+        assert json.loads((other / "site.json").read_text())["build"] != site["build"]
 
     def test_what_is_not_a_page_of_ours_is_not_replaced(self, config: ToWebConfig) -> None:
         assert config.output_dir is not None
@@ -213,6 +231,7 @@ def test_the_page_names_no_other_server_and_makes_no_html_from_text() -> None:
     directives = dict(part.split(" ", 1) for part in policy[1].split("; "))
     assert directives["default-src"] == "'none'"
     assert directives["script-src"] == "'self' 'wasm-unsafe-eval'"
+    assert directives["worker-src"] == directives["manifest-src"] == "'self'"
     assert not re.search("unsafe-inline|'unsafe-eval'|https?:|\\*", policy[1])
     for file in PAGE.glob("*.js"):
         text = file.read_text()
@@ -285,10 +304,21 @@ class Serving:
 
     def open(self, site: Path, *, script: str = "", **screen: Any) -> Any:
         """Open a page; `script` runs before those of the page."""
-        server = open_server(ServeConfig(site_dir=site, port=0))
+        return self.go(f"http://127.0.0.1:{self.serve(site)}/", script, **screen)
+
+    def serve(self, site: Path, port: int = 0) -> int:
+        """Serve a folder, and return the port."""
+        server = open_server(ServeConfig(site_dir=site, port=port))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.servers.append(server)
-        return self.go(f"http://127.0.0.1:{server.server_address[1]}/", script, **screen)
+        return int(server.server_address[1])
+
+    def stop(self) -> int:
+        """End the newest server, and return the port that it had."""
+        server = self.servers.pop()
+        server.shutdown()
+        server.server_close()
+        return int(server.server_address[1])
 
     def go(self, address: str, script: str = "", **screen: Any) -> Any:
         context = self.browser.new_context(**screen)
@@ -305,9 +335,8 @@ class Serving:
     def close(self) -> None:
         for context in self.contexts:
             context.close()
-        for server in self.servers:
-            server.shutdown()
-            server.server_close()
+        while self.servers:
+            self.stop()
 
 
 @pytest.fixture
@@ -561,6 +590,106 @@ def test_nothing_is_asked_of_another_server(serving: Serving, sites: dict[Precis
     assert all(url.removeprefix("blob:").startswith(page.url) for url in serving.requested)
     assert page.evaluate("crossOriginIsolated")
     assert serving.complaints == []
+
+
+def test_once_loaded_the_page_works_without_its_server(
+    serving: Serving, sites: dict[Precision, Path], recommender: Recommender
+) -> None:
+    page = serving.open(sites["fp32"])
+    kept = page.locator("html[data-offline=kept]")
+    kept.wait_for(timeout=START_MS)
+    assert "works without a network" in page.locator("#about").inner_text()
+    serving.stop()
+    page.reload()
+    wait_until(page, "ready")
+    page.locator("#search").fill("drac")
+    page.locator("#hits li").first.click()
+    assert_shown(page, python_ids(recommender, ["b10"]))
+    assert page.locator("#median").inner_text() == ""  # of one time: warming up is not among them
+    assert page.evaluate("crossOriginIsolated")  # the headers are kept, too
+    page.goto(f"{page.url}model/README.txt")
+    assert "next-item recommender" in page.content()
+
+
+def test_a_page_that_was_built_anew_replaces_the_one_that_is_kept(
+    serving: Serving, sites: dict[Precision, Path]
+) -> None:
+    page = serving.open(sites["fp32"])
+    page.locator("html[data-offline=kept]").wait_for(timeout=START_MS)
+    port = serving.stop()
+    serving.serve(sites["int8"], port)
+    page.reload()
+    page.locator("html[data-offline=kept]").wait_for(timeout=START_MS)
+    assert "int8" in page.locator("#facts").inner_text()
+    assert len(page.evaluate("caches.keys()")) == 1
+    serving.stop()
+    page.reload()
+    wait_until(page, "ready")
+    assert "int8" in page.locator("#facts").inner_text()
+
+
+def test_browsers_find_nothing_amiss_in_the_manifest(
+    serving: Serving, sites: dict[Precision, Path]
+) -> None:
+    page = serving.open(sites["fp32"])
+    session = page.context.new_cdp_session(page)
+    found = session.send("Page.getAppManifest")
+    assert found["url"] == f"{page.url}manifest.json"
+    assert found["errors"] == []
+    assert json.loads(found["data"])["display"] == "standalone"
+    assert serving.complaints == []
+
+
+AXE = Archive(
+    "npm:axe-core@4.14.1",
+    "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745",
+    ("package/axe.min.js",),
+)
+
+
+@pytest.fixture(scope="session")
+def axe(own_cache: Path) -> str:
+    """The script of axe-core, which looks for what keeps people out."""
+    with pytest.MonkeyPatch.context() as patch:
+        give_user_cache(patch)
+        try:
+            return (fetch_npm_package(AXE) / AXE.members[0]).read_text(encoding="utf-8")
+        except SourceError as error:
+            pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_axe_finds_nothing_that_keeps_people_out(
+    serving: Serving, sites: dict[Precision, Path], axe: str, screen: str, scheme: str
+) -> None:
+    page = serving.open(
+        sites["fp32"], **SCREENS[screen], color_scheme=scheme, reduced_motion="reduce"
+    )
+    wait_until(page, "ready")
+    page.evaluate(axe)
+    assert violations(page) == []
+    for title in ("emma", "drac", "persua", "carmi", "kidna", "monk", "jane"):
+        page.locator("#search").fill(title)
+        page.locator("#hits li").first.click()
+    page.locator("#requests").select_option("200")
+    page.locator("#measure").click()
+    page.locator("#result").wait_for(timeout=START_MS)
+    assert violations(page) == []
+    page.locator("#search").fill("the")
+    page.locator("#hits li").first.wait_for()
+    assert violations(page) == []
+
+
+def violations(page: Any) -> list[str]:
+    """Return what axe-core calls serious or critical, with where it is."""
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    return [
+        f"{one['id']}: {node['html']}"
+        for one in found
+        for node in one["nodes"]
+        if one["impact"] in ("serious", "critical")
+    ]
 
 
 def test_a_phone_shows_one_column_with_targets_for_a_finger(

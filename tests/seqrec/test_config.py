@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,8 @@ import pytest
 
 from student.config import DistillConfig
 from teacher.config import FinetuneConfig
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,26 @@ def test_help_shows_every_flag_with_its_text_and_default(
         assert f"{field.metadata['help']} (default: {field.default})" in text
 
 
+def test_version_is_that_of_the_package_and_ends_with_code_0(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    with pytest.raises(SystemExit) as stop:
+        parse_flags(Required, "A test.", ["--version"])  # though --data-dir is missing
+    assert stop.value.code == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == (f"{project['name']} {project['version']}\n", "")
+
+
+def test_the_version_of_a_checkout_that_is_not_installed_is_called_unknown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])  # where the metadata of packages is looked for
+    with pytest.raises(SystemExit):
+        parse("--version")
+    assert "unknown version: it is not installed" in capsys.readouterr().out
+
+
 def test_a_config_survives_the_way_through_json() -> None:
     config = parse("--cutoffs", "1", "20", "--output-dir", "a/b", "--name", "x")
     values = json.loads(json.dumps(to_json(config)))
@@ -147,6 +171,6 @@ def test_a_recipe_holds_the_flags_that_affect_the_result_and_no_others() -> None
 @pytest.mark.parametrize("kind", [DistillConfig, FinetuneConfig])
 def test_where_and_how_fast_a_stage_runs_is_in_no_recipe(kind: Any) -> None:
     flags = {field.name for field in dataclasses.fields(kind)}
-    left_out = {"data_dir", "output_dir", "device", "num_threads"}
+    left_out = {"data_dir", "output_dir", "device", "num_threads", "budget", "log_with"}
     left_out |= {"gradient_accumulation", "gradient_checkpointing", "dry_run"} & flags
     assert recipe(kind()).keys() == flags - left_out

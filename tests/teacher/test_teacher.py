@@ -22,7 +22,7 @@ from transformers import AutoModel, BitsAndBytesConfig, DistilBertConfig, Distil
 
 from teacher import base, text
 from teacher.config import FinetuneConfig
-from teacher.extract import answers, extract_knowledge
+from teacher.extracting import answers, extract_knowledge
 from teacher.model import Teacher, next_item_loss
 from teacher.tuning import build_teacher
 
