@@ -5,7 +5,7 @@
 The page runs the very `model.onnx` of the export in the visitor's browser, with onnxruntime-web.
 It is a folder for any web server, and fetches nothing from elsewhere:
 
-    index.html, style.css, *.js    the page, as in `export/web`
+    index.html, style.css, *.js    the page, as in `export/web`, and the client of `export/npm`
     model/          config.json, items.json, model.onnx and model card of the export
     onnxruntime/    ort.js, ort-wasm-simd-threaded.wasm.gz: the runtime, from npm; its licences
     site.json       schema, popular (item numbers, first the most frequent), num_suggested, sizes
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "seqrec-site/1"
 PAGE = Path(__file__).parent / "web"
+CLIENT = [Path(__file__).parent / "npm" / name for name in ("client.js", "sha256.js")]
 NUM_POPULAR = 1000  # they come first among titles that match a search equally well
 MODEL_FILES = {name: name for name in ("config.json", "items.json", "model.onnx")}
 MODEL_FILES["README.md"] = "README.txt"  # which browsers show, where they would save the other
@@ -76,6 +77,8 @@ def to_web(config: ToWebConfig) -> Path:
     runtime = fetch_npm_package(ONNXRUNTIME_WEB, config.npm_archive)
     with atomic_directory(folder) as beside:
         shutil.copytree(PAGE, beside, dirs_exist_ok=True)
+        for file in CLIENT:
+            shutil.copy(file, beside)
         (beside / "model").mkdir()
         for name, ours in MODEL_FILES.items():
             shutil.copy(config.model_dir / name, beside / "model" / ours)
