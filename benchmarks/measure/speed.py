@@ -139,7 +139,7 @@ def sweep(
     swept = [
         i
         for i, one in enumerate(systems)
-        if one.runs_on_onnxruntime and one.identity.variant != "step"
+        if one.runs_on_onnxruntime and one.identity.variant not in ("step", "call")
     ]
     files = [systems[i] for i in swept]
     by_batch: list[dict[str, float]] = [{} for _ in files]
