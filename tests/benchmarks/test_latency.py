@@ -169,7 +169,7 @@ def test_a_run_that_got_worse_in_one_thing_ends_with_one(
     with pytest.raises(SystemExit) as stopped:
         main([*quick(folder), "--no-teacher", "--compare-with", str(file)])
     assert stopped.value.code == 1
-    assert "Worse than the earlier run: 1 of 6 systems" in capsys.readouterr().out
+    assert "Worse than the earlier run: 1 of 7 systems" in capsys.readouterr().out
 
 
 # --- What is refused ------------------------------------------------------------------------------
