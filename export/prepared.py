@@ -71,11 +71,11 @@ class PreparedCall:
         if keeps_state:
             answered[NEW_STATE] = self.new_state
         binding = session.io_binding()
-        # An OrtValue of the CPU is the array itself, and holds it.
-        for name, array in given.items():
+        for name, array in given.items():  # an OrtValue of the CPU is the array's memory
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
         for name, array in answered.items():
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
+        self._bound = given, answered  # what is bound does not keep the arrays
         self._binding, self._run = binding, session.run_with_iobinding
         self.items, self.excluded = items[0], excluded[0]
         self.top_items, self.top_scores = top_items[0], top_scores[0]
