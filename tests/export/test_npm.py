@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def ask(node_folder: Path, folder: Path, asked: list[Any], program: str = PROGRA
     command = ["node", "ask.mjs", str(folder), json.dumps(asked)]
     told = subprocess.run(command, cwd=node_folder, capture_output=True, text=True, check=True)
     return json.loads(told.stdout)
+
+
+def test_its_version_is_the_projects() -> None:
+    root = Path(__file__).parents[2]
+    package = json.loads((root / "export/npm/package.json").read_text())
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert package["version"] == project["version"]
 
 
 def test_overlapping_calls_are_answered_as_in_python(
