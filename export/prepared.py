@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # it takes a while to load, and opening a model is soon enoug
 
 FloatArray = NDArray[np.float32]
 Shapes = tuple[int, int, int, bool, bool]  # T, E, K, whether a state is given, and is kept
-MAX_KEPT = 256  # shapes; a call takes some 10 kB, and a shape has as many as threads asked at once
+MAX_KEPT = 256  # shapes; a call takes some 7 kB, and a shape has as many as threads asked at once
 LARGEST = 1024  # of T, E and K; what is larger takes long anyway, and its arrays are not kept
 STEP_EXCLUDED = 32  # E is a multiple of it, so that a session keeps its call as it goes on
 PADDING = [PAD] * STEP_EXCLUDED
