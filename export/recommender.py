@@ -33,13 +33,13 @@ Shape letters: B users, T history, E excluded, K answers.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqrec.artifact import Artifact, Kind
+from seqrec.artifact import Artifact
 from seqrec.errors import ModelError
-from seqrec.histories import pad_left
+from seqrec.histories import PAD, pad_left
 from seqrec.hub import fetch_folder, is_hub_id, send_folder
 
 import numpy as np
@@ -47,27 +47,17 @@ from numpy.typing import NDArray
 
 from export.arguments import as_list, item_number, shown, whole_number
 from export.contract import INPUT_NAMES, NEW_STATE, OUTPUT_NAMES, STATE
+from export.opening import CARD, FILES, HOW, RECOMMENDER, TEXT_MAP, require_items
+from export.prepared import LARGEST, PreparedCalls
+from export.recommendations import Recommendation as Recommendation
+from export.recommendations import Recommendations
 from export.runtime import how_to_open, open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-HOW = "Export it again: python -m export.to_onnx"
-RECOMMENDER = Kind("seqrec-recommender", 2, "recommender", ModelError, file_name="config.json")
-CARD, TEXT_MAP = "README.md", "text_map.safetensors"
-FILES = ("config.json", "items.json", "model.onnx", "model.ort", CARD)  # of which a client needs
-
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One item of an answer. Scores rank the items of one answer; they are no probabilities."""
-
-    item_id: str
-    score: float
-    title: str
 
 
 class Recommender:
@@ -93,7 +83,8 @@ class Recommender:
         self.item_ids, self.titles = list(item_ids), list(titles)
         self.config = config
         self.max_len = int(config["max_len"])
-        self.keeps_state = STATE in {i.name for i in session.get_overridable_initializers()}
+        self._calls = PreparedCalls(session)
+        self.keeps_state = self._calls.keeps_state
         self.numbers = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
         self._source = source
 
@@ -121,7 +112,7 @@ class Recommender:
         config = opened.description
         with opened.reading():
             items = json.loads(opened.read("items.json"))
-            _require_items(items, config)
+            require_items(items, config)
             model = opened.read(config.get("model_file", "model.onnx"))
             remedy = how_to_open(str(config.get("made_with", {}).get("onnxruntime", "")), how)
         with Artifact(RECOMMENDER, folder, config, remedy).reading():
@@ -169,7 +160,7 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         candidates: Iterable[Any] | None = None,
-    ) -> list[Recommendation]:
+    ) -> Recommendations:
         """Recommend for one user.
 
         Args:
@@ -180,16 +171,16 @@ class Recommender:
             candidates: answer with these items only; ids not in the catalogue are skipped.
 
         Returns:
-            Best first.
+            Best first, as a list of `Recommendation` that cannot be changed.
 
         Raises:
             ValueError: no item of `history`, or of `candidates`, is in the catalogue, or `k` is
                 below 1.
             TypeError: an argument is of a kind that cannot be read.
         """
-        seen = np.array([self.known(history, "history")], dtype=np.int64)
-        excluded = self.excluded(seen, exclude_seen, candidates)
-        return self.answer(seen[:, -self.max_len :], excluded, k)[0][0]
+        seen = self.known(history, "history")
+        items = seen if len(seen) <= self.max_len else seen[-self.max_len :]
+        return self.answer_one(items, seen, k, exclude_seen, candidates)[0]
 
     def recommend_batch(
         self,
@@ -197,13 +188,13 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         candidates: Iterable[Any] | None = None,
-    ) -> list[list[Recommendation]]:
+    ) -> list[Recommendations]:
         """Recommend for many users at once, each as by `recommend`; arguments and errors as there.
 
         A score differs from that of `recommend` by rounding at most.
         """
         rows = as_list(histories, "histories", of="histories")
-        seen = pad_left([self.known(ids, f"histories[{row}]") for row, ids in enumerate(rows)])
+        seen = self._known_histories(rows)
         excluded = self.excluded(seen, exclude_seen, candidates)
         return self.answer(seen[:, -self.max_len :], excluded, k)[0]
 
@@ -221,6 +212,11 @@ class Recommender:
         if type(ids) is not list:
             ids = as_list(ids, what, ordered=ordered)
         numbers = self.numbers
+        try:  # as it nearly always is: texts, all of them known
+            if ids:
+                return list(map(numbers.__getitem__, ids))
+        except (KeyError, TypeError):
+            pass
         try:
             matches = [numbers.get(item_id) for item_id in ids]
         except TypeError:  # something in it cannot be looked up
@@ -237,6 +233,23 @@ class Recommender:
                 f"{what} {problem}. Expected ids as in items.json, such as {self.item_ids[0]!r}"
             )
         return known
+
+    def _known_histories(self, rows: list[Iterable[Any]]) -> IntArray:
+        """Return the numbers of the known items of histories, int64 (B, S), left-padded."""
+        if all(type(ids) is list and ids for ids in rows):
+            histories: list[list[Any]] = rows  # type: ignore[assignment]
+            lengths = np.array([len(ids) for ids in histories], np.int64)
+            numbers = map(self.numbers.__getitem__, chain.from_iterable(histories))
+            try:  # as it nearly always is: texts, all of them known
+                known = np.fromiter(numbers, np.int64, lengths.sum())
+            except (KeyError, TypeError):
+                pass
+            else:
+                width = lengths.max(initial=0)
+                seen = np.full((len(rows), width), PAD, np.int64)
+                seen[np.arange(width) >= width - lengths[:, None]] = known
+                return seen
+        return pad_left([self.known(ids, f"histories[{row}]") for row, ids in enumerate(rows)])
 
     def number(self, item_id: Any) -> int | None:
         """Return an item's number; None: the catalogue lacks it."""
@@ -263,6 +276,43 @@ class Recommender:
         barred = np.flatnonzero(is_barred)
         return np.concatenate([seen, np.broadcast_to(barred, (len(seen), len(barred)))], axis=1)
 
+    def answer_one(
+        self,
+        items: list[int],
+        seen: list[int],
+        k: int,
+        exclude_seen: bool,
+        candidates: Iterable[Any] | None,
+        state: FloatArray | None = None,
+        *,
+        keep_state: bool = False,
+    ) -> tuple[Recommendations, FloatArray | None]:
+        """Answer one user by `items`; the rest is as in `answer` and `recommend`.
+
+        Args:
+            items: numbers, at least one, at most `max_len` or with a state any number.
+            seen: numbers of all that the user has had; the same list as `items` is fastest.
+            k: how many items at most.
+            exclude_seen: leave `seen` out.
+            candidates: answer with these only.
+            state: what was before `items`.
+            keep_state: return the state after `items`, if the model has one.
+        """
+        is_plain = candidates is None and type(k) is int and type(exclude_seen) is bool
+        if is_plain and 1 <= k <= LARGEST and max(len(items), len(seen)) <= LARGEST:
+            numbers, scores, state = self._calls.answer(
+                items,
+                seen if exclude_seen else [],
+                min(k, len(self.item_ids)),
+                state,
+                keep_state=keep_state and self.keeps_state,
+            )
+            return Recommendations(numbers, scores, self.item_ids, self.titles), state
+        left_out = self.excluded(np.array([seen], np.int64), exclude_seen, candidates)
+        given = np.array([items], np.int64)
+        answers, state = self.answer(given, left_out, k, state, keep_state=keep_state)
+        return answers[0], state
+
     def answer(
         self,
         items: IntArray,
@@ -271,7 +321,7 @@ class Recommender:
         state: FloatArray | None = None,
         *,
         keep_state: bool = False,
-    ) -> tuple[list[list[Recommendation]], FloatArray | None]:
+    ) -> tuple[list[Recommendations], FloatArray | None]:
         """Run the model; return the users' lists and, if it is to be kept, the new state.
 
         Args:
@@ -291,13 +341,9 @@ class Recommender:
         is_kept = keep_state and self.keeps_state
         wanted = [*OUTPUT_NAMES, NEW_STATE] if is_kept else OUTPUT_NAMES
         top_items, top_scores, *new_state = self.session.run(wanted, feeds)
-        ids, titles, lowest = self.item_ids, self.titles, -np.inf
+        ids, titles = self.item_ids, self.titles
         lists = [
-            [
-                Recommendation(ids[number - 1], score, titles[number - 1])
-                for number, score in zip(numbers, scores, strict=True)
-                if score > lowest
-            ]
+            Recommendations(numbers, scores, ids, titles)
             for numbers, scores in zip(top_items.tolist(), top_scores.tolist(), strict=True)
         ]
         return lists, new_state[0] if new_state else None
@@ -350,7 +396,7 @@ class Session:
 
     def recommend(
         self, k: int = 10, exclude_seen: bool = True, candidates: Iterable[Any] | None = None
-    ) -> list[Recommendation]:
+    ) -> Recommendations:
         """Recommend for the user as of now; arguments as in `Recommender.recommend`.
 
         Raises:
@@ -359,13 +405,8 @@ class Session:
         """
         if not self._items:
             raise ValueError("the session is empty. Add an item of the catalogue first")
-        seen = np.array([self._seen], dtype=np.int64)
-        (answer,), self._next = self._recommender.answer(
-            np.array([self._items], dtype=np.int64),
-            self._recommender.excluded(seen, exclude_seen, candidates),
-            k,
-            self._state,
-            keep_state=True,
+        answer, self._next = self._recommender.answer_one(
+            self._items, self._seen, k, exclude_seen, candidates, self._state, keep_state=True
         )
         return answer
 
@@ -381,17 +422,3 @@ def _reopen(
             "with Recommender.from_pretrained"
         )
     return recommender
-
-
-def _require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise a `ValueError` unless ids and titles are texts, as many as the config says."""
-    for name in ("ids", "titles"):
-        texts = items[name]
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"items.json: {name} is no list of texts")
-        if len(texts) != config.get("num_items", len(texts)):
-            raise ValueError(f"items.json has {len(texts)} {name}, not {config['num_items']}")
-    if len(items["ids"]) != len(items["titles"]):
-        raise ValueError("items.json has not as many titles as ids")
-    if type(config["max_len"]) is not int or config["max_len"] < 1:
-        raise ValueError(f"config.json has max_len {config['max_len']!r}")

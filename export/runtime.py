@@ -62,6 +62,8 @@ def open_session(model: Path | bytes, num_threads: int) -> "ort.InferenceSession
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
+    # 1.18 mixes up the memory plans of requests of different lengths: a GRU then answers wrongly.
+    options.enable_mem_pattern = release(ort.__version__) >= release("1.19")
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

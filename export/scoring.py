@@ -166,8 +166,7 @@ class Worker:
                 [histories[row] for row in rows], self.config.k, self.config.exclude_seen
             )
             for row, answer in zip(rows, answers, strict=True):
-                item_ids[row] = [item.item_id for item in answer]
-                scores[row] = [item.score for item in answer]
+                item_ids[row], scores[row] = answer.item_ids, answer.scores
         columns = {"user_id": users, "item_ids": item_ids, "scores": scores}
         file = self.folder / PART.format(part.number)
         beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")

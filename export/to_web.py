@@ -5,8 +5,9 @@
 The page runs the very `model.onnx` of the export in the visitor's browser, with onnxruntime-web.
 It is a folder for any web server, and fetches nothing from elsewhere:
 
-    index.html, style.css, *.js    the page, as in `export/web`; service-worker.js and
-                                   manifest.json have it work without a network once it was loaded
+    index.html, style.css, *.js    the page, as in `export/web`, and the client of `export/npm`;
+                                   service-worker.js and manifest.json have it work without a
+                                   network once it was loaded
     model/          config.json, items.json, model.onnx and model card of the export
     onnxruntime/    ort.js, ort-wasm-simd-threaded.wasm.gz: the runtime, from npm; its licences
     site.json       schema, popular (item numbers, first the most frequent), num_suggested, sizes
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "seqrec-site/1"
 PAGE = Path(__file__).parent / "web"
+CLIENT = [Path(__file__).parent / "npm" / name for name in ("client.js", "sha256.js")]
 NUM_POPULAR = 1000  # they come first among titles that match a search equally well
 MODEL_FILES = ("config.json", "items.json", "model.onnx")
 ONNXRUNTIME_WEB_VERSION = "1.30.0"
@@ -80,6 +82,8 @@ def to_web(config: ToWebConfig) -> Path:
     runtime = fetch_npm_package(ONNXRUNTIME_WEB, config.npm_archive)
     with atomic_directory(folder) as beside:
         shutil.copytree(PAGE, beside, dirs_exist_ok=True)
+        for file in CLIENT:
+            shutil.copy(file, beside)
         (beside / "model").mkdir()
         for name in MODEL_FILES:
             shutil.copy(config.model_dir / name, beside / "model" / name)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import polars as pl
 import pytest
 import torch
 
+ONNXRUNTIME_NODE = "onnxruntime-node@1.30.0"
 USER_CACHE = os.environ.get("SEQREC_CACHE")
 
 # In shelf order: whoever finishes one book takes the next on the shelf, or skips it now and then.
@@ -280,4 +282,29 @@ def save_tiny_model(model: torch.nn.Module, items: pl.DataFrame, folder: Path) -
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
     ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with our package for JavaScript, packed and installed, and onnxruntime-node.
+
+    Install scripts do not run: onnxruntime-node's is for GPUs.
+    """
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("node and npm are not on the PATH (Debian: apt-get install nodejs npm)")
+    folder = tmp_path_factory.mktemp("node")
+    ours = Path(__file__).parents[1] / "export" / "npm"
+    command = ["npm", "pack", str(ours)]
+    packed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    archive = packed.stdout.split()[-1]
+    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command += [ONNXRUNTIME_NODE, f"./{archive}"]
+    try:
+        installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"npm did not fetch {ONNXRUNTIME_NODE} within 300 s")
+    if installed.returncode != 0:
+        last = installed.stderr.strip().splitlines()[-1:]
+        pytest.skip(f"npm cannot fetch {ONNXRUNTIME_NODE}: {last}")
     return folder

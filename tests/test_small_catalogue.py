@@ -58,7 +58,7 @@ def test_the_benchmark_ends_with_a_table(
     latency.main([*where, "--no-teacher", "--num-calls", "10", "--budget-s", "0.2", "--sweeps"])
     results = load(LatencyResults, run / "benchmark.json")
     table = capsys.readouterr().out
-    precisions = ["fp32", "fp32", "fp32", "int8", "int8 step", "int8 optimum"]
+    precisions = ["fp32", "fp32", "fp32", "int8", "int8 call", "int8 step", "int8 optimum"]
     assert [row.precision_label for row in results.rows] == precisions
     for row in results.rows:
         assert row.system in table

@@ -144,7 +144,7 @@ def sweep(
     files = {
         i: system
         for i, system in enumerate(systems)
-        if system.runs_on_onnxruntime and system.identity.variant != "step"
+        if system.runs_on_onnxruntime and system.identity.variant not in ("step", "call")
     }
     for size in SWEPT_BATCHES:
         rates = measure_rates(list(files.values()), histories, load, size)

@@ -8,6 +8,7 @@ from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.files import read_json
 
+from benchmarks.measure.client import CallSystem
 from benchmarks.measure.quality import protocols
 from benchmarks.measure.systems import OnnxSystem, StepSystem, System, TorchSystem
 from benchmarks.report.schema import Quality
@@ -27,7 +28,8 @@ def open_students(
 ) -> list[System]:
     """Open the exports to be measured, made now where missing.
 
-    `variants`: with Optimum's file of distilled students, and with a GRU asked after one event.
+    `variants`: with Optimum's file of distilled students, with the client's call, and with a GRU
+    asked after one event.
     """
     from export.onnx_graph.exporting import ensure_exported, student_folders  # loads PyTorch
 
@@ -41,6 +43,8 @@ def open_students(
             folder = ensure_exported(dataset, output_dir, student_folder, precision)
             whole = OnnxSystem.from_pretrained(folder, num_threads)
             opened.append(whole)
+            if variants and precision == "int8":
+                opened.append(CallSystem.from_pretrained(folder, num_threads))
             if variants and precision == "int8" and whole.keeps_state:
                 opened.append(StepSystem.from_pretrained(folder, num_threads))
     return opened

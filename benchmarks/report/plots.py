@@ -26,7 +26,7 @@ from benchmarks.report.tables import CONTROL
 # precision and variant the marker; other libraries' models share a colour and differ in markers.
 COLORS = {"popularity": "#777777", "teacher": "#D55E00", "gru": "#0072B2", "transformer": "#009E73"}
 OTHER_COLOR = "#CC79A7"
-MARKERS = {"int8": "D", "int8 step": ">", "int8 optimum": "s"}
+MARKERS = {"int8": "D", "int8 call": "<", "int8 step": ">", "int8 optimum": "s"}
 MARKERS |= {"fp32 torch eager": "^", "fp32 torch compiled": "v"}
 OTHER_MARKERS = ("^", "v", "P", "X", "*", "p", "h", "d")
 LINES = {"fp32": ":", "int8": "-"}

@@ -96,8 +96,9 @@ class Identity:
     precision: str  # of its weights: "fp32", "int8", "nf4", "bf16", ...
     family: str  # "popularity", "teacher", "gru", "transformer", "baseline", "runner"
     role: str | None = None  # of a student: "control", "distilled"
-    # "step": a GRU's file asked after one new event, the state before it kept; "optimum": what
-    # Optimum's quantizer makes of the fp32 file; "torch eager", "torch compiled": in PyTorch
+    # "call": asked through the client, ids in and items out; "step": a GRU's file asked after one
+    # new event, the state before it kept; "optimum": what Optimum's quantizer makes of the fp32
+    # file; "torch eager", "torch compiled": in PyTorch
     variant: str | None = None
 
     @property

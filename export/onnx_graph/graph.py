@@ -88,10 +88,13 @@ def add_answer(graph: GraphBuilder, table: ItemTable, state: str, items: str) ->
         items: any integers (B, at least 1), for their number of users.
     """
     scores, unit = table.scores(state)  # (B, R), (B, 1)
-    # Rows that are no items are left out like `excluded`; zero times an item makes them (B, M).
-    first = graph.node("Gather", items, graph.constant([0]), axis=1)
-    nobody = graph.node("Add", graph.node("Mul", first, graph.constant(0)), NO_ITEMS)
-    left_out = graph.node("Concat", EXCLUDED, nobody, axis=1)
+    # Rows that are no items are left out like `excluded`.
+    if table.is_grouped:  # zero times an item makes them (B, M)
+        first = graph.node("Gather", items, graph.constant([0]), axis=1)
+        nobody = graph.node("Add", graph.node("Mul", first, graph.constant(0)), NO_ITEMS)
+        left_out = graph.node("Concat", EXCLUDED, nobody, axis=1)
+    else:  # it is PAD alone
+        left_out = graph.node("Pad", EXCLUDED, graph.constant([0, 0, 0, 1]), NO_ITEMS)
     lowest = helper.make_tensor("value", TensorProto.FLOAT, [1], [-np.inf])
     nothing = graph.node("ConstantOfShape", graph.node("Shape", left_out), value=lowest)
     scores = graph.node("ScatterElements", scores, left_out, nothing, axis=1)

@@ -1,8 +1,9 @@
-// What `export.recommender` is in Python: a history of item ids in, the best items out.
+// The page's recommender: the client of `export/npm`, with the files and the runtime of the site.
 //
 //   const recommender = await Recommender.load({ onProgress: (share) => ... });
 //   const { answers, milliseconds } = await recommender.recommend(["50", "172"], 10);
 
+import { Recommender as Client } from "./client.js";
 import { sha256 } from "./sha256.js";
 
 const FORMAT = "seqrec-recommender";
@@ -20,7 +21,7 @@ export class PageError extends Error {
   }
 }
 
-export class Recommender {
+export class Recommender extends Client {
   /**
    * Load and verify everything.
    *
@@ -78,62 +79,27 @@ export class Recommender {
     }
   }
 
-  constructor({ ort, session, ids, titles, config, site, model }) {
-    Object.assign(this, { ort, session, ids, titles, config, site, model });
-    this.maxLen = config.max_len;
-    this.numbers = new Map(ids.map((id, index) => [id, index + 1]));
-    this.lastRun = Promise.resolve();
+  constructor({ site, model, ...opened }) {
+    super(opened);
+    Object.assign(this, { site, model });
   }
 
   /**
-   * Recommend for one history of item ids, oldest first.
-   *
-   * As in Python: a number is the id that is written so, unknown ids are skipped, the model reads the
-   * newest `max_len` of the others, and none of the history comes back.
+   * Recommend for one history of item ids, oldest first, and take the time.
    *
    * @returns {Promise<{answers: {id: string, number: number, title: string, score: number}[],
    *   milliseconds: number}>} best first; the time from ids to answers
    * @throws {RangeError} no id is known, or `k` is no whole number of at least 1
    */
   async recommend(history, k = 10) {
-    const text = (id) => (["number", "bigint"].includes(typeof id) ? String(id) : id);
-    const numbers = history.map((id) => this.numbers.get(text(id))).filter((number) => number);
-    if (!numbers.length) throw new RangeError("the history holds no item of the catalogue");
-    if (!Number.isInteger(k) || k < 1) {
-      throw new RangeError(`k is ${k}, expected a whole number of at least 1`);
-    }
+    const numbers = this.known(history, "the history");
     return this.alone(async () => {
       const start = performance.now();
-      const { top_items, top_scores } = await this.session.run(this.request(numbers, k));
-      const answers = [];
-      top_scores.data.forEach((score, i) => {
-        const number = Number(top_items.data[i]);
-        if (score === -Infinity) return; // fewer than k were left
-        answers.push({ id: this.ids[number - 1], number, title: this.titles[number - 1], score });
+      const answers = (await this.rank(numbers, k)).map(({ number, score }) => {
+        return { id: this.ids[number - 1], number, title: this.titles[number - 1], score };
       });
       return { answers, milliseconds: performance.now() - start };
     });
-  }
-
-  /** Make the model's inputs from item numbers, oldest first. */
-  request(numbers, k) {
-    const row = (values) => {
-      const data = BigInt64Array.from(values, BigInt);
-      return new this.ort.Tensor("int64", data, [1, data.length]);
-    };
-    const most = BigInt(Math.min(k, this.ids.length));
-    return {
-      items: row(numbers.slice(-this.maxLen)),
-      excluded: row(numbers),
-      k: new this.ort.Tensor("int64", BigInt64Array.of(most), [1]),
-    };
-  }
-
-  /** Run `task` when those before it have ended: a session answers one request at a time. */
-  alone(task) {
-    const run = this.lastRun.then(task);
-    this.lastRun = run.catch(() => {});
-    return run;
   }
 }
 

@@ -51,6 +51,7 @@ def test_the_json_holds_what_the_schema_promises(
         ("gru control", "gru", "control", "fp32", None),
         ("gru distilled", "gru", "distilled", "fp32", None),
         ("gru distilled", "gru", "distilled", "int8", None),
+        ("gru distilled", "gru", "distilled", "int8", "call"),
         ("gru distilled", "gru", "distilled", "int8", "step"),
         ("gru distilled", "gru", "distilled", "int8", "optimum"),
     ]
@@ -94,15 +95,15 @@ def test_the_metrics_of_an_fp32_row_are_those_of_the_pytorch_model(
 
 
 def test_gains_are_the_difference_between_two_rows(results: LatencyResults) -> None:
-    _, control, distilled, quantized, step, stock = results.rows
-    for row in (distilled, quantized, step, stock):
+    _, control, distilled, quantized, call, step, stock = results.rows
+    for row in (distilled, quantized, call, step, stock):
         difference = row.metrics["ndcg@10"] - control.metrics["ndcg@10"]
         gain = row.gain_over_control
         assert gain is not None
         assert gain.mean == pytest.approx(difference)
         assert gain.low <= gain.mean <= gain.high
     assert control.gain_over_control is None
-    for row in (quantized, step, stock):
+    for row in (quantized, call, step, stock):
         assert row.top10_overlap_with_fp32 is not None
         assert 0 <= row.top10_overlap_with_fp32 <= 1
         difference = row.metrics["ndcg@10"] - distilled.metrics["ndcg@10"]
@@ -164,7 +165,7 @@ def test_a_run_that_got_worse_in_one_thing_ends_with_one(
     with pytest.raises(SystemExit) as stopped:
         main([*quick(folder), "--no-teacher", "--compare-with", str(file)])
     assert stopped.value.code == 1
-    assert "Worse than the earlier run: 1 of 6 systems" in capsys.readouterr().out
+    assert "Worse than the earlier run: 1 of 7 systems" in capsys.readouterr().out
 
 
 # --- What is refused ------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-"""onnxruntime-node answers as Python does."""
+"""The example answers in Node.js as Python does."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,25 +9,8 @@ import pytest
 from export.recommender import Recommender
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = "onnxruntime-node@1.30.0"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with onnxruntime-node, without its install script, which is for GPUs."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        pytest.skip("node and npm are not on the PATH (Debian: apt-get install nodejs npm)")
-    folder = tmp_path_factory.mktemp("node")
-    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", PACKAGE]
-    try:
-        installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"npm did not fetch {PACKAGE} within 300 s")
-    if installed.returncode != 0:
-        pytest.skip(f"npm cannot fetch {PACKAGE}: {installed.stderr.strip().splitlines()[-1:]}")
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from export.onnx_graph import graph, item_table
-from export.onnx_graph.builder import quantize_rows
+from export.onnx_graph.builder import TOP_LEVEL, GraphBuilder, quantize_rows
 from export.onnx_graph.exporting import check_parity
 from export.onnx_graph.graph import build_graph
-from export.onnx_graph.item_table import append_rows, restore_at_lookup
+from export.onnx_graph.item_table import ItemTable, append_rows, restore_at_lookup
 from export.recommender import OUTPUT_NAMES, open_session
 from student.model import Arch, Student, StudentConfig
 
@@ -64,8 +64,12 @@ def test_every_shape_of_student_answers_as_pytorch_does(
     check_parity(student, tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize("signed_from", [item_table.SIGNED_FROM, 0])
 @pytest.mark.parametrize(("arch", "shape"), SHAPES)
-def test_8_bit_scores_are_off_by_rounding_alone(arch: Arch, shape: dict[str, int]) -> None:
+def test_8_bit_scores_are_off_by_rounding_alone(
+    arch: Arch, shape: dict[str, int], signed_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_table, "SIGNED_FROM", signed_from)
     student = make_student(arch, **shape)
     session = open_session(build_graph(student, "int8").SerializeToString(), 1)
     items = histories(np.random.default_rng(0), 5, 9, 40)
@@ -76,6 +80,40 @@ def test_8_bit_scores_are_off_by_rounding_alone(arch: Arch, shape: dict[str, int
     assert found.sum() == 5 * 40
     difference = (top_scores - expected)[found]
     assert difference.std() < 0.05 * expected[found].std()
+
+
+@pytest.mark.parametrize(("signed_from", "top"), [(1000, 127), (0, 63)])
+def test_8_bit_scores_are_sums_of_whole_products(
+    signed_from: int, top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside integer arithmetic in numpy; the largest levels that there are included."""
+    monkeypatch.setattr(item_table, "SIGNED_FROM", signed_from)
+    student = make_student("gru", num_items=60, hidden_dim=64)
+    rng = np.random.default_rng(7)
+    table = rng.normal(size=(61, 64)).astype(np.float32)
+    table[0], table[1], table[2] = 0, 1, -1  # PAD; rows of the highest level and of the lowest
+    with torch.no_grad():
+        student.item_embedding.weight.copy_(torch.from_numpy(table))
+    whole = rng.integers(-top, top + 1, (5, 64))
+    whole[0], whole[1], whole[:, 0] = top, -top, top
+    builder = GraphBuilder("int8")
+    scores, unit = ItemTable.add(builder, student).scores("states")
+    builder.node("Mul", scores, unit, output="scores")
+    model = builder.model(
+        {"states": (onnx.TensorProto.FLOAT, ["users", 64])},
+        {"scores": (onnx.TensorProto.FLOAT, ["users", 61])},
+    )
+    session = open_session(model.SerializeToString(), 1)
+    (found,) = session.run(None, {"states": (whole * 0.25).astype(np.float32)})
+    levels, scales = quantize_rows(table)
+    expected = (whole @ levels.astype(np.int64).T) * scales[:, 0] * 0.25
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_no_sum_of_two_products_overflows_16_bits() -> None:
+    """As x86 without VNNI adds products of unsigned and signed bytes."""
+    largest = 2 * item_table.SHORT_LEVEL + 1
+    assert 2 * largest * TOP_LEVEL < 2**15
 
 
 @pytest.mark.parametrize("arch", ["gru", "transformer"])

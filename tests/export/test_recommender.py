@@ -69,6 +69,24 @@ def test_a_batch_answers_each_user_as_if_alone(recommender: Recommender) -> None
         assert [r.score for r in first] == pytest.approx([r.score for r in second], abs=1e-5)
 
 
+def test_a_batch_reads_ids_of_other_types_as_a_single_user_is_read(
+    recommender: Recommender,
+) -> None:
+    """Lists of known texts are read at once, all else one by one."""
+    plain = [["b01", "b02"], ["b30"]]
+    expected = recommender.recommend_batch(plain)
+    others = [["b01", "nobody", "b02"], np.array(["b30"])], [(b"b01", "b02"), ["b30", None]]
+    for other in others:
+        assert recommender.recommend_batch(other) == expected
+    assert recommender.recommend_batch([]) == []
+    with pytest.raises(ValueError, match=r"histories\[1\] holds no item of the catalogue: 'x'"):
+        recommender.recommend_batch([["b01"], ["x"]])
+    with pytest.raises(ValueError, match=r"histories\[1\] is empty"):
+        recommender.recommend_batch([["b01"], []])
+    with pytest.raises(ValueError, match=r"histories\[0\] is the text 'b01'"):
+        recommender.recommend_batch(["b01"])
+
+
 def test_unknown_ids_are_skipped(recommender: Recommender) -> None:
     assert recommender.recommend(["b07", "nobody", "b08"]) == recommender.recommend(["b07", "b08"])
 

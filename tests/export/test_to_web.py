@@ -48,6 +48,7 @@ HOSTILE = {
     5: '<img src=x onerror=alert(1)> & "co"',
 }
 PAGE = Path(export.to_web.__file__).parent / "web"
+CLIENT = Path(export.to_web.__file__).parent / "npm"
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,8 @@ class TestTheFolder:
         folder = to_web(config)
         for file in PAGE.iterdir():
             assert (folder / file.name).read_bytes() == file.read_bytes()
+        for name in ("client.js", "sha256.js"):
+            assert (folder / name).read_bytes() == (CLIENT / name).read_bytes()
         for name in ("model.onnx", "items.json", "config.json"):
             assert (folder / "model" / name).read_bytes() == (models["int8"] / name).read_bytes()
         card = (folder / "model/README.txt").read_text(encoding="utf-8")
@@ -575,6 +578,30 @@ def test_the_result_of_measuring_is_a_file_that_the_benchmark_includes(
     table = format_browser([result])
     assert "Test bench" in table
     assert "transformer control" in table
+
+
+def test_the_client_for_javascript_answers_in_a_browser_as_in_python(
+    serving: Serving, sites: dict[Precision, Path], recommender: Recommender
+) -> None:
+    page = serving.open(sites["fp32"])
+    wait_until(page, "ready")  # which has given the runtime its WebAssembly
+    call = """async ([history, options]) => {
+        const [ort, { Recommender }] = await Promise.all(
+            [import("/onnxruntime/ort.js"), import("/client.js")]);
+        const recommender = await Recommender.fetch(ort, "/model/");
+        return recommender.recommend(history, options);
+    }"""
+    history, wanted = ["b03", "b14", "b15"], ["b02", "b03", "b20"]
+    for theirs, ours in (
+        ({"k": 4}, {"k": 4}),
+        ({"candidates": wanted}, {"candidates": wanted}),
+        ({"k": 30, "excludeSeen": False}, {"k": 30, "exclude_seen": False}),
+    ):
+        answer = page.evaluate(call, [history, theirs])
+        expected = recommender.recommend(history, **ours)
+        assert [item["item_id"] for item in answer] == expected.item_ids
+        assert [item["score"] for item in answer] == pytest.approx(expected.scores, abs=1e-4)
+    assert serving.complaints == []
 
 
 def test_nothing_is_asked_of_another_server(serving: Serving, sites: dict[Precision, Path]) -> None:

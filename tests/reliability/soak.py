@@ -28,7 +28,7 @@ from seqrec.files import write_json
 import numpy as np
 
 from benchmarks.measure.timing import percentiles_ms
-from export.recommender import Recommendation, Recommender
+from export.recommender import Recommendations, Recommender
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ NUM_DIFFERENT = 500
 NUM_SAMPLES = 10
 KEPT = 100_000  # latencies that a thread remembers, so that memory does not grow by them
 MAX_GROWTH = 0.1
-Ask = Callable[[], list[Recommendation]]
+Ask = Callable[[], Recommendations]
 
 
 @dataclass(frozen=True, kw_only=True)

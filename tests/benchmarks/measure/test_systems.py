@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.measure.client import CallSystem
 from benchmarks.measure.quality import top_lists
-from benchmarks.measure.queries import NOTHING
+from benchmarks.measure.queries import NOTHING, Request
 from benchmarks.measure.systems import (
     OnnxSystem,
     StepSystem,
@@ -42,6 +43,24 @@ def test_one_event_on_a_kept_state_gives_the_lists_of_the_whole_history(
     np.testing.assert_array_equal(step.recommend(*newest)[0], whole.recommend(*newest)[0])
     rows = {row.precision_label: row for row in results.rows if row.role == "distilled"}
     assert rows["int8 step"].metrics == rows["int8"].metrics
+
+
+def test_the_clients_call_gives_the_lists_of_the_file(
+    results: LatencyResults, run_folder: Path, tiny_dataset: SequenceDataset
+) -> None:
+    folder = run_folder / "export" / "gru-distilled-int8"
+    file, call = (one.from_pretrained(folder, 1) for one in (OnnxSystem, CallSystem))
+    for batch_size in (1, 16):
+        for exclude_seen in (True, False):
+            lists = [
+                top_lists(system, tiny_dataset, exclude_seen=exclude_seen, batch_size=batch_size)
+                for system in (file, call)
+            ]
+            np.testing.assert_array_equal(*lists)
+    timed = call.timed([Request(np.array([[3]]), NOTHING, np.array([2]))] * 3)
+    assert timed.shape == (3, 2)
+    rows = {row.precision_label: row for row in results.rows if row.role == "distilled"}
+    assert rows["int8 call"].metrics == rows["int8"].metrics
 
 
 def test_the_teacher_answers_with_its_own_scores(
