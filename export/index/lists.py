@@ -1,0 +1,102 @@
+"""Sorts the rows of an item table into lists of one length, of which a request looks at a few.
+
+As in an inverted file (Jegou et al., 2011) rows that are alike stand together: k-means finds the
+clusters. A cluster is cut into lists by the length of its rows, longest first. Scores are inner
+products, so that long rows win most answers: they share lists, which are found among few, and what
+hardly anybody is ever answered fills lists that hardly anybody looks at.
+
+Shape letters: I items, H width, C clusters, L lists, P places in a list.
+"""
+
+from dataclasses import dataclass
+
+from seqrec.histories import PAD
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+LISTS_PER_CLUSTER = 4  # half a list of a cluster is empty on average: an eighth of its places
+SAMPLED_PER_CLUSTER = 256  # rows that k-means looks at, as in faiss
+NUM_ITERATIONS = 15
+KEY_POWER = 4
+ROWS_AT_ONCE = 2**14
+
+
+@dataclass(frozen=True)
+class ItemLists:
+    """Lists of items.
+
+    Attributes:
+        numbers: int32 (L, P), items 1..I, each once, or PAD where a place is empty; at least one
+            place is. In a list they ascend, so that the lower of two that tie is found first.
+        keys: float32 (L, H). A state's inner product with a key says how promising a list is.
+    """
+
+    numbers: NDArray[np.int32]
+    keys: FloatArray
+
+    @property
+    def places(self) -> NDArray[np.int32]:
+        """The place of each item, counted through all lists, int32 (I + 1,); of PAD an empty one.
+
+        >>> ItemLists(np.int32([[2, 0], [1, 3]]), np.zeros((2, 1), np.float32)).places.tolist()
+        [1, 2, 0, 3]
+        """
+        flat = self.numbers.ravel()
+        places = np.empty(flat.max() + 1, dtype=np.int32)
+        places[flat] = np.arange(len(flat))
+        return places
+
+
+def make_lists(rows: FloatArray, list_size: int, seed: int = 0) -> ItemLists:
+    """Sort items into lists.
+
+    Args:
+        rows: float32 (I, H), row i is item i + 1.
+        list_size: P.
+        seed: of the clusters.
+    """
+    clusters = _cluster(rows, max(1, len(rows) // (list_size * LISTS_PER_CLUSTER)), seed)
+    lengths = np.linalg.norm(rows, axis=1)
+    order = np.lexsort((-lengths, clusters))
+    ordered = clusters[order]
+    in_cluster = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    list_of = np.cumsum(in_cluster % list_size == 0) - 1
+    num_lists = list_of[-1] + 1
+    keys = _keys(rows[order], lengths[order], list_of)
+    numbers = np.full((num_lists, list_size), PAD, dtype=np.int32)
+    numbers[list_of, in_cluster % list_size] = order + 1
+    if not (numbers == PAD).any():
+        numbers = np.pad(numbers, ((0, 1), (0, 0)), constant_values=PAD)
+        keys = np.pad(keys, ((0, 1), (0, 0)))
+    empty_last = np.where(numbers == PAD, np.iinfo(np.int32).max, numbers)
+    return ItemLists(np.take_along_axis(numbers, np.argsort(empty_last, axis=1), axis=1), keys)
+
+
+def _cluster(rows: FloatArray, num_clusters: int, seed: int) -> NDArray[np.int64]:
+    """Return each row's cluster, int64 (I,)."""
+    from sklearn.cluster import KMeans  # takes a second to load
+
+    rng = np.random.default_rng(seed)
+    num_sampled = min(len(rows), num_clusters * SAMPLED_PER_CLUSTER)
+    sample = rows[rng.choice(len(rows), num_sampled, replace=False)]
+    means = KMeans(
+        num_clusters, init="random", n_init=1, max_iter=NUM_ITERATIONS, tol=0, random_state=seed
+    )
+    centres = means.fit(sample).cluster_centers_.astype(np.float32)
+    halves = (centres**2).sum(axis=1) / 2
+    parts = range(0, len(rows), ROWS_AT_ONCE)
+    return np.concatenate(
+        [(rows[at : at + ROWS_AT_ONCE] @ centres.T - halves).argmax(axis=1) for at in parts]
+    )
+
+
+def _keys(rows: FloatArray, lengths: FloatArray, list_of: NDArray[np.int64]) -> FloatArray:
+    """Return each list's mean row, the long ones weighted most; `list_of` ascends, no list empty."""
+    starts = np.flatnonzero(np.diff(list_of, prepend=-1))
+    longest = np.maximum.reduceat(lengths, starts)[list_of]
+    weights = (lengths / np.maximum(longest, 1e-30)) ** KEY_POWER + 1e-6
+    sums = np.add.reduceat(rows * weights[:, None], starts)
+    return (sums / np.add.reduceat(weights, starts)[:, None]).astype(np.float32)
