@@ -1,11 +1,15 @@
 """Sorts the rows of an item table into lists of one length, of which a request looks at a few.
 
 As in an inverted file (Jegou et al., 2011) rows that are alike stand together: k-means finds the
-clusters. A cluster is cut into lists by the length of its rows, longest first. Scores are inner
-products, so that long rows win most answers: they share lists, which are found among few, and what
-hardly anybody is ever answered fills lists that hardly anybody looks at.
+clusters. Two rows are alike if users' states give them like scores: their distance is the root mean
+square of the difference of their scores, and a row's length that of its scores. In directions in
+which states do not vary rows may differ as they like.
 
-Shape letters: I items, H width, C clusters, L lists, P places in a list.
+A cluster is cut into lists by length, longest first. Scores are inner products, so that long rows
+win most answers: they share lists, which are found among few, and what hardly anybody is ever
+answered fills lists that hardly anybody looks at.
+
+Shape letters: I items, N users, H width, C clusters, L lists, P places in a list.
 """
 
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ FloatArray = NDArray[np.float32]
 LISTS_PER_CLUSTER = 4  # half a list of a cluster is empty on average: an eighth of its places
 SAMPLED_PER_CLUSTER = 256  # rows that k-means looks at, as in faiss
 NUM_ITERATIONS = 15
-KEY_POWER = 4
+NUM_TYPICAL = 64  # the longest rows of a list, whose mean is its key: it is they that are looked for
 ROWS_AT_ONCE = 2**14
 
 
@@ -50,24 +54,31 @@ class ItemLists:
         return places
 
 
-def make_lists(rows: FloatArray, list_size: int, seed: int = 0) -> ItemLists:
+def make_lists(
+    rows: FloatArray, states: FloatArray, list_size: int, seed: int = 0
+) -> ItemLists:
     """Sort items into lists.
 
     Args:
         rows: float32 (I, H), row i is item i + 1.
+        states: float32 (N, H), of some users.
         list_size: P.
         seed: of the clusters.
     """
-    clusters = _cluster(rows, max(1, len(rows) // (list_size * LISTS_PER_CLUSTER)), seed)
-    lengths = np.linalg.norm(rows, axis=1)
+    # |x M| with M M' the mean of s s' is the root mean square of s . x.
+    sizes, directions = np.linalg.eigh(states.T @ states / len(states))
+    scored = rows @ (directions * np.sqrt(sizes.clip(min=0))).astype(np.float32)
+    clusters = _cluster(scored, max(1, len(rows) // (list_size * LISTS_PER_CLUSTER)), seed)
+    lengths = np.linalg.norm(scored, axis=1)
     order = np.lexsort((-lengths, clusters))
     ordered = clusters[order]
     in_cluster = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    list_of = np.cumsum(in_cluster % list_size == 0) - 1
+    in_list = in_cluster % list_size
+    list_of = np.cumsum(in_list == 0) - 1
     num_lists = list_of[-1] + 1
-    keys = _keys(rows[order], lengths[order], list_of)
+    keys = _means(rows[order], list_of, in_list < NUM_TYPICAL)
     numbers = np.full((num_lists, list_size), PAD, dtype=np.int32)
-    numbers[list_of, in_cluster % list_size] = order + 1
+    numbers[list_of, in_list] = order + 1
     if not (numbers == PAD).any():
         numbers = np.pad(numbers, ((0, 1), (0, 0)), constant_values=PAD)
         keys = np.pad(keys, ((0, 1), (0, 0)))
@@ -93,10 +104,11 @@ def _cluster(rows: FloatArray, num_clusters: int, seed: int) -> NDArray[np.int64
     )
 
 
-def _keys(rows: FloatArray, lengths: FloatArray, list_of: NDArray[np.int64]) -> FloatArray:
-    """Return each list's mean row, the long ones weighted most; `list_of` ascends, no list empty."""
+def _means(
+    rows: FloatArray, list_of: NDArray[np.int64], is_typical: NDArray[np.bool_]
+) -> FloatArray:
+    """Return the means of the lists' typical rows (L, H); each list's rows stand together."""
     starts = np.flatnonzero(np.diff(list_of, prepend=-1))
-    longest = np.maximum.reduceat(lengths, starts)[list_of]
-    weights = (lengths / np.maximum(longest, 1e-30)) ** KEY_POWER + 1e-6
-    sums = np.add.reduceat(rows * weights[:, None], starts)
-    return (sums / np.add.reduceat(weights, starts)[:, None]).astype(np.float32)
+    sums = np.add.reduceat(rows * is_typical[:, None], starts)
+    means: FloatArray = sums / np.add.reduceat(is_typical, starts, dtype=np.float32)[:, None]
+    return means
