@@ -1,6 +1,7 @@
-"""A recommender for large catalogues, with an index. Entry point: `python -m export.to_index`.
+r"""A recommender for large catalogues, with an index. Entry point: `python -m export.to_index`.
 
-    python -m export.to_index --model-dir runs/mine/export/transformer-distilled-int8 --data-dir data/mine
+    python -m export.to_index --data-dir data/mine \
+        --model-dir runs/mine/export/transformer-distilled-int8
 
 An answer scores the items of a few lists instead of all items, so that it may miss some of the
 exact answer (`export.index.graph`). How much of it is found is measured on validation users, stands

@@ -1,4 +1,4 @@
-"""Makes a recommender with an index of one that scores all items; `export.to_index` is the command."""
+"""Gives a recommender an index; `export.to_index` is the command."""
 
 import logging
 import os

@@ -238,9 +238,7 @@ def _ranked(graph: GraphBuilder, name: str, numbers: str, scores: str) -> GraphP
         scores: of them, not sorted; sorted here so that ties go to the lower number.
     """
     count = graph.node("Shape", numbers, start=1, end=2)
-    numbers, at = graph.nodes_outputs(
-        "TopK", numbers, count, outputs=("", ""), axis=1, largest=0
-    )
+    numbers, at = graph.nodes_outputs("TopK", numbers, count, outputs=("", ""), axis=1, largest=0)
     scores = graph.node("GatherElements", scores, at, axis=1)
     best, at = graph.nodes_outputs("TopK", scores, K, outputs=("", ""), axis=1)
     items = graph.node("GatherElements", numbers, at, axis=1)

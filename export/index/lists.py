@@ -24,7 +24,7 @@ FloatArray = NDArray[np.float32]
 LISTS_PER_CLUSTER = 4  # half a list of a cluster is empty on average: an eighth of its places
 SAMPLED_PER_CLUSTER = 256  # rows that k-means looks at, as in faiss
 NUM_ITERATIONS = 15
-NUM_TYPICAL = 64  # the longest rows of a list, whose mean is its key: it is they that are looked for
+NUM_TYPICAL = 64  # the mean of so many of its rows, the longest, is what a list is found by
 ROWS_AT_ONCE = 2**14
 
 
@@ -54,9 +54,7 @@ class ItemLists:
         return places
 
 
-def make_lists(
-    rows: FloatArray, states: FloatArray, list_size: int, seed: int = 0
-) -> ItemLists:
+def make_lists(rows: FloatArray, states: FloatArray, list_size: int, seed: int = 0) -> ItemLists:
     """Sort items into lists.
 
     Args:
@@ -110,5 +108,5 @@ def _means(
     """Return the means of the lists' typical rows (L, H); each list's rows stand together."""
     starts = np.flatnonzero(np.diff(list_of, prepend=-1))
     sums = np.add.reduceat(rows * is_typical[:, None], starts)
-    means: FloatArray = sums / np.add.reduceat(is_typical, starts, dtype=np.float32)[:, None]
-    return means
+    means = sums / np.add.reduceat(is_typical, starts, dtype=np.float32)[:, None]
+    return means.astype(np.float32)

@@ -104,10 +104,12 @@ def choose_depths(lists: ItemLists, exact: Exact, recall: float) -> list[Depth]:
     num_lists, list_size = lists.numbers.shape
     promise = exact.states @ lists.keys.T
     ranks = np.empty(promise.shape, dtype=np.int64)
-    np.put_along_axis(ranks, np.argsort(-promise, axis=1, kind="stable"), np.arange(num_lists)[None], 1)
+    np.put_along_axis(
+        ranks, np.argsort(-promise, axis=1, kind="stable"), np.arange(num_lists)[None], 1
+    )
     needed = np.take_along_axis(ranks, lists.places[exact.items] // list_size, axis=1) + 1
     needed[np.isneginf(exact.scores)] = 1
-    depths = []
+    depths: list[Depth] = []
     for k in ANSWERS:
         sorted_needs = np.sort(needed[:, :k], axis=None)
         enough = sorted_needs[int(np.ceil(recall * len(sorted_needs))) - 1]

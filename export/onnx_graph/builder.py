@@ -103,7 +103,9 @@ class GraphBuilder:
     ) -> list[str]:
         """Add a node with several outputs, and return their names; "": one made for it."""
         number = len(self.nodes)
-        made = [f"{self.prefix}{operator.lower()}_{number}_{index}" for index in range(len(outputs))]
+        made = [
+            f"{self.prefix}{operator.lower()}_{number}_{index}" for index in range(len(outputs))
+        ]
         names = [name or default for name, default in zip(outputs, made, strict=True)]
         self.nodes.append(
             helper.make_node(
