@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 # precision and variant the marker; other libraries' models share a colour and differ in markers.
 COLORS = {"popularity": "#777777", "teacher": "#D55E00", "gru": "#0072B2", "transformer": "#009E73"}
 OTHER_COLOR = "#CC79A7"
-MARKERS = {"fp32": "o", "int8": "D", "int8 step": ">", "int8 optimum": "s"}
+MARKERS = {"fp32": "o", "int8": "D", "int8 step": ">", "int8 optimum": "s", "int8 index": "<"}
 OTHER_MARKERS = ("^", "v", "P", "X", "*", "p", "h", "d")
 LINES = {"fp32": ":", "int8": "-"}
 OTHER_LINE = "--"

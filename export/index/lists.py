@@ -12,6 +12,7 @@ answered fills lists that hardly anybody looks at.
 Shape letters: I items, N users, H width, C clusters, L lists, P places in a list.
 """
 
+import warnings
 from dataclasses import dataclass
 
 from seqrec.histories import PAD
@@ -86,7 +87,9 @@ def make_lists(rows: FloatArray, states: FloatArray, list_size: int, seed: int =
 
 def _cluster(rows: FloatArray, num_clusters: int, seed: int) -> NDArray[np.int64]:
     """Return each row's cluster, int64 (I,)."""
-    from sklearn.cluster import KMeans  # takes a second to load
+    # They take a second to load.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     rng = np.random.default_rng(seed)
     num_sampled = min(len(rows), num_clusters * SAMPLED_PER_CLUSTER)
@@ -94,7 +97,9 @@ def _cluster(rows: FloatArray, num_clusters: int, seed: int) -> NDArray[np.int64
     means = KMeans(
         num_clusters, init="random", n_init=1, max_iter=NUM_ITERATIONS, tol=0, random_state=seed
     )
-    centres = means.fit(sample).cluster_centers_.astype(np.float32)
+    with warnings.catch_warnings():  # that fewer rows differ than there are clusters: they may
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        centres = means.fit(sample).cluster_centers_.astype(np.float32)
     halves = (centres**2).sum(axis=1) / 2
     parts = range(0, len(rows), ROWS_AT_ONCE)
     return np.concatenate(

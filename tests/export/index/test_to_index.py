@@ -73,7 +73,7 @@ def test_candidates_are_ranked_exactly_by_an_index_that_finds_nothing_else(
     export: Path, tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks at one list of four items; candidates stand in others."""
-    monkeypatch.setattr(building, "choose_depths", lambda *_: [Depth(10, 1)])
+    monkeypatch.setattr(building, "choose_depths", lambda *_: [Depth(10, 1), Depth(100, 1)])
     monkeypatch.setattr("export.index.graph.MOST_EXCLUDED", 20)
     flags = {"data_dir": tiny_dataset.path, "min_recall": 1e-9, "list_size": 4}
     config = ToIndexConfig(model_dir=export, output_dir=tmp_path / "out", **flags)
@@ -144,8 +144,8 @@ def test_without_an_index_there_is_no_state_to_be_had(export: Path) -> None:
 def test_too_little_recall_is_not_written(
     export: Path, tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "choose_depths", lambda *_: [Depth(100, 1)])
-    flags = {"data_dir": tiny_dataset.path, "min_recall": 0.9, "list_size": 4}
+    monkeypatch.setattr(building, "choose_depths", lambda *_: [Depth(10, 1), Depth(100, 1)])
+    flags = {"data_dir": tiny_dataset.path, "min_recall": 1.0, "list_size": 16}
     with pytest.raises(ModelError, match=r"the index finds 0\.\d+ of the top 10 .*--min-recall is"):
         to_index(ToIndexConfig(model_dir=export, output_dir=tmp_path / "out", **flags))
     assert not (tmp_path / "out").exists()
