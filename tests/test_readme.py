@@ -22,6 +22,7 @@ from export.add_items import AddItemsConfig
 from export.score import ScoreConfig
 from export.serve_web import ServeConfig
 from export.to_executorch import ToExecutorchConfig
+from export.to_index import ToIndexConfig
 from export.to_web import ToWebConfig
 from student.config import DistillConfig
 from teacher.config import FinetuneConfig
@@ -37,6 +38,7 @@ def test_every_flag_it_names_exists(page: Path) -> None:
         FinetuneConfig,
         DistillConfig,
         AddItemsConfig,
+        ToIndexConfig,
         ToWebConfig,
         ServeConfig,
         LatencyConfig,
