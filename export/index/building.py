@@ -18,7 +18,7 @@ from export.cards import fill
 from export.config import ToIndexConfig
 from export.index.graph import build_index, item_rows
 from export.index.lists import make_lists
-from export.index.measuring import choose_depths, draw_halves, measure, score_all
+from export.index.measuring import choose_depths, draw_users, measure, score_all
 from export.recommender import RECOMMENDER, FloatArray, Recommender
 
 logger = logging.getLogger(__name__)
@@ -40,16 +40,16 @@ def to_index(config: ToIndexConfig) -> Path:
     exact = Recommender.from_pretrained(config.model_dir)
     dataset = load_dataset(config.data_dir)
     _require_fit(exact, dataset, config)
-    halves = draw_halves(dataset, exact.max_len)
+    choosing, judging = draw_users(dataset, exact.max_len)
     model = onnx.load(config.model_dir / "model.onnx")
     rows = item_rows(model)
-    logger.info("scoring all items for %s validation users", f"{sum(map(len, halves)):,}")
-    chosen_by, judged_by = (score_all(model, half, len(rows)) for half in halves)
+    logger.info("scoring all items for %s users", f"{len(choosing) + len(judging):,}")
+    chosen_by, judged_by = (score_all(model, asked, len(rows)) for asked in (choosing, judging))
     logger.info("sorting %s items into lists", f"{len(rows):,}")
     lists = make_lists(rows, chosen_by.states, config.list_size)
     depths = choose_depths(lists, chosen_by, (1 + config.min_recall) / 2)
     built = build_index(model, lists, depths)
-    found = measure(built, halves[1], judged_by)
+    found = measure(built, judging, judged_by)
     for k, recall in found["recall"].items():
         if recall < config.min_recall:
             raise ModelError(

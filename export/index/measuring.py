@@ -1,7 +1,7 @@
 """How much of the exact answers an index finds, and how many lists that takes.
 
-Half of the validation users of a data set decide how an index is made, the other half how good it
-is said to be. Nothing is asked of test targets.
+Some validation users of a data set decide how an index is made, others how good it is said to be.
+Nothing is asked of test targets.
 
 Shape letters: N users, T history, S seen, H width, K answers, L lists.
 """
@@ -24,7 +24,8 @@ from export.index.lists import ItemLists
 from export.parity import ask, overlap
 from export.recommender import FloatArray, IntArray, open_session
 
-NUM_USERS = 512  # of each half
+NUM_CHOOSING = 512  # users; or half of them, if there are fewer than twice as many
+NUM_JUDGING = 2_048
 CUTOFF = 10
 ANSWERS = (CUTOFF, 100)  # up to these k an index answers; above, all items are scored
 NUM_COMPARED = 16  # histories
@@ -60,10 +61,10 @@ class Exact:
     scores: FloatArray
 
 
-def draw_halves(dataset: SequenceDataset, max_len: int) -> tuple[list[Asked], list[Asked]]:
-    """Draw validation users, and halve them."""
+def draw_users(dataset: SequenceDataset, max_len: int) -> tuple[list[Asked], list[Asked]]:
+    """Draw validation users: those who choose, and those who judge."""
     targets = dataset.eval_targets("valid")
-    drawn = np.random.default_rng(0).permutation(len(targets.users))[: 2 * NUM_USERS]
+    drawn = np.random.default_rng(0).permutation(len(targets.users))[: NUM_CHOOSING + NUM_JUDGING]
     asked = []
     for user, position in zip(targets.users[drawn], targets.positions[drawn], strict=True):
         sequence = dataset.sequence(user).astype(np.int64)
@@ -75,7 +76,8 @@ def draw_halves(dataset: SequenceDataset, max_len: int) -> tuple[list[Asked], li
             f"{dataset.path} has {len(asked)} validation users, and the recall of an index is "
             "measured on 2 or more. Prepare a larger log: python -m seqrec.prepare"
         )
-    return asked[::2], asked[1::2]
+    num_choosing = min(NUM_CHOOSING, len(asked) // 2)
+    return asked[:num_choosing], asked[num_choosing:]
 
 
 def score_all(model: ModelProto, asked: Sequence[Asked], num_items: int) -> Exact:

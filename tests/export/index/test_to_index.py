@@ -1,5 +1,6 @@
 """The directory with an index: a recommender like any other, and what is refused about it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from export.config import AddItemsConfig, ToIndexConfig, ToMobileConfig
 from export.index import building
 from export.index.building import to_index
 from export.index.graph import Depth
+from export.index.measuring import draw_users
 from export.mobile.ort_format import to_mobile
 from export.new_items.add_items import add_items
 from export.onnx_graph.exporting import export_student
@@ -96,22 +98,38 @@ def test_what_the_model_card_says_was_measured_on_users_who_chose_nothing(
     assert "100.00% of the exact top 10" in card
 
 
-def test_the_recall_that_is_stated_is_what_a_client_finds(
-    export: Path, tiny_dataset: SequenceDataset, tmp_path: Path
-) -> None:
-    """With half of the answers wanted, some are missed; counted with the client's own lists."""
-    flags = {"data_dir": tiny_dataset.path, "min_recall": 0.3, "list_size": 2}
-    config = ToIndexConfig(model_dir=export, output_dir=tmp_path / "out", **flags)
-    about = Recommender.from_pretrained(to_index(config)).config["index"]
-    exact, index = (Recommender.from_pretrained(at) for at in (export, config.output_dir))
-    judging = building.draw_halves(tiny_dataset, MAX_LEN)[1]
-    shares = []
-    for one in judging:
-        history = [tiny_dataset.item_ids[number - 1] for number in one.seen[0]]
+@pytest.fixture
+def wide(write_sequences, tmp_path: Path) -> ToIndexConfig:
+    """An export of 600 items, and flags of an index that may miss half of the answers."""
+    rng = np.random.default_rng(0)
+    sequences = [rng.choice(600, 6, replace=False) + 1 for _ in range(80)]
+    dataset = write_sequences([sequence.tolist() for sequence in sequences], 600)
+    torch.manual_seed(3)
+    shape = StudentConfig(arch="transformer", num_items=600, hidden_dim=16, max_len=MAX_LEN)
+    about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
+    Student(shape).eval().save_pretrained(tmp_path / "student", **about)
+    export_student(tmp_path / "student", dataset, tmp_path / "exact", "int8")
+    return ToIndexConfig(
+        model_dir=tmp_path / "exact",
+        data_dir=dataset.path,
+        output_dir=tmp_path / "index",
+        list_size=16,
+        min_recall=0.4,
+    )
+
+
+def test_the_recall_that_is_stated_is_what_a_client_finds(wide: ToIndexConfig) -> None:
+    """Counted with the lists that the client gives to the users who judge."""
+    exact, index = (Recommender.from_pretrained(at) for at in (wide.model_dir, to_index(wide)))
+    dataset, shares = load_dataset(wide.data_dir), []
+    for one in draw_users(dataset, MAX_LEN)[1]:
+        history = [dataset.item_ids[number - 1] for number in one.seen[0]]
         theirs, ours = (set(ids(each.recommend(history))) for each in (exact, index))
         shares.append(len(theirs & ours) / len(theirs))
+    about = index.config["index"]
+    assert len(shares) == about["num_users"] == 40
     assert about["recall"]["10"] == pytest.approx(np.mean(shares))
-    assert about["recall"]["10"] < 1
+    assert 0.4 <= np.mean(shares) < 1
 
 
 def test_the_users_state_and_the_vectors_make_the_scores(
@@ -142,13 +160,13 @@ def test_without_an_index_there_is_no_state_to_be_had(export: Path) -> None:
 
 
 def test_too_little_recall_is_not_written(
-    export: Path, tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wide: ToIndexConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "choose_depths", lambda *_: [Depth(10, 1), Depth(100, 1)])
-    flags = {"data_dir": tiny_dataset.path, "min_recall": 1.0, "list_size": 16}
+    monkeypatch.setattr(building, "choose_depths", lambda *_: [Depth(10, 2), Depth(100, 30)])
     with pytest.raises(ModelError, match=r"the index finds 0\.\d+ of the top 10 .*--min-recall is"):
-        to_index(ToIndexConfig(model_dir=export, output_dir=tmp_path / "out", **flags))
-    assert not (tmp_path / "out").exists()
+        to_index(dataclasses.replace(wide, min_recall=0.9))
+    assert wide.output_dir is not None
+    assert not wide.output_dir.exists()
 
 
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
