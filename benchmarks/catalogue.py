@@ -177,7 +177,7 @@ def open_index(source: Path, about: dict[str, Any], config: CatalogueConfig) -> 
     numbers = np.zeros(num_lists * LIST_SIZE, dtype=np.int32)
     numbers[:num_items] = np.arange(1, num_items + 1)
     keys = np.random.default_rng(config.seed).standard_normal((num_lists, width), dtype=np.float32)
-    lists = ItemLists(numbers.reshape(num_lists, LIST_SIZE), keys)
+    lists = ItemLists(numbers.reshape(num_lists, LIST_SIZE), keys, np.zeros(num_lists, np.float32))
     depth = Depth(K, min(config.index_lists, num_lists))
     path = source.with_name(f"{source.stem}-index.onnx")
     onnx.save(build_index(model, lists, [depth]), path)

@@ -1,12 +1,12 @@
 """An approximate index of items in the ONNX graph of a recommender, instead of the scan of all.
 
 The graph takes and gives what `export.contract` says, and the user's state besides. It is an
-inverted file of standard operators: the state is multiplied by the keys of the lists, the items of
-the most promising lists are scored exactly, in 8 bit as before, and the best of them are the
-answer. How many lists are looked at depends on k alone (`Depth`). Where more is asked than the
-lists can promise, all of them are scored in the same request: k above that of the last depth, or
-more items left out than `MOST_EXCLUDED`, as when few candidates are given. In a batch the longest
-`excluded` decides for all.
+inverted file of standard operators: the state is multiplied by the keys of the lists, which tells
+what the best score in each may be; the items of the most promising lists are scored exactly, in 8
+bit as before, and the best of them are the answer. How many lists are looked at depends on k alone
+(`Depth`). Where more is asked than the lists can promise, all of them are scored in the same
+request: k above that of the last depth, or more items left out than `MOST_EXCLUDED`, as when few
+candidates are given. In a batch the longest `excluded` decides for all.
 
 Constants of the graph:
 
@@ -14,6 +14,7 @@ Constants of the graph:
     list_scales     float32 (L, 1, P) of the rows of the table
     list_numbers    int32 (L, P)      items, PAD: an empty place
     list_keys       float32 (H, L)
+    list_offsets    float32 (L,)
     item_places     int32 (I + 1,)    where an item is in the lists; of PAD an empty place
     item_scales, item_norms           of the lookup, as in `export.onnx_graph.item_table`
 
@@ -48,7 +49,8 @@ from export.onnx_graph.item_table import (
     restore_at_lookup,
 )
 
-LIST_SCALES, LIST_NUMBERS, LIST_KEYS = "list_scales", "list_numbers", "list_keys"
+LIST_SCALES, LIST_NUMBERS = "list_scales", "list_numbers"
+LIST_KEYS, LIST_OFFSETS = "list_keys", "list_offsets"
 PLACES = "item_places"
 PREFIX = "index_"
 MOST_EXCLUDED = 256  # with more, all items are scored
@@ -147,6 +149,7 @@ def _add_constants(
     graph.constant(of_levels, np.float32, LIST_SCALES)
     graph.constant(lists.numbers, np.int32, LIST_NUMBERS)
     graph.constant(lists.keys.T, np.float32, LIST_KEYS)
+    graph.constant(lists.offsets, np.float32, LIST_OFFSETS)
     graph.constant(lists.places, np.int32, PLACES)
 
 
@@ -185,7 +188,7 @@ def _answer_from_few(
     """
     few = GraphBuilder("int8", constants=graph.constants, prefix=f"{PREFIX}few_")
     flat, nothing = few.constant([0, -1]), few.weights(-np.inf)
-    promise = few.node("MatMul", USER_STATE, LIST_KEYS)
+    promise = few.node("Add", few.node("MatMul", USER_STATE, LIST_KEYS), LIST_OFFSETS)
     _, chosen = few.nodes_outputs("TopK", promise, num_lists, outputs=("", ""), axis=1)  # (B, N)
     rows = few.node("Gather", TABLE, chosen)  # (B, N, H, P)
     levels = few.node("Unsqueeze", levels, few.constant([1, 2]))

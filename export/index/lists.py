@@ -26,6 +26,8 @@ LISTS_PER_CLUSTER = 4  # half a list of a cluster is empty on average: an eighth
 SAMPLED_PER_CLUSTER = 256  # rows that k-means looks at, as in faiss
 NUM_ITERATIONS = 15
 NUM_TYPICAL = 64  # the mean of so many of its rows, the longest, is what a list is found by
+NUM_OFFSET = 128  # users whose best scores in the lists are compared with what the keys say
+STATES_AT_ONCE = 16
 ROWS_AT_ONCE = 2**14
 
 
@@ -36,23 +38,31 @@ class ItemLists:
     Attributes:
         numbers: int32 (L, P), items 1..I, each once, or PAD where a place is empty; at least one
             place is. In a list they ascend, so that the lower of two that tie is found first.
-        keys: float32 (L, H). A state's inner product with a key says how promising a list is.
+        keys: float32 (L, H).
+        offsets: float32 (L,). A state's inner product with a list's key, and its offset added, says
+            what the best score in the list may be.
     """
 
     numbers: NDArray[np.int32]
     keys: FloatArray
+    offsets: FloatArray
 
     @property
     def places(self) -> NDArray[np.int32]:
         """The place of each item, counted through all lists, int32 (I + 1,); of PAD an empty one.
 
-        >>> ItemLists(np.int32([[2, 0], [1, 3]]), np.zeros((2, 1), np.float32)).places.tolist()
+        >>> ItemLists(np.int32([[2, 0], [1, 3]]), np.zeros((2, 1)), np.zeros(2)).places.tolist()
         [1, 2, 0, 3]
         """
         flat = self.numbers.ravel()
         places = np.empty(flat.max() + 1, dtype=np.int32)
         places[flat] = np.arange(len(flat))
         return places
+
+    def promise(self, states: FloatArray) -> FloatArray:
+        """Return how promising each list is for states (N, H): float32 (N, L)."""
+        promise: FloatArray = states @ self.keys.T + self.offsets
+        return promise
 
 
 def make_lists(rows: FloatArray, states: FloatArray, list_size: int, seed: int = 0) -> ItemLists:
@@ -74,15 +84,17 @@ def make_lists(rows: FloatArray, states: FloatArray, list_size: int, seed: int =
     in_cluster = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     in_list = in_cluster % list_size
     list_of = np.cumsum(in_list == 0) - 1
-    num_lists = list_of[-1] + 1
     keys = _means(rows[order], list_of, in_list < NUM_TYPICAL)
-    numbers = np.full((num_lists, list_size), PAD, dtype=np.int32)
+    offsets = _offsets(rows[order], list_of, keys, states[:NUM_OFFSET])
+    numbers = np.full((len(keys), list_size), PAD, dtype=np.int32)
     numbers[list_of, in_list] = order + 1
     if not (numbers == PAD).any():
         numbers = np.pad(numbers, ((0, 1), (0, 0)), constant_values=PAD)
         keys = np.pad(keys, ((0, 1), (0, 0)))
+        offsets = np.pad(offsets, (0, 1), constant_values=-np.inf)
     empty_last = np.where(numbers == PAD, np.iinfo(np.int32).max, numbers)
-    return ItemLists(np.take_along_axis(numbers, np.argsort(empty_last, axis=1), axis=1), keys)
+    ascending = np.take_along_axis(numbers, np.argsort(empty_last, axis=1), axis=1)
+    return ItemLists(ascending, keys, offsets)
 
 
 def _cluster(rows: FloatArray, num_clusters: int, seed: int) -> NDArray[np.int64]:
@@ -115,3 +127,17 @@ def _means(
     sums = np.add.reduceat(rows * is_typical[:, None], starts)
     means = sums / np.add.reduceat(is_typical, starts, dtype=np.float32)[:, None]
     return means.astype(np.float32)
+
+
+def _offsets(
+    rows: FloatArray, list_of: NDArray[np.int64], keys: FloatArray, states: FloatArray
+) -> FloatArray:
+    """Return how much higher a list's best score is than what its key says, in the mean of users.
+
+    Without it lists whose rows differ much would be looked at too late.
+    """
+    starts, total = np.flatnonzero(np.diff(list_of, prepend=-1)), np.zeros(len(keys))
+    for at in range(0, len(states), STATES_AT_ONCE):
+        some = states[at : at + STATES_AT_ONCE].T
+        total += (np.maximum.reduceat(rows @ some, starts) - keys @ some).sum(axis=1)
+    return (total / len(states)).astype(np.float32)

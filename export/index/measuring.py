@@ -104,7 +104,7 @@ def choose_depths(lists: ItemLists, exact: Exact, recall: float) -> list[Depth]:
         recall: a share from 0 to 1.
     """
     num_lists, list_size = lists.numbers.shape
-    promise = exact.states @ lists.keys.T
+    promise = lists.promise(exact.states)
     ranks = np.empty(promise.shape, dtype=np.int64)
     np.put_along_axis(
         ranks, np.argsort(-promise, axis=1, kind="stable"), np.arange(num_lists)[None], 1

@@ -88,7 +88,7 @@ def test_an_index_that_looks_at_one_list_answers_as_if_there_were_no_other_items
     items = histories(np.random.default_rng(0), 1)
     feeds = {ITEMS: items, EXCLUDED: NOTHING, K: np.array([1])}
     (state,) = index.run((USER_STATE,), feeds)
-    best = lists.numbers[int((state @ lists.keys.T).argmax())].astype(np.int64)
+    best = lists.numbers[int(lists.promise(state).argmax())].astype(np.int64)
     others = np.setdiff1d(np.arange(1, NUM_ITEMS + 1), best)[None]
     require_equal(ask(index, items, NOTHING, 5), ask(exact, items, others, 5))
     for k, excluded in ((11, NOTHING), (10, best[None, :23]), (5, others[:, :1_000])):
