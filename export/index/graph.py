@@ -167,7 +167,7 @@ def _add_answer(graph: GraphBuilder, lists: ItemLists, depths: Sequence[Depth]) 
     num_lists = graph.node("Gather", graph.constant([*(d.num_lists for d in depths), 0]), level)
     branches = {
         "then_branch": _answer_from_few(graph, levels, zero, num_lists, close),
-        "else_branch": _answer_from_all(graph, levels, zero),
+        "else_branch": _answer_from_all(graph, lists, levels, zero),
     }
     are_few = graph.node("LessOrEqual", close, enough)
     _, best = graph.nodes_outputs("If", are_few, outputs=(TOP_ITEMS, ""), **branches)
@@ -212,7 +212,7 @@ def _answer_from_few(
     return _ranked(few, "few", found, few.node("Where", is_barred, nothing, best))
 
 
-def _answer_from_all(graph: GraphBuilder, levels: str, zero: str) -> GraphProto:
+def _answer_from_all(graph: GraphBuilder, lists: ItemLists, levels: str, zero: str) -> GraphProto:
     """Return what looks at all lists; arguments as in `_answer_from_few`."""
     every = GraphBuilder("int8", constants=graph.constants, prefix=f"{PREFIX}all_")
     products = every.node("MatMulInteger", levels, TABLE, zero, zero)  # (L, B, P)
@@ -226,9 +226,18 @@ def _answer_from_all(graph: GraphBuilder, levels: str, zero: str) -> GraphProto:
     lowest = helper.make_tensor("value", TensorProto.FLOAT, [1], [-np.inf])
     nothing = every.node("ConstantOfShape", every.node("Shape", places), value=lowest)
     scores = every.node("ScatterElements", scores, places, nothing, axis=1)
+    # The k lists with the best leaders hold the k best, as in `export.onnx_graph.graph`.
+    num_lists, list_size = lists.numbers.shape
+    scores = every.node("Reshape", scores, every.constant([0, num_lists, list_size]))
+    leaders = every.node("ReduceMax", scores, every.constant([2]), keepdims=0)
+    count = every.node("Min", K, every.constant([num_lists]))
+    _, chosen = every.nodes_outputs("TopK", leaders, count, outputs=("", ""), axis=1)
+    which = every.node("Unsqueeze", chosen, every.constant([2]))
+    flat = every.constant([0, -1])
+    scores = every.node("Reshape", every.node("GatherND", scores, which, batch_dims=1), flat)
+    numbers = every.node("Reshape", every.node("Gather", LIST_NUMBERS, chosen), flat)
     best, at = every.nodes_outputs("TopK", scores, K, outputs=("", ""), axis=1)
-    numbers = every.node("Reshape", LIST_NUMBERS, every.constant([-1]))
-    return _ranked(every, "all", every.node("Gather", numbers, at), best)
+    return _ranked(every, "all", every.node("GatherElements", numbers, at, axis=1), best)
 
 
 def _ranked(graph: GraphBuilder, name: str, numbers: str, scores: str) -> GraphProto:
