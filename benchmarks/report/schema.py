@@ -76,8 +76,7 @@ class Identity:
     family: str  # "popularity", "teacher", "gru", "transformer", "baseline", "own"
     role: str | None = None  # of a student: "control", "distilled"
     # "step": a GRU's file asked after one new event, the state before it kept; "optimum": what
-    # Optimum's quantizer makes of the fp32 file; "index": it looks at few of the items; "torch
-    # eager", "torch compiled": in PyTorch
+    # Optimum's quantizer makes of the fp32 file; "torch eager", "torch compiled": in PyTorch
     variant: str | None = None
 
     @property

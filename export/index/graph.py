@@ -39,13 +39,12 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from export.contract import EXCLUDED, NEW_STATE, TOP_ITEMS, TOP_SCORES, USER_STATE, K
 from export.index.lists import ItemLists
-from export.onnx_graph.builder import TOP_LEVEL, FloatArray, GraphBuilder
+from export.onnx_graph.builder import FloatArray, GraphBuilder
 from export.onnx_graph.item_table import (
     NO_ITEMS,
     SCALES,
     TABLE,
     ZERO_LEVEL,
-    quantized_state,
     restore_at_lookup,
 )
 
@@ -95,13 +94,14 @@ def build_index(model: ModelProto, lists: ItemLists, depths: Sequence[Depth]) ->
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     held = {name: numpy_helper.to_array(tensors[name]) for name in (TABLE, SCALES)}
     graph = GraphBuilder("int8", prefix=PREFIX)
-    for node in _needed(model, (USER_STATE, NEW_STATE)):
+    rounded = _RoundedState.of(model)
+    for node in _needed(model, (rounded.levels, NEW_STATE)):
         if node.op_type == "Gather" and node.input[0] == TABLE:
             _look_up(graph, lists, *node.input[1:], *node.output)
         else:
             graph.nodes.append(node)
-    _add_constants(graph, lists, held[TABLE], held[SCALES])
-    _add_answer(graph, lists, depths)
+    _add_constants(graph, lists, held[TABLE], held[SCALES] * rounded.step)
+    _add_answer(graph, lists, depths, rounded)
     needed = {name for node in graph.nodes for name in node.input}
     kept = [t for name, t in tensors.items() if name in needed and name != TABLE]
     state = helper.make_tensor_value_info(
@@ -112,6 +112,37 @@ def build_index(model: ModelProto, lists: ItemLists, depths: Sequence[Depth]) ->
     model.graph.initializer.extend([*kept, *graph.constants])
     model.graph.output.append(state)
     return model
+
+
+@dataclass(frozen=True)
+class _RoundedState:
+    """A state in 8 bit, as the graph that scores all items rounds it; names of values.
+
+    Attributes:
+        levels: uint8 (B, H).
+        zero: the level of 0.
+        largest: (B, 1), by which scores are multiplied.
+        step: of a level, as a share of the largest.
+    """
+
+    levels: str
+    zero: str
+    largest: str
+    step: np.float32
+
+    @classmethod
+    def of(cls, model: ModelProto) -> "_RoundedState":
+        """Find it in an int8 graph."""
+        made_by = {name: node for node in model.graph.node for name in node.output}
+        (rounding,) = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        share, step, zero = rounding.input
+        (value,) = [tensor for tensor in model.graph.initializer if tensor.name == step]
+        return cls(
+            levels=rounding.output[0],
+            zero=zero,
+            largest=made_by[share].input[1],
+            step=np.float32(numpy_helper.to_array(value)),
+        )
 
 
 def _needed(model: ModelProto, outputs: Sequence[str]) -> list[NodeProto]:
@@ -141,22 +172,29 @@ def _look_up(graph: GraphBuilder, lists: ItemLists, items: str, rows: str) -> No
 def _add_constants(
     graph: GraphBuilder, lists: ItemLists, table: NDArray[np.uint8], scales: FloatArray
 ) -> None:
-    """Add the table and what belongs to its lists; row n of `table` and `scales` is item n."""
+    """Add the table and what belongs to its lists.
+
+    Args:
+        graph: gets the constants.
+        lists: of all items.
+        table: uint8 (R, H), row n is item n.
+        scales: float32 (R, 1), by which products of integers are multiplied.
+    """
     levels = np.where((lists.numbers == PAD)[..., None], ZERO_LEVEL, table[lists.numbers])
     graph.constant(levels.swapaxes(1, 2), np.uint8, TABLE)
-    # The same product as in the graph that scores all items, so that scores are the same.
-    of_levels = scales[lists.numbers, 0][:, None] * np.float32(1 / TOP_LEVEL)
-    graph.constant(of_levels, np.float32, LIST_SCALES)
+    graph.constant(scales[lists.numbers, 0][:, None], np.float32, LIST_SCALES)
     graph.constant(lists.numbers, np.int32, LIST_NUMBERS)
     graph.constant(lists.keys.T, np.float32, LIST_KEYS)
     graph.constant(lists.offsets, np.float32, LIST_OFFSETS)
     graph.constant(lists.places, np.int32, PLACES)
 
 
-def _add_answer(graph: GraphBuilder, lists: ItemLists, depths: Sequence[Depth]) -> None:
+def _add_answer(
+    graph: GraphBuilder, lists: ItemLists, depths: Sequence[Depth], rounded: _RoundedState
+) -> None:
     """Add what makes an answer of the user's state: from few lists, or from all."""
     list_size = lists.numbers.shape[1]
-    levels, largest, zero = quantized_state(graph, USER_STATE)
+    zeros = (rounded.zero, graph.constant(ZERO_LEVEL, np.uint8))
     above = graph.node("Greater", K, graph.constant([depth.most_answers for depth in depths]))
     above = graph.node("Cast", above, to=TensorProto.INT64)
     level = graph.node("ReduceSum", above, graph.constant([0]))  # (1,), how many depths lie above
@@ -166,23 +204,23 @@ def _add_answer(graph: GraphBuilder, lists: ItemLists, depths: Sequence[Depth]) 
     enough = graph.node("Gather", graph.constant([*most, 0]), level)
     num_lists = graph.node("Gather", graph.constant([*(d.num_lists for d in depths), 0]), level)
     branches = {
-        "then_branch": _answer_from_few(graph, levels, zero, num_lists, close),
-        "else_branch": _answer_from_all(graph, lists, levels, zero),
+        "then_branch": _answer_from_few(graph, rounded.levels, zeros, num_lists, close),
+        "else_branch": _answer_from_all(graph, lists, rounded.levels, zeros),
     }
     are_few = graph.node("LessOrEqual", close, enough)
     _, best = graph.nodes_outputs("If", are_few, outputs=(TOP_ITEMS, ""), **branches)
-    graph.node("Mul", best, largest, output=TOP_SCORES)
+    graph.node("Mul", best, rounded.largest, output=TOP_SCORES)
 
 
 def _answer_from_few(
-    graph: GraphBuilder, levels: str, zero: str, num_lists: str, close: str
+    graph: GraphBuilder, levels: str, zeros: tuple[str, str], num_lists: str, close: str
 ) -> GraphProto:
     """Return what looks at the most promising lists, and leaves out of the best what is excluded.
 
     Args:
         graph: gets the constants.
         levels: of the state, uint8 (B, H).
-        zero: `ZERO_LEVEL`.
+        zeros: the levels of 0, of the state and of the table.
         num_lists: N, (1,).
         close: F, (1,), at least K + E.
     """
@@ -192,7 +230,7 @@ def _answer_from_few(
     _, chosen = few.nodes_outputs("TopK", promise, num_lists, outputs=("", ""), axis=1)  # (B, N)
     rows = few.node("Gather", TABLE, chosen)  # (B, N, H, P)
     levels = few.node("Unsqueeze", levels, few.constant([1, 2]))
-    products = few.node("MatMulInteger", levels, rows, zero, zero)  # (B, N, 1, P)
+    products = few.node("MatMulInteger", levels, rows, *zeros)  # (B, N, 1, P)
     products = few.node("Cast", products, to=TensorProto.FLOAT)
     scores = few.node("Mul", products, few.node("Gather", LIST_SCALES, chosen))
     scores = few.node("Reshape", scores, flat)  # (B, N * P)
@@ -212,10 +250,12 @@ def _answer_from_few(
     return _ranked(few, "few", found, few.node("Where", is_barred, nothing, best))
 
 
-def _answer_from_all(graph: GraphBuilder, lists: ItemLists, levels: str, zero: str) -> GraphProto:
+def _answer_from_all(
+    graph: GraphBuilder, lists: ItemLists, levels: str, zeros: tuple[str, str]
+) -> GraphProto:
     """Return what looks at all lists; arguments as in `_answer_from_few`."""
     every = GraphBuilder("int8", constants=graph.constants, prefix=f"{PREFIX}all_")
-    products = every.node("MatMulInteger", levels, TABLE, zero, zero)  # (L, B, P)
+    products = every.node("MatMulInteger", levels, TABLE, *zeros)  # (L, B, P)
     products = every.node("Cast", products, to=TensorProto.FLOAT)
     scores = every.node("Mul", products, LIST_SCALES)
     scores = every.node("Transpose", scores, perm=[1, 0, 2])

@@ -121,27 +121,20 @@ class ItemTable:
         table = graph.node("Transpose", TABLE, perm=[1, 0])  # done when the file is loaded
         if graph.precision == "fp32":
             return graph.node("MatMul", state, table), ""
-        levels, largest, zero = quantized_state(graph, state)
+        largest = graph.node("ReduceMax", graph.node("Abs", state), graph.constant([1]))
+        largest = graph.node("Max", largest, graph.weights(SMALLEST))
+        zero = graph.constant(ZERO_LEVEL, np.uint8)
+        levels = graph.node(
+            "QuantizeLinear",
+            graph.node("Div", state, largest),
+            graph.weights(1 / TOP_LEVEL),
+            zero,
+        )
         products = graph.node("MatMulInteger", levels, table, zero, zero)
         scales = graph.node("Mul", SCALES, graph.weights(1 / TOP_LEVEL))
         scales = graph.node("Reshape", scales, graph.constant([-1]))  # both when it is loaded
         products = graph.node("Cast", products, to=TensorProto.FLOAT)
         return graph.node("Mul", products, scales), largest
-
-
-def quantized_state(graph: GraphBuilder, state: str) -> tuple[str, str, str]:
-    """Add what rounds states (B, H) to 8 bit.
-
-    Returns:
-        Levels uint8 (B, H) around `ZERO_LEVEL`, what 127 levels stand for, (B, 1), and the constant
-        `ZERO_LEVEL`.
-    """
-    largest = graph.node("ReduceMax", graph.node("Abs", state), graph.constant([1]))
-    largest = graph.node("Max", largest, graph.weights(SMALLEST))
-    zero = graph.constant(ZERO_LEVEL, np.uint8)
-    scaled = graph.node("Div", state, largest)
-    levels = graph.node("QuantizeLinear", scaled, graph.weights(1 / TOP_LEVEL), zero)
-    return levels, largest, zero
 
 
 def restore_at_lookup(model: ModelProto) -> None:
