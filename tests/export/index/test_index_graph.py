@@ -2,6 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from seqrec.errors import ModelError
+
 import numpy as np
 import onnx
 import pytest
@@ -156,6 +158,16 @@ def test_a_grus_state_goes_on_where_it_was() -> None:
     whole = session.run(names, {**feeds, ITEMS: items})
     np.testing.assert_array_equal(stepped[0], whole[0])
     np.testing.assert_allclose(stepped[1], whole[1], atol=1e-5)
+
+
+def test_an_export_without_8_bit_or_from_before_is_refused() -> None:
+    older = build_graph(make_student("gru"), "int8")
+    for node in older.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["unnamed" if name == USER_STATE else name for name in names]
+    for model in (older, build_graph(make_student("gru"), "fp32")):
+        with pytest.raises(ModelError, match=r"Remove its folder, .*python -m export\.to_onnx"):
+            item_rows(model)
 
 
 def test_threads_share_an_index(sessions) -> None:
