@@ -6,6 +6,11 @@ each score once (see `measure/lower_bound.py`), measured in turns with the stude
 ONNX Runtime that does nothing. A profile says where the rest goes. With `--baselines` also models
 of other libraries that can be made without events.
 
+With `--index-lists` also students with an index (`export.to_index`) that looks at so many lists of
+256 items. How many it takes to find enough depends on what was learnt, and stands in the model card
+of a recommender with an index. The lower bound stays that of whoever scores all items: an index may
+be below it.
+
 Writes `catalogue.json` (`CatalogueResults` in `benchmarks/report/schema.py`) and `catalogue.png`,
 and a table to stdout.
 """
@@ -17,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqrec.config import flag, parse_flags, to_json
 from seqrec.errors import run_main
@@ -50,6 +55,7 @@ class CatalogueConfig:
 
     num_items: tuple[int, ...] = flag((1_700, 10_000, 50_000), "catalogue sizes")
     output_dir: Path = flag(Path("runs/catalogue"), "where to write catalogue.json")
+    index_lists: int = flag(0, "lists that an index looks at, to measure one; 0: none")
     baselines: bool = flag(False, "measure untrained models of RecBole and RePlay as well")
     num_threads: int = flag(1, "threads of each call")
     num_calls: int = flag(2000, "timed calls of each system")
@@ -60,6 +66,8 @@ class CatalogueConfig:
         """Refuse values that cannot work."""
         if min(*self.num_items, self.num_threads, self.num_calls) < 1 or self.budget_s <= 0:
             raise ValueError("--num-items, --num-threads, --num-calls, --budget-s: above 0")
+        if self.index_lists < 0:
+            raise ValueError(f"--index-lists {self.index_lists} is below 0")
 
 
 def measure_catalogues(config: CatalogueConfig) -> CatalogueResults:
@@ -161,7 +169,32 @@ def open_students(num_items: int, folder: Path, config: CatalogueConfig) -> list
             systems.append(OnnxSystem(path, about, config.num_threads))
             if arch == "gru" and precision == "int8":
                 systems.append(StepSystem(path, about, config.num_threads))
+            if precision == "int8" and config.index_lists:
+                systems.append(open_index(path, about, config))
     return systems
+
+
+def open_index(source: Path, about: dict[str, Any], config: CatalogueConfig) -> OnnxSystem:
+    """Open a student's int8 file with an index whose lists were filled in the items' order."""
+    import onnx
+
+    from export.config import ToIndexConfig
+    from export.index.graph import Depth, build_index, item_rows
+    from export.index.lists import ItemLists
+
+    model, size = onnx.load(source), ToIndexConfig.list_size
+    num_items, width = item_rows(model).shape
+    num_lists = num_items // size + 1
+    numbers = np.zeros(num_lists * size, dtype=np.int32)
+    numbers[:num_items] = np.arange(1, num_items + 1)
+    keys = np.random.default_rng(config.seed).standard_normal((num_lists, width), dtype=np.float32)
+    lists = ItemLists(numbers.reshape(num_lists, size), keys, np.zeros(num_lists, np.float32))
+    depth = Depth(K, min(config.index_lists, num_lists))
+    path = source.with_name(f"{source.stem}-index.onnx")
+    onnx.save(build_index(model, lists, [depth]), path)
+    system = OnnxSystem(path, about, config.num_threads)
+    system.identity = replace(system.identity, variant="index")
+    return system
 
 
 def random_student(arch: "Arch", num_items: int, seed: int) -> "Student":

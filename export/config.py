@@ -69,6 +69,31 @@ class ToMobileConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToIndexConfig:
+    """Flags of `export.to_index`."""
+
+    model_dir: Path = flag(DEFAULT_MODEL_DIR, "exported int8 student, from export.to_onnx")
+    data_dir: Path = flag(
+        DEFAULT_DATA_DIR, "prepared data set: its validation users judge the index"
+    )
+    output_dir: Path | None = flag(
+        None, "directory to write; default index/<its name> beside export"
+    )
+    min_recall: float = flag(0.99, "least share of the exact top 10, and top 100, to be found")
+    list_size: int = flag(256, "items of a list, at most")
+    vectors_to: Path | None = flag(None, "a .parquet file to write the items' vectors to, too")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if not 0 < self.min_recall <= 1:
+            raise ValueError(f"--min-recall {self.min_recall} is not above 0 and up to 1")
+        if self.list_size < 1:
+            raise ValueError(f"--list-size {self.list_size} is below 1")
+        if self.vectors_to is not None and self.vectors_to.suffix != ".parquet":
+            raise ValueError(f"--vectors-to {self.vectors_to} does not end in .parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToExecutorchConfig:
     """Flags of `export.to_executorch`."""
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "add_items": ["-m", "export.add_items"],
     "to_web": ["-m", "export.to_web"],
     "to_mobile": ["-m", "export.to_mobile"],
+    "to_index": ["-m", "export.to_index"],
     "to_executorch": ["-m", "export.to_executorch"],
     "to_text_encoder": ["-m", "export.to_text_encoder"],
     "score": ["-m", "export.score"],

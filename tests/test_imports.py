@@ -138,7 +138,8 @@ sys.stderr.write(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
 COMMANDS = [
     *("seqrec.prepare", "teacher.finetune", "teacher.extract", "student.distill"),
     *("export.to_onnx", "export.add_items", "export.to_text_encoder", "export.to_mobile"),
-    *("export.to_executorch", "export.score", "export.to_web", "export.serve_web"),
+    *("export.to_index", "export.to_executorch", "export.score", "export.to_web"),
+    "export.serve_web",
     *("export.push_to_hub", "benchmarks.latency", "benchmarks.cold_start", "benchmarks.catalogue"),
     *("benchmarks.scaling", "benchmarks.baselines", "benchmarks.synthetic_log"),
 ]
@@ -163,7 +164,9 @@ def test_help_loads_no_heavy_library(name: str) -> None:
     assert not names & HEAVY
 
 
-@pytest.mark.parametrize("name", ["export.recommender", "seqrec.metrics", "export.parity"])
+@pytest.mark.parametrize(
+    "name", ["export.recommender", "export.user_states", "seqrec.metrics", "export.parity"]
+)
 def test_what_clients_and_reports_import_needs_numpy_alone(name: str) -> None:
     """ONNX Runtime is loaded when a model is opened."""
     program = "import importlib, sys; importlib.import_module(sys.argv[1]); "

@@ -23,6 +23,7 @@ from export.config import PushConfig
 from export.score import ScoreConfig
 from export.serve_web import ServeConfig
 from export.to_executorch import ToExecutorchConfig
+from export.to_index import ToIndexConfig
 from export.to_web import ToWebConfig
 from student.config import DistillConfig
 from teacher.config import FinetuneConfig
@@ -38,6 +39,7 @@ def test_every_flag_it_names_exists(page: Path) -> None:
         FinetuneConfig,
         DistillConfig,
         AddItemsConfig,
+        ToIndexConfig,
         ToWebConfig,
         ServeConfig,
         LatencyConfig,

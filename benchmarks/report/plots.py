@@ -27,7 +27,7 @@ from benchmarks.report.tables import CONTROL
 COLORS = {"popularity": "#777777", "teacher": "#D55E00", "gru": "#0072B2", "transformer": "#009E73"}
 OTHER_COLOR = "#CC79A7"
 MARKERS = {"int8": "D", "int8 call": "<", "int8 step": ">", "int8 optimum": "s"}
-MARKERS |= {"fp32 torch eager": "^", "fp32 torch compiled": "v"}
+MARKERS |= {"int8 index": "P", "fp32 torch eager": "^", "fp32 torch compiled": "v"}
 OTHER_MARKERS = ("^", "v", "P", "X", "*", "p", "h", "d")
 LINES = {"fp32": ":", "int8": "-"}
 KIND_MARKERS = {"int8": "D", "ensemble": "s", "teacher": "^"}

@@ -41,9 +41,10 @@ def to_mobile(config: ToMobileConfig) -> Path:
 
     recommender = Recommender.from_pretrained(config.model_dir)
     exported = read_json(config.model_dir / "config.json")
-    if "model_file" in exported:
+    if "model_file" in exported or "index" in exported:
+        what = "an index" if "index" in exported else f"{exported['model_file']} already"
         raise ModelError(
-            f"{config.model_dir} holds {exported['model_file']} already. Name an export: "
+            f"{config.model_dir} holds {what}. Name an export: "
             "--model-dir runs/NAME/export/gru-distilled-int8"
         )
     folder = config.output_dir or config.model_dir.parent.parent / "mobile" / config.model_dir.name

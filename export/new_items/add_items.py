@@ -41,6 +41,11 @@ def add_items(config: AddItemsConfig) -> None:
     assert config.items is not None
     assert config.output_dir is not None
     old = Recommender.from_pretrained(config.model_dir)
+    if "index" in old.config:
+        raise ModelError(
+            f"{config.model_dir} has an index, which is made anew when items come. Add them to the "
+            "export that it was made of, and then: python -m export.to_index"
+        )
     text_map = read_text_map(config.model_dir, old.config)
     if config.output_dir.exists() and (
         not config.output_dir.is_dir() or any(config.output_dir.iterdir())

@@ -58,15 +58,17 @@ class GraphBuilder:
 
     Attributes:
         precision: in what matrices are stored.
+        prefix: of all names that are made up, where nodes are added to a graph that has some.
     """
 
     precision: Precision
+    prefix: str = field(default="", kw_only=True)
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
 
     def constant(self, value: Any, dtype: Any = None, name: str = "") -> str:
         """Add a constant and return its name."""
-        name = name or f"constant_{len(self.constants)}"
+        name = name or f"{self.prefix}constant_{len(self.constants)}"
         array = np.asarray(value, dtype=dtype, order="C")
         self.constants.append(numpy_helper.from_array(array, name))
         return name
@@ -101,10 +103,14 @@ class GraphBuilder:
     ) -> list[str]:
         """Add a node with several outputs, and return their names; "": one made for it."""
         number = len(self.nodes)
-        made = [f"{operator.lower()}_{number}_{index}" for index in range(len(outputs))]
+        made = [
+            f"{self.prefix}{operator.lower()}_{number}_{index}" for index in range(len(outputs))
+        ]
         names = [name or default for name, default in zip(outputs, made, strict=True)]
         self.nodes.append(
-            helper.make_node(operator, inputs, names, name=f"{operator}_{number}", **attributes)
+            helper.make_node(
+                operator, inputs, names, name=f"{self.prefix}{operator}_{number}", **attributes
+            )
         )
         return names
 
@@ -113,13 +119,14 @@ class GraphBuilder:
         product = self.node("MatMul", inputs, self.matrix(matrix, transposed=True))
         return self.node("Add", product, self.weights(bias))
 
-    def norm(self, inputs: str, gain: Any, bias: Any) -> str:
+    def norm(self, inputs: str, gain: Any, bias: Any, output: str = "") -> str:
         """Normalise the last axis."""
         return self.node(
             "LayerNormalization",
             inputs,
             self.weights(gain),
             self.weights(bias),
+            output=output,
             axis=-1,
             epsilon=EPSILON,
         )

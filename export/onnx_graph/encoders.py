@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.contract import ITEMS, NEW_STATE, STATE
+from export.contract import ITEMS, NEW_STATE, STATE, USER_STATE
 from export.onnx_graph.builder import GraphBuilder, Rows
 from student.model import LOWEST, CausalBlock, GRUEncoder, Student, TransformerEncoder
 
@@ -70,7 +70,7 @@ def _gru(graph: GraphBuilder, encoder: GRUEncoder, embedded: str) -> str:
             states = graph.node("Squeeze", states, graph.constant([1]))
     if num_layers > 1:
         graph.node("Concat", *after, axis=0, output=NEW_STATE)
-    return _norm(graph, graph.node("Squeeze", last, graph.constant([0])), encoder.norm)
+    return _norm(graph, graph.node("Squeeze", last, graph.constant([0])), encoder.norm, USER_STATE)
 
 
 def gru_weights(encoder: GRUEncoder, layer: int) -> tuple[Weights, Weights]:
@@ -87,8 +87,8 @@ def gru_weights(encoder: GRUEncoder, layer: int) -> tuple[Weights, Weights]:
     return (given * encoder.input_scale if layer == 0 else given), kept
 
 
-def _norm(graph: GraphBuilder, inputs: str, norm: nn.LayerNorm) -> str:
-    return graph.norm(inputs, weights(norm.weight), weights(norm.bias))
+def _norm(graph: GraphBuilder, inputs: str, norm: nn.LayerNorm, output: str = "") -> str:
+    return graph.norm(inputs, weights(norm.weight), weights(norm.bias), output)
 
 
 # --- Transformer ----------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def _transformer(graph: GraphBuilder, encoder: TransformerEncoder, rows: Rows) -
         scaled = graph.norm(hidden, np.ones(width), np.zeros(width))
     attended = _attend_from_last(graph, final, scaled, masks)
     hidden = _feed_forward(graph, final, graph.node("Add", attended, last))
-    return _norm(graph, hidden, encoder.norm)
+    return _norm(graph, hidden, encoder.norm, USER_STATE)
 
 
 class _Masks:

@@ -45,6 +45,18 @@ def test_each_size_is_measured_for_each_student_and_its_lower_bound(
         assert 0 < sum(fractions) <= 1 + 1e-9
 
 
+def test_an_index_is_measured_where_one_is_wanted(tmp_path: Path) -> None:
+    """It is among the rows, and looks at a part of the items: 512 of 2,000."""
+    quick = ["--num-calls", "20", "--budget-s", "0.2", "--output-dir", str(tmp_path)]
+    main(["--num-items", "2000", "--index-lists", "2", *quick])
+    rows = load(CatalogueResults, tmp_path / "catalogue.json").rows
+    indexed = [(row.system, row.precision_label) for row in rows if row.variant == "index"]
+    assert indexed == [("transformer", "int8 index"), ("gru", "int8 index")]
+    for row in rows:
+        assert "If" not in dict(row.profile)  # which holds the operators of an index
+        assert sum(fraction for _, fraction in row.profile) <= 1 + 1e-9
+
+
 def test_the_table_shows_its_rows(catalogues: CatalogueResults, folder: Path) -> None:
     lines = [" ".join(line.split()) for line in format_catalogue(catalogues).splitlines()]
     rows = [line for line in lines if line.startswith(("300 ", "400 "))]
