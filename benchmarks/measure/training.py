@@ -22,13 +22,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from benchmarks.measure.scaling_config import ScalingConfig
 from benchmarks.measure.startup import peak_mib
 from student.config import DistillConfig, scheduled
 from student.model import Arch, Student
 from student.training import fold, make_loss, new_student
 
 if TYPE_CHECKING:
-    from benchmarks.scaling import ScalingConfig
     from teacher.config import FullFinetuneConfig
 
 NUM_WARM_UP = 5
@@ -55,7 +55,7 @@ class TimedBatches(TrainingBatches):
         return self.num_batches, watched()
 
 
-def measure_prepare(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
+def measure_prepare(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Prepare the log of a folder."""
     started = time.perf_counter()
     prepare(
@@ -68,7 +68,7 @@ def measure_prepare(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
 
 
-def train_student(arch: Arch, folder: Path, config: "ScalingConfig") -> dict[str, Any]:
+def train_student(arch: Arch, folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Train a student for some steps."""
     set_up_cpu(config.num_threads, num_processes=1)
     dataset = load_dataset(folder / "data")
@@ -83,7 +83,7 @@ def train_student(arch: Arch, folder: Path, config: "ScalingConfig") -> dict[str
     return _train(student, loss, batches, folder, config)
 
 
-def _teacher_flags(dataset: SequenceDataset, config: "ScalingConfig") -> "FullFinetuneConfig":
+def _teacher_flags(dataset: SequenceDataset, config: ScalingConfig) -> "FullFinetuneConfig":
     from teacher import tuning
     from teacher.base import resolve_model
     from teacher.config import FinetuneConfig
@@ -99,7 +99,7 @@ def _teacher_flags(dataset: SequenceDataset, config: "ScalingConfig") -> "FullFi
     return tuning.scheduled(flags, dataset)
 
 
-def plan_teacher(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
+def plan_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Return what `teacher/finetune.py --dry-run` plans."""
     from teacher.plan import make_plan
     from teacher.tuning import work_of
@@ -117,7 +117,7 @@ def plan_teacher(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
     }
 
 
-def train_teacher(folder: Path, config: "ScalingConfig") -> dict[str, Any]:
+def train_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Train a teacher for some steps."""
     from teacher.base import load_base
     from teacher.model import item_mask, next_item_loss
@@ -144,7 +144,7 @@ def _train(
     loss: LossFunction,
     batches: TimedBatches,
     folder: Path,
-    config: "ScalingConfig",
+    config: ScalingConfig,
 ) -> dict[str, Any]:
     """Train for some steps and validate, as `fit` does it; return times and memory."""
     batches = dataclasses.replace(batches, num_batches=NUM_WARM_UP + config.num_steps + 1, clock=[])
