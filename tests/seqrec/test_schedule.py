@@ -96,27 +96,27 @@ def test_windows_that_do_not_overlap_are_fewer() -> None:
 @pytest.mark.parametrize("num_train_events", [0, 1])
 def test_data_without_a_target_have_a_schedule(num_train_events: int) -> None:
     found = student_schedule(dataset_of(3, num_train_events), max_len=50, is_short=True)
-    assert found == Schedule(num_epochs=8, batch_size=32)
+    assert found == Schedule(num_epochs=12, batch_size=32)
 
 
 @pytest.mark.parametrize(
-    ("num_users", "teacher", "student"),
+    ("num_users", "teacher", "student", "short"),
     [
-        (10, Schedule(8, 16), Schedule(24, 32)),  # 250 targets: all bounds of small data
-        (4_000, Schedule(6, 16), Schedule(24, 32)),  # 600,000 / 100,000; 4,000 / 150 = 26.7
-        (10_000, Schedule(2, 64), Schedule(12, 64)),  # 3,000,000 / 250,000; 10,000 / 150 = 66.7
-        (40_000, Schedule(1, 64), Schedule(12, 128)),  # 1,000,000 targets: all those of large
+        (10, Schedule(8, 16), Schedule(24, 32), 12),  # 250 targets: all bounds of small data
+        (4_000, Schedule(6, 16), Schedule(24, 32), 12),  # 600,000 / 100,000; 4,000 / 150 = 26.7
+        (6_000, Schedule(4, 32), Schedule(20, 32), 10),  # 3 and 1.5 million / 150,000
+        (10_000, Schedule(2, 64), Schedule(12, 64), 8),  # 3,000,000 / 250,000; 10,000 / 150 = 66.7
+        (40_000, Schedule(1, 64), Schedule(12, 128), 8),  # 1,000,000 targets: all those of large
     ],
 )
 def test_teacher_and_student_keep_to_the_rules_that_are_written_down(
-    num_users: int, teacher: Schedule, student: Schedule
+    num_users: int, teacher: Schedule, student: Schedule, short: int
 ) -> None:
     dataset = dataset_of(num_users, 26)  # 25 targets each, in one window
     assert teacher_schedule(dataset, 30, "best") == teacher
     assert student_schedule(dataset, 50, is_short=False) == student
-    assert student_schedule(dataset, 50, is_short=True) == dataclasses.replace(
-        student, num_epochs=8
-    )
+    shorter = dataclasses.replace(student, num_epochs=short)
+    assert student_schedule(dataset, 50, is_short=True) == shorter
 
 
 def test_a_quick_teacher_of_few_items_stops_when_each_was_a_target_140_times() -> None:
