@@ -1,8 +1,21 @@
-"""What a recommender's folder holds, and whether its items are whole."""
+"""What a recommender's folder holds, and whether it is whole.
 
+A recommender is a directory, version 2:
+
+    model.onnx    histories in, best items out; see `export.onnx_graph.graph`
+    items.json    {"ids": [...], "titles": [...]}, element i is item number i + 1
+    config.json   format, version, arch, precision, max_len, num_items, fingerprints, checksums
+    README.md     the model card
+    text_map.safetensors    distilled students: makes rows for new items, see `export.add_items`; a
+                            client does not read it, and it need not be shipped
+
+A directory from `export.to_mobile` has `model.ort` in place of `model.onnx`.
+"""
+
+from pathlib import Path
 from typing import Any
 
-from seqrec.artifact import Kind
+from seqrec.artifact import Artifact, Kind
 from seqrec.errors import ModelError
 
 HOW = "Export it again: python -m export.to_onnx"
@@ -23,3 +36,18 @@ def require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError("items.json has not as many titles as ids")
     if type(config["max_len"]) is not int or config["max_len"] < 1:
         raise ValueError(f"config.json has max_len {config['max_len']!r}")
+
+
+def whole_files(folder: Path) -> list[str]:
+    """Return the names of all files of a recommender, their checksums verified.
+
+    Raises:
+        ModelError: one is missing or damaged.
+    """
+    opened = RECOMMENDER.open(folder, HOW)
+    checksums = dict(opened.checksums)
+    stated = opened.description.get("text_map")
+    if stated and (folder / TEXT_MAP).is_file():  # which need not be shipped
+        checksums[TEXT_MAP] = stated["sha256"]
+    Artifact(RECOMMENDER, folder, {"sha256": checksums}, HOW).verify()
+    return [*checksums, RECOMMENDER.file_name, CARD]

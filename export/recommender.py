@@ -11,16 +11,7 @@
     recommender.push_to_hub("user/model")  # needs huggingface_hub, and so does the next line
     recommender = Recommender.from_pretrained("user/model")
 
-A recommender is a directory, version 2:
-
-    model.onnx    histories in, best items out; see `export.onnx_graph.graph`
-    items.json    {"ids": [...], "titles": [...]}, element i is item number i + 1
-    config.json   format, version, arch, precision, max_len, num_items, fingerprints, checksums
-    README.md     the model card
-    text_map.safetensors    distilled students: makes rows for new items, see `export.add_items`; a
-                            client does not read it, and it need not be shipped
-
-A directory from `export.to_mobile` has `model.ort` in place of `model.onnx`.
+A recommender is a directory: `export.opening` says what is in it.
 
 A `Recommender` does not change, so threads may share one. A `Session` is one user's: of its calls
 only one may run at a time. Both can be pickled and copied, for other processes: what is pickled is
@@ -30,6 +21,8 @@ ONNX Runtime's telemetry is off, unless onnxruntime was loaded before this modul
 
 Shape letters: B users, T history, E excluded, K answers.
 """
+
+# Longer than other files: `Recommender` and `Session` are what a client's engineer reads, as one.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +40,7 @@ from numpy.typing import NDArray
 
 from export.arguments import as_list, item_number, shown, whole_number
 from export.contract import INPUT_NAMES, NEW_STATE, OUTPUT_NAMES, STATE
-from export.opening import CARD, FILES, HOW, RECOMMENDER, TEXT_MAP, require_items
+from export.opening import FILES, HOW, RECOMMENDER, require_items, whole_files
 from export.prepared import LARGEST, PreparedCalls
 from export.recommendations import Recommendation as Recommendation
 from export.recommendations import Recommendations
@@ -145,14 +138,7 @@ class Recommender:
         if self._source is None:
             raise TypeError("only what Recommender.from_pretrained opened can be sent to the hub")
         folder = self._source[0]
-        opened = RECOMMENDER.open(folder, HOW)
-        checksums = dict(opened.checksums)
-        stated = opened.description.get("text_map")
-        if stated and (folder / TEXT_MAP).is_file():  # which need not be shipped
-            checksums[TEXT_MAP] = stated["sha256"]
-        Artifact(RECOMMENDER, folder, {"sha256": checksums}, HOW).verify()
-        files = [*checksums, RECOMMENDER.file_name, CARD]
-        return send_folder(folder, name, files, private=private)
+        return send_folder(folder, name, whole_files(folder), private=private)
 
     def recommend(
         self,
