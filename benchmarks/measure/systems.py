@@ -161,7 +161,7 @@ class OnnxSystem(System):
         self.session: ort.InferenceSession = open_session(file, num_threads)
         self.size_mib = file.stat().st_size / 2**20
         self.num_parameters, self.max_len = config["num_parameters"], config["max_len"]
-        self._teacher_weight = config.get("teacher_weight")
+        self._details = {name: config.get(name) for name in ("teacher_weight", "budget")}
 
     @classmethod
     def from_pretrained(cls, folder: Path, num_threads: int) -> Self:
@@ -192,8 +192,8 @@ class OnnxSystem(System):
         return profile(self.file, requests, self._num_threads)
 
     def details(self) -> dict[str, Any]:
-        """What the language model had to say in a distilled one's soft targets."""
-        return {"teacher_weight": self._teacher_weight}
+        """What the language model had to say in soft targets, and how long training was."""
+        return self._details
 
 
 class StepSystem(OnnxSystem):

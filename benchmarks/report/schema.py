@@ -201,6 +201,7 @@ class SystemResult(Identity, Quality, Speed):
     size_mib: float  # of the file; of the weights in memory for the teacher
     num_parameters: int
     teacher_weight: float | None = None  # distilled students: of the language model's answers
+    budget: str | None = None  # students: of their training
     library_versions: dict[str, str] | None = None  # baselines
     training: Training | None = None  # baselines
 

@@ -129,8 +129,9 @@ def format_latency(results: LatencyResults, *, brief: bool = False) -> str:
 
 
 def latency_notes(results: LatencyResults) -> list[str]:
-    """Say what was gained over others, how other libraries were trained, and what failed."""
-    lines = []
+    """Say the budget, what was gained over others, how those were trained, and what failed."""
+    budgets = sorted({row.budget for row in results.rows if row.budget})
+    lines = [f"students were trained with --budget {budget}" for budget in budgets]
     for row in results.rows:
         for system, over_baseline in (row.gain_over_baselines or {}).items():
             lines.append(f"{row.label} over {system}: {_difference(over_baseline)}")

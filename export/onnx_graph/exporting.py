@@ -133,6 +133,7 @@ def export_student(
         "dataset": dataset.name,
         "valid_metrics": trained.get("valid_metrics", {}),
         "teacher_weight": trained.get("teacher_weight"),
+        "budget": trained.get("budget"),
         "made_with": {"onnxruntime": ort.__version__},
         **_made_from(student_folder, dataset),
     }
@@ -243,6 +244,8 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
             f"weight of the language model's answers in its soft targets: {weight:g}, "
             f"of the auxiliary teachers': {1 - weight:g}"
         )
+    if config["budget"] is not None:
+        figures.append(f"budget of its training: {config['budget']}")
     if config["precision"] != "fp32":
         figures.append(f"weights held in 8 bit: {config['eight_bit_share']:.1%}")
         shared = config["top10_overlap_with_fp32"]
