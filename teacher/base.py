@@ -227,6 +227,22 @@ def _quantization(device: torch.device | str) -> BitsAndBytesConfig:
     )
 
 
+@functools.cache
+def restores_rows(width: int) -> bool:
+    """Tell whether bitsandbytes restores 4-bit matrices with rows of so many weights on this CPU.
+
+    Its kernel for AVX-512 (0.50.2) mistakes where blocks of 64 weights begin if rows are no whole
+    number of them. The same weights in a single row are restored as they should be.
+    """
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weights = torch.linspace(-1, 1, 64 * width).sin().view(64, width)
+    packed, state = quantize_4bit(weights, blocksize=64, quant_type="nf4")
+    found = dequantize_4bit(packed, state)
+    state.shape = torch.Size([weights.numel()])
+    return torch.equal(found.flatten(), dequantize_4bit(packed, state).flatten())
+
+
 def _prepare_4bit(
     model: PreTrainedModel, folder: Path, device: torch.device | str
 ) -> PreTrainedModel:
@@ -239,6 +255,15 @@ def _prepare_4bit(
         raise ModelError(
             f"no weight of {folder.name} is 4-bit after loading. To use 16 bit: --bits 16"
         )
+    widths = {module.in_features for module in model.modules() if hasattr(module, "compute_dtype")}
+    if torch.device(device).type == "cpu":
+        for width in sorted(width for width in widths if not restores_rows(width)):
+            logger.warning(
+                "%s has matrices with rows of %d weights, which bitsandbytes restores wrongly on "
+                "this processor (multiples of 64 are right). Take 16 bit instead: --bits 16",
+                folder.name,
+                width,
+            )
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On a CPU with AVX512-BF16 bitsandbytes would repack the weights at the first

@@ -165,6 +165,7 @@ def test_a_distilled_student_does_not_depend_on_held_out_events(
             DistillConfig(
                 output_dir=tmp_path / f"out-{dataset.name}",
                 num_epochs=1,
+                refit_share=0.0,  # which learns the validation events
                 hidden_dim=16,
                 teacher_weight=0.3,  # these two are validation's to choose, if they are not given
                 cold_item_scale=0.5,
