@@ -125,7 +125,8 @@ class Teacher(nn.Module):
     def vectors_of(self, items: Tensor) -> Tensor:
         """Return the same for some items, int64 (...): (..., V)."""
         if not self.is_large:
-            return self._all_vectors()[items]
+            # As an embedding: the gradient of indexing is summed in an order that threads decide.
+            return nn.functional.embedding(items, self._all_vectors(), padding_idx=PAD)
         rows: Tensor = self.item_table(items)
         return rows
 

@@ -440,3 +440,26 @@ def test_sampled_odds_add_up_to_those_of_all_on_average(large_teacher: Teacher) 
         ]
     deviation = torch.stack(estimates).std(dim=0) / len(estimates) ** 0.5
     assert ((torch.stack(estimates).mean(dim=0) - exact).abs() < 5 * deviation).all()
+
+
+def test_the_gradient_of_items_is_the_same_each_time_whatever_threads_do(teacher: Teacher) -> None:
+    """Many rows of few items: added up in the order that threads come by, no two sums agree."""
+    torch.manual_seed(0)
+    items = torch.randint(1, 31, (400, 50))
+    pull = torch.randn(400, 50, 16)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    teacher.train()
+    try:
+        gradients = []
+        for _ in range(5):
+            (teacher.vectors_of(items) * pull).sum().backward()
+            gradients.append(teacher.item_table.residual.weight.grad.clone())  # type: ignore[union-attr]
+            teacher.zero_grad()
+    finally:
+        teacher.eval()
+        torch.set_num_threads(num_threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients[1:])
+    expected = torch.zeros(31, 16, dtype=torch.float64)
+    expected.index_add_(0, items.flatten(), pull.flatten(0, 1).double())
+    torch.testing.assert_close(gradients[0].double(), expected, atol=1e-3, rtol=0)
