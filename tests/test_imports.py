@@ -142,6 +142,7 @@ COMMANDS = [
     "export.serve_web",
     *("export.push_to_hub", "benchmarks.latency", "benchmarks.cold_start", "benchmarks.catalogue"),
     *("benchmarks.scaling", "benchmarks.baselines", "benchmarks.synthetic_log"),
+    "benchmarks.accuracy",
 ]
 
 

@@ -6,7 +6,8 @@ from seqrec.data import SequenceDataset
 
 import pytest
 
-from benchmarks.accuracy import AccuracyConfig, run
+from benchmarks.grid.config import AccuracyConfig
+from benchmarks.grid.running import run
 from benchmarks.grid.workspace import Workspace, open_workspace
 from benchmarks.report.files import load
 from benchmarks.report.schema import AccuracyResults

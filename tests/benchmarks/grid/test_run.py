@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy
-from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid import run as runs
-from benchmarks.grid import shared
+from benchmarks.grid import running, shared
+from benchmarks.grid.config import AccuracyConfig
 from benchmarks.grid.ensembles import average
 from benchmarks.grid.plan import RunKey, plan
 from benchmarks.grid.run import compute_run, load_ranks, read_finished, save_ranks
+from benchmarks.grid.running import run
 from benchmarks.grid.shared import share_soft_targets
 from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import Workspace, open_workspace, run_folder, student_folder
@@ -177,16 +177,16 @@ def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
 ) -> None:
     space = open_workspace(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu", with_teacher=False)
     with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
-        accuracy.run_grid([[(RunKey("control", "transformer", 0), space)]], jobs=2)
+        running.run_grid([[(RunKey("control", "transformer", 0), space)]], jobs=2)
 
 
 def test_a_run_whose_process_is_killed_is_one_line(
     elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accuracy, "compute_logged", os._exit)
-    monkeypatch.setattr(accuracy, "told", lambda *_: (9,))
+    monkeypatch.setattr(running, "compute_logged", os._exit)
+    monkeypatch.setattr(running, "told", lambda *_: (9,))
     with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
-        accuracy.run_grid([[(RunKey("control", "gru", 0), elsewhere)]], jobs=2)
+        running.run_grid([[(RunKey("control", "gru", 0), elsewhere)]], jobs=2)
 
 
 def test_ranks_survive_the_disk(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
         raise Begun
 
     monkeypatch.setattr(training, "fit", counting)
-    monkeypatch.setattr(accuracy, "compute_run", begin)
+    monkeypatch.setattr(running, "compute_run", begin)
     for part in ("teacher", "knowledge"):
         shutil.copytree(space.root / part, tmp_path / "tiny" / part)
     variants = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
@@ -245,15 +245,15 @@ def test_variants_without_soft_targets_share_nothing(
 ) -> None:
     elsewhere = dataclasses.replace(space, root=tmp_path)
     (keys, _) = plan(variants, ["gru"], [0])
-    accuracy.share_before(keys, elsewhere)
+    running.share_before(keys, elsewhere)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_made_for_runs_that_are_finished(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accuracy, "share_soft_targets", refuse)
-    accuracy.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
+    monkeypatch.setattr(running, "share_soft_targets", refuse)
+    running.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
 
 
 def test_the_cost_of_what_is_shared_is_kept_and_told(

@@ -1,0 +1,145 @@
+"""Computes all runs of a grid, and sums them up; `benchmarks.accuracy` is the command."""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from seqrec.data import SequenceDataset, load_dataset
+from seqrec.errors import DataError, ModelError, set_up_logging
+from seqrec.training import set_up_cpu
+
+from tqdm import tqdm
+
+from benchmarks.grid.config import AccuracyConfig
+from benchmarks.grid.plan import RunKey, plan
+from benchmarks.grid.run import compute_run, read_finished
+from benchmarks.grid.shared import ensure_teacher, share_soft_targets
+from benchmarks.grid.summary import summarize
+from benchmarks.grid.variants import needs_teacher, select_variants
+from benchmarks.grid.workspace import Device, Workspace, open_workspace, run_folder
+from benchmarks.report.files import save
+from benchmarks.report.plots import draw_accuracy, save_figure
+from benchmarks.report.schema import AccuracyResults
+
+logger = logging.getLogger(__name__)
+
+Work = tuple[RunKey, Workspace]
+
+
+def open_data(config: AccuracyConfig) -> list[SequenceDataset]:
+    """Open all data sets; `DataError` if one is missing, or two would write to the same folder."""
+    datasets = [load_dataset(data_dir) for data_dir in config.data_dir]
+    names = [data_dir.resolve().name for data_dir in config.data_dir]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"two data sets are in folders named {name}, and results are kept by that name. "
+                "Rename one, or give it an --output-dir of its own"
+            )
+    return datasets
+
+
+def run_grid(phases: Sequence[Sequence[Work]], jobs: int) -> None:
+    """Compute all runs that are not finished, phase by phase, `jobs` at once."""
+    todo = [[work for work in phase if read_finished(*work) is None] for phase in phases]
+    total, left = sum(map(len, phases)), sum(map(len, todo))
+    logger.info("%d of %d runs are finished", total - left, total)
+    with tqdm(total=total, initial=total - left, unit="run", desc="accuracy") as bar:
+        for phase in todo:
+            if jobs == 1:
+                for work in phase:
+                    compute_run(*work)
+                    bar.update()
+                continue
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+                done = as_completed([pool.submit(compute_logged, *told(*work)) for work in phase])
+                try:
+                    for future in done:
+                        future.result()
+                        bar.update()
+                except BrokenProcessPool as error:
+                    raise ModelError(
+                        "the process of a run was ended, by the system if memory was short. Type "
+                        f"the same command again, with fewer than --jobs {jobs}: it goes on"
+                    ) from error
+                finally:
+                    pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
+
+
+def told(key: RunKey, space: Workspace) -> tuple[RunKey, Path, Path, str, Device]:
+    """Return what another process needs to know of a run: it maps the data set's files itself."""
+    return key, space.dataset.path, space.root, space.student_flags, space.device
+
+
+def compute_logged(
+    key: RunKey, data_dir: Path, root: Path, student_flags: str, device: Device
+) -> None:
+    """Compute a run in a process of its own; what it prints goes to `log.txt` in its folder."""
+    with_teacher = needs_teacher(key.variant)
+    space = open_workspace(data_dir, root, student_flags, device, with_teacher=with_teacher)
+    log = run_folder(key, space) / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    set_up_logging()
+    set_up_cpu(num_threads=1, num_processes=1)
+    try:
+        compute_run(key, space)
+    except Exception as error:
+        logger.exception("failed")
+        raise ModelError(f"{key} failed: {error}; see {log}") from error
+
+
+def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
+    """Compute the grid and return the content of each data set's `accuracy.json`."""
+    datasets = open_data(config)
+    variants = select_variants(config.variants)
+    phases = plan(variants, config.archs, config.seeds)
+    roots = [config.output_dir / data_dir.resolve().name for data_dir in config.data_dir]
+    if config.train and any(map(needs_teacher, variants)):
+        for data_dir, dataset, root in zip(config.data_dir, datasets, roots, strict=True):
+            flags, jobs = config.teacher_flags, config.jobs
+            ensure_teacher(data_dir, dataset, root, teacher_flags=flags, num_threads=jobs)
+    set_up_cpu(num_threads=1, num_processes=1)
+    spaces = [
+        open_workspace(
+            data_dir,
+            root,
+            config.student_flags,
+            config.device,
+            with_teacher=(root / "knowledge" / "meta.json").is_file(),
+        )
+        for data_dir, root in zip(config.data_dir, roots, strict=True)
+    ]
+    if config.train:
+        for space in spaces:
+            share_before(phases[0], space)
+        run_grid(
+            [[(key, space) for key in keys for space in spaces] for keys in phases],
+            jobs=config.jobs,
+        )
+    return [write_summary(space, config.seeds, command) for space in spaces]
+
+
+def share_before(keys: Sequence[RunKey], space: Workspace) -> None:
+    """Make what runs share before the first begins: two at once would make the same twice."""
+    todo = [key for key in keys if read_finished(key, space) is None]
+    for key in {key.variant: key for key in reversed(todo)}.values():  # one of each variant
+        share_soft_targets(key, space)
+
+
+def write_summary(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyResults:
+    """Write `accuracy.json` and its picture; `ModelError` if nothing is finished."""
+    results = summarize(space, seeds, command)
+    if not results.rows:
+        raise ModelError(f"nothing is finished in {space.root}. Compute it: leave out --no-train")
+    save(results, space.root / "accuracy.json")
+    save_figure(draw_accuracy(results), space.root / "accuracy.png")
+    logger.info("wrote %s and accuracy.png beside it", space.root / "accuracy.json")
+    return results
