@@ -98,7 +98,7 @@ class Identity:
     role: str | None = None  # of a student: "control", "distilled"
     # "call": asked through the client, ids in and items out; "step": a GRU's file asked after one
     # new event, the state before it kept; "optimum": what Optimum's quantizer makes of the fp32
-    # file; "torch eager", "torch compiled": in PyTorch
+    # file; "index": items in an index inside the file; "torch eager", "torch compiled": in PyTorch
     variant: str | None = None
 
     @property

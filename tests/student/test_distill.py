@@ -22,7 +22,7 @@ from accelerate import Accelerator
 
 from student import training
 from student.config import DistillConfig, scheduled
-from student.distilling import distil, make_soft_targets
+from student.distilling import distil, flags_of, make_soft_targets
 from student.model import Arch, Student, StudentConfig
 from student.text_map import FILE as TEXT_MAP_FILE
 from student.text_map import TextMap
@@ -202,6 +202,28 @@ def test_flags_that_are_given_go_before_the_rules(tiny_dataset: SequenceDataset)
     given = {"num_epochs": 7, "batch_size": 5, "learning_rate": 0.5, "num_negatives": 3}
     found = scheduled(DistillConfig(**given), tiny_dataset)
     assert {name: getattr(found, name) for name in given} == given
+
+
+def test_a_control_is_never_trained_for_less_than_the_student_beside_it(
+    tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge
+) -> None:
+    """Few events: 12 epochs for a fused table if it has to be quick, 24 for a plain one anyway."""
+    knowledge = make_knowledge(tiny_dataset)
+    epochs = {
+        budget: [
+            scheduled(flags_of(DistillConfig(budget=budget), known), tiny_dataset).num_epochs
+            for known in (knowledge, None)
+        ]
+        for budget in ("quick", "best")
+    }
+    assert epochs == {"quick": [12, 24], "best": [24, 24]}
+    assert scheduled(DistillConfig(device="cpu"), tiny_dataset).budget == "quick"
+
+
+@pytest.mark.parametrize("name", ["num_epochs", "batch_size", "hidden_dim", "learning_rate"])
+def test_0_no_longer_stands_for_what_is_left_to_the_rules(name: str) -> None:
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} 0 is not above 0"):
+        DistillConfig(**{name: 0})  # type: ignore[arg-type]
 
 
 def test_what_is_left_to_the_rules_is_put_into_the_recipe(
