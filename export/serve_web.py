@@ -35,7 +35,9 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         """Add the headers."""
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        self.send_header("Cache-Control", "no-cache")  # a page built anew is seen at once
+        # A browser that keeps a file asks for it by its date, in whole seconds: of two pages served
+        # from one address, built in one second or in the other order, it would mix the files.
+        self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         super().end_headers()
 
