@@ -125,7 +125,7 @@ def mixed_answer(
     targets: Tensor,
     teacher_items: Tensor,
     teacher_log_probs: Tensor,
-    share: float,
+    kd_weights: Tensor,
     *,
     temperature: float = 1.0,
     keep_rest: bool = False,
@@ -136,24 +136,24 @@ def mixed_answer(
         targets: int64 (P,), 1..I, or PAD where nothing came next.
         teacher_items: int64 (P, K), 1..I, or PAD in all columns where there is no answer.
         teacher_log_probs: float (P, K), over the whole catalogue.
-        share: the teachers', 0 to 1; theirs alone where nothing came next, none where they are
-            silent.
+        kd_weights: float (P,), what the teachers get, 0 to 1; nobody gets the rest where nothing
+            came next, and the target all where they are silent.
         temperature: above 1 evens out what the named items get.
         keep_rest: whether what the teachers give to items that they do not name is the rest's. If
             not, the named get it all: the answer is sharper than the teachers are.
 
     Returns:
         items int64 (P, K + 2) and weights float (P, K + 2) for `soft_cross_entropy`. The weights of
-        a position add up to 1, to `share` where nothing came next.
+        a position add up to 1, to its KD weight where nothing came next.
     """
     silent = teacher_items[:, :1] == 0
+    heard = kd_weights[:, None].masked_fill(silent, 0.0)
     mass = teacher_log_probs.exp().sum(dim=1, keepdim=True).clamp(max=1) if keep_rest else 1.0
-    opinion = (teacher_log_probs / temperature).softmax(dim=1) * mass * share
-    opinion = opinion.masked_fill(silent, 0.0)
-    rest = (opinion.new_full((len(opinion), 1), share) * (1 - mass)).masked_fill(silent, 0.0)
+    opinion = (teacher_log_probs / temperature).softmax(dim=1) * mass * heard
+    rest = heard * (1 - mass)
     # Where the teachers name the target, their column takes its weight: an item stands once.
     named = (teacher_items == targets[:, None]) & (targets[:, None] != 0)
-    truth = torch.where(silent[:, 0], 1.0, 1.0 - share) * (targets != 0)
+    truth = (1.0 - heard[:, 0]) * (targets != 0)
     opinion = opinion + named * truth[:, None]
     alone = ~named.any(dim=1)
     items = torch.cat([(targets * alone)[:, None], teacher_items], dim=1)

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 COLD_ITEM_SCALES = (1.2, 1.1, 1.0, 0.9, 0.8, 0.7)
 MAX_WARM_LOSS = 0.005
+FEW_EVENTS = 10  # of an item: with so many, soft targets have half of their weight
 
 
 def student_recipe(
@@ -100,8 +101,15 @@ def make_loss(
 
     The softmax is over the items with training events, all or a sample of them. The others are
     never right there: to push them down would teach the projection of their texts to avoid them.
+
+    Teachers name what is popular. So where an item of n training events came next the soft targets
+    have n / (n + `FEW_EVENTS`) of their weight (compare the weights by instance of DLLM2Rec,
+    arXiv:2405.00338).
     """
-    trained = torch.from_numpy(np.flatnonzero(dataset.train_counts() > 0))
+    counts = dataset.train_counts()
+    trained = torch.from_numpy(np.flatnonzero(counts > 0))
+    kd_weights = torch.from_numpy(counts / (counts + FEW_EVENTS)).float() * config.kd_weight
+    kd_weights[PAD] = config.kd_weight  # nothing came next
     num_sampled = min(config.num_negatives or 0, len(trained))
     exact_rows = torch.cat([torch.tensor([PAD]), trained])
     all_are_trained = len(trained) == dataset.num_items
@@ -111,10 +119,11 @@ def make_loss(
         items = batch.targets[asked][:, None]
         weights = torch.ones(items.shape, device=items.device)
         if soft_targets is not None:
+            targets = items[:, 0]
             items, weights = mixed_answer(
-                items[:, 0],
+                targets,
                 *soft_targets(batch.prefixes[asked]),
-                config.kd_weight,
+                kd_weights.to(targets.device)[targets],
                 temperature=config.temperature,
                 keep_rest=bool(config.keep_rest),
             )

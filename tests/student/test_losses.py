@@ -256,7 +256,10 @@ QUARTERS = torch.tensor([[0.75, 0.25]]).log()
 def answer(target: int, named: list[int], share: float) -> dict[int, float]:
     """Return a mixed answer to one position as {item: weight}, without padding."""
     items, weights = mixed_answer(
-        torch.tensor([target]), torch.tensor([named]), QUARTERS[:, : len(named)], share
+        torch.tensor([target]),
+        torch.tensor([named]),
+        QUARTERS[:, : len(named)],
+        torch.tensor([share]),
     )
     assert items.shape == weights.shape == (1, len(named) + 2)
     real = [item for item in items[0].tolist() if item]
@@ -288,7 +291,7 @@ def test_an_answer_is_the_target_and_the_teachers_opinion_by_their_shares(
 def test_what_the_teachers_give_is_divided_among_the_items_they_name() -> None:
     # 0.3 and 0.1 of the whole catalogue are three quarters and one quarter of the two.
     items, weights = mixed_answer(
-        torch.tensor([7]), torch.tensor([[4, 2]]), torch.tensor([[0.3, 0.1]]).log(), 1.0
+        torch.tensor([7]), torch.tensor([[4, 2]]), torch.tensor([[0.3, 0.1]]).log(), torch.ones(1)
     )
     assert weights[items == 4].item() == pytest.approx(0.75)
 
@@ -304,7 +307,11 @@ def test_what_the_teachers_give_is_divided_among_the_items_they_name() -> None:
 def test_the_rest_is_kept_if_asked_for(target: int, expected: dict[int, float]) -> None:
     log_probs = torch.tensor([[0.3, 0.1]]).log()  # 0.6 of the whole catalogue are the others'
     items, weights = mixed_answer(
-        torch.tensor([target]), torch.tensor([[4, 2]]), log_probs, 0.5, keep_rest=True
+        torch.tensor([target]),
+        torch.tensor([[4, 2]]),
+        log_probs,
+        torch.tensor([0.5]),
+        keep_rest=True,
     )
     found = {item: w for item, w in zip(items[0].tolist(), weights[0].tolist(), strict=True) if w}
     assert found == pytest.approx(expected)
@@ -313,7 +320,12 @@ def test_the_rest_is_kept_if_asked_for(target: int, expected: dict[int, float]) 
 def test_a_temperature_leaves_the_rest_as_it_is() -> None:
     log_probs = torch.tensor([[0.36, 0.04]]).log()
     items, weights = mixed_answer(
-        torch.tensor([7]), torch.tensor([[4, 2]]), log_probs, 1.0, temperature=2.0, keep_rest=True
+        torch.tensor([7]),
+        torch.tensor([[4, 2]]),
+        log_probs,
+        torch.ones(1),
+        temperature=2.0,
+        keep_rest=True,
     )
     # At temperature 2 odds of 9 to 1 are odds of 3 to 1.
     assert weights[items == 4].item() == pytest.approx(0.3)
@@ -322,14 +334,15 @@ def test_a_temperature_leaves_the_rest_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("keep_rest", [False, True])
-def test_weights_add_up_to_1_or_to_the_share_where_nothing_came_next(keep_rest: bool) -> None:
+def test_weights_add_up_to_1_or_to_the_kd_weight_where_nothing_came_next(keep_rest: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     named = torch.rand(400, NUM_ITEMS, generator=generator).argsort(dim=1)[:, :4] + 1
     named[::5] = 0
     targets = torch.randint(0, NUM_ITEMS + 1, (400,), generator=generator)
     log_probs = torch.randn(400, 6, generator=generator).log_softmax(dim=1)[:, :4]
-    items, weights = mixed_answer(targets, named, log_probs, 0.3, keep_rest=keep_rest)
-    expected = torch.where(targets > 0, 1.0, torch.where(named[:, 0] > 0, 0.3, 0.0))
+    kd_weights = torch.rand(400, generator=generator)
+    items, weights = mixed_answer(targets, named, log_probs, kd_weights, keep_rest=keep_rest)
+    expected = torch.where(targets > 0, 1.0, torch.where(named[:, 0] > 0, kd_weights, 0.0))
     torch.testing.assert_close(weights.sum(dim=1), expected)
     assert (weights >= 0).all()
     for row in items.tolist():

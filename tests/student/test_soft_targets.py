@@ -21,6 +21,7 @@ from student.soft_targets import (
     FALLBACK_WEIGHT,
     SoftTargets,
     TeacherPool,
+    best_weight,
     prepare_soft_targets,
     try_teacher_weights,
 )
@@ -257,14 +258,29 @@ def test_the_value_of_a_weight_is_what_a_direct_computation_gives(
     assert found["0.25"] == pytest.approx(np.mean(values), abs=0.01)
 
 
-def test_with_too_few_users_to_choose_by_both_count_alike(
+@pytest.mark.parametrize(
+    ("tried", "weight"),
+    [
+        ([0.30, 0.40, 0.20], 0.42),  # 0.3 + 0.5 w - 0.6 w^2
+        ([0.30, 0.35, 0.38], 1.0),  # its top is beyond the end
+        ([0.30, 0.25, 0.10], 0.0),
+        ([0.30, 0.25, 0.40], 1.0),  # no top at all: the better end
+        ([0.40, 0.25, 0.30], 0.0),
+        ([0.30, 0.30, 0.30], 0.0),
+    ],
+)
+def test_the_weight_is_where_a_parabola_is_highest(tried: list[float], weight: float) -> None:
+    assert best_weight(dict(zip(("0.0", "0.5", "1.0"), tried, strict=True))) == weight
+
+
+def test_with_too_few_users_to_choose_by_the_teacher_has_a_quarter(
     tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge, tmp_path: Path
 ) -> None:
     student = small_student(tiny_dataset.num_items)
     knowledge = make_knowledge(tiny_dataset)
     found = prepare(tmp_path / "t", tiny_dataset, knowledge, student, weight=None)
     assert found.meta["tried_weights"] == {}
-    assert found.meta["teacher_weight"] == FALLBACK_WEIGHT == 0.5
+    assert found.meta["teacher_weight"] == FALLBACK_WEIGHT == 0.25
 
 
 # What is made stays.
