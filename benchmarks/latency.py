@@ -11,22 +11,29 @@ Writes `benchmark.json` (`LatencyResults` in `benchmarks/report/schema.py`), `be
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
+from seqrec.config import flag, parse_flags, to_json
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import write_text
 
+from benchmarks.measure.flags import FolderFlags, TimingFlags
 from benchmarks.measure.lower_bound import DEFINITION
-from benchmarks.measure.machine import describe_machine, watch_others
+from benchmarks.measure.machine import OtherWork, describe_machine
 from benchmarks.measure.quality import Judged, describe_dataset, judge
-from benchmarks.measure.speed import BATCH_SIZE, Workload, time_judged
-from benchmarks.measure.students import open_students, students_in_torch, teacher_quality
-from benchmarks.measure.systems import Popularity, System, TeacherSystem, load_runner
+from benchmarks.measure.speed import BATCH_SIZE, time_judged
+from benchmarks.measure.students import (
+    TeacherSystem,
+    open_students,
+    students_in_torch,
+    teacher_quality,
+)
+from benchmarks.measure.systems import Popularity, System, load_runner
 from benchmarks.report.files import load, save
 from benchmarks.report.regression import report, require_comparable
 from benchmarks.report.schema import Failure, LatencyResults
@@ -34,17 +41,16 @@ from benchmarks.report.tables import format_latency
 
 logger = logging.getLogger(__name__)
 
+Opened = tuple[Sequence[System], Sequence[Failure]]  # and why others could not be opened
+
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyConfig:
+class LatencyConfig(FolderFlags, TimingFlags):
     """Flags of `benchmarks.latency`."""
 
-    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
-    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
     device: Literal["cpu", "cuda"] = flag(
         "cpu", "where the teacher and --torch run; exported files run on the CPU"
     )
-    teacher: bool = flag(True, "measure the teacher as well; loads its language model")
     torch: bool = flag(
         False, "measure the distilled students in PyTorch as well, eager and compiled"
     )
@@ -54,23 +60,9 @@ class LatencyConfig:
     sweeps: bool = flag(
         False, "measure throughput over batch sizes and latency over history lengths, too"
     )
-    num_threads: int = flag(1, "threads of each call")
-    num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
-    budget_s: float = flag(20.0, "seconds after which a slow system is asked no more")
-    seed: int = flag(0, "seed of the order of the users")
     compare_with: Path | None = flag(
         None, "benchmark.json of an earlier run; exit code 1 if this one is worse"
     )
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        if min(self.num_threads, self.num_calls) < 1 or self.budget_s <= 0:
-            raise ValueError("--num-threads, --num-calls, --budget-s: above 0")
-
-    @property
-    def folder(self) -> Path:
-        """Where all stages write."""
-        return self.output_dir or default_output_dir(self.data_dir)
 
 
 def require_gpu(flag_name: str, device: str) -> None:
@@ -108,8 +100,7 @@ def benchmark(
     config: LatencyConfig,
     dataset: SequenceDataset,
     systems: Sequence[System],
-    failures: Sequence[Failure] = (),
-    workers: Sequence[int] = (),
+    failures: Sequence[Failure],
 ) -> LatencyResults:
     """Judge and time systems, and the teacher with them.
 
@@ -118,7 +109,6 @@ def benchmark(
         dataset: what is judged on.
         systems: all but the teacher, in the order of the table.
         failures: of systems that could not be opened.
-        workers: process numbers of systems that answer in processes of their own.
 
     Raises:
         SeqRecError: the teacher is missing, or a system of ours does not answer as it should.
@@ -133,12 +123,11 @@ def benchmark(
         quality = teacher_quality(config.folder, dataset)
         teacher = TeacherSystem(config.folder / "teacher", config.num_threads, config.device)
         judged.insert(1, Judged(teacher, quality))
-    workload = Workload(dataset, config.num_threads, config.num_calls, config.budget_s, config.seed)
-    with watch_others(workers) as others:
-        rows = time_judged(judged, workload, failed, sweeps=config.sweeps)
+    others = OtherWork()
+    rows = time_judged(judged, dataset, config, failed, sweeps=config.sweeps)
     return LatencyResults(
         config=to_json(config),
-        environment=others.tell(machine),
+        environment=replace(machine, other_work=others.cores()),
         dataset=describe_dataset(dataset),
         throughput_batch_size=BATCH_SIZE,
         lower_bound=DEFINITION,
@@ -186,17 +175,32 @@ def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path
         report(earlier, results)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark and write its results."""
-    config = parse_flags(LatencyConfig, (__doc__ or "").partition("\n")[0], argv)
+def run(
+    config: LatencyConfig,
+    open_others: Callable[[SequenceDataset, ExitStack], Opened] = lambda *_: ((), ()),
+) -> None:
+    """Measure, write the results and show them.
+
+    Args:
+        config: the flags.
+        open_others: opens systems besides ours, to be closed when the stack is left.
+    """
     import torch
 
     require_gpu("--device", config.device)
     torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
     dataset = open_data(config)
     earlier = open_earlier(config, dataset)
-    results = benchmark(config, dataset, open_systems(config, dataset))
+    systems = open_systems(config, dataset)
+    with ExitStack() as stack:
+        others, failures = open_others(dataset, stack)
+        results = benchmark(config, dataset, [*systems, *others], failures)
     finish(results, earlier, config.folder)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    run(parse_flags(LatencyConfig, (__doc__ or "").partition("\n")[0], argv))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report.schema import Identity
+
 HERE = Path(__file__).parent / "workers"
 Settings = Callable[[int], dict[str, Any]]  # of a model of a width
 
@@ -32,6 +34,10 @@ class Baseline:
     def folder_name(self) -> str:
         """Where its models are, below the folder of all baselines."""
         return self.name.replace(" ", "-")
+
+    def identity(self, mode: str) -> Identity:
+        """Who it is in tables; its worker knows the precision."""
+        return Identity(system=self.modes[mode], precision="-", family="baseline")
 
 
 def _baseline(

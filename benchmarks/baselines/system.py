@@ -9,11 +9,15 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seqrec.data import IntArray
+from seqrec.environments import ensure_environment
+from seqrec.errors import SeqRecError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +30,11 @@ from benchmarks.baselines.training import (
     worker_environment,
 )
 from benchmarks.measure.lower_bound import BYTES
+from benchmarks.measure.quality import failure_of
 from benchmarks.measure.queries import NOTHING, Answer, Request
 from benchmarks.measure.startup import last_line, peak_mib
 from benchmarks.measure.systems import System, SystemFailure
-from benchmarks.report.schema import Identity, StartUp
+from benchmarks.report.schema import Failure, StartUp
 
 DESCRIPTION = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
 
@@ -55,15 +60,14 @@ class BaselineSystem(System):
             baseline: what is served.
             mode: one of its modes.
             python: the interpreter of its environment.
-            folder: what `ensure_trained` or `make_untrained` returned.
+            folder: what `ensure_trained` or `write_untrained` returned.
             num_threads: of each call.
             log_name: beginning of the name of the file that it prints to.
 
         Raises:
             SystemFailure: the worker does not start, or says something else than it should.
         """
-        name = baseline.modes[mode]
-        self.identity = Identity(system=name, precision="-", family="baseline")
+        self.identity = identity = baseline.identity(mode)
         self._made_of, self._num_threads = (baseline, mode, python, folder), num_threads
         self._is_sparse, self._folder = baseline.is_sparse, folder
         self._log = folder.parent / f"{log_name}-{mode}.log"
@@ -83,17 +87,11 @@ class BaselineSystem(System):
         except SystemFailure:
             self.close()
             raise
-        precision = str(told["precision"])
-        self.identity = Identity(system=name, precision=precision, family="baseline")
+        self.identity = replace(identity, precision=str(told["precision"]))
         self.num_parameters = int(told["num_parameters"])
         self.size_mib = int(told["size_bytes"]) / 2**20
         self.max_len = int(told["max_len"])
         self.versions = {str(name): str(version) for name, version in told["versions"].items()}
-
-    @property
-    def pid(self) -> int:
-        """The number of the worker's process."""
-        return self._process.pid
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
@@ -128,7 +126,7 @@ class BaselineSystem(System):
                 return StartUp(
                     load_ms=(ready - started) / 1e6,
                     first_ms=(time.monotonic_ns() - ready) / 1e6,
-                    peak_mib=peak_mib(twin.pid),
+                    peak_mib=peak_mib(twin._process.pid),
                 )
         except SystemFailure as error:  # of the twin, whom nobody knows
             raise SystemFailure(str(error), self) from error
@@ -191,3 +189,40 @@ class BaselineSystem(System):
     def _failure(self, what: str) -> SystemFailure:
         name = f"{self.identity.system} ({self.identity.precision})"
         return SystemFailure(f"{name} {what}. What it printed is in {self._log}", self)
+
+
+def open_all(
+    baselines: Sequence[Baseline],
+    make: Callable[[Baseline, Path], Path],
+    num_threads: int,
+    stack: ExitStack,
+) -> tuple[list[System], list[Failure]]:
+    """Build environments, make the models and serve them, each as far as it goes.
+
+    Args:
+        baselines: in the order of the table.
+        make: returns the folder of a baseline's model, made now with the interpreter of its
+            environment unless it is there.
+        num_threads: of each call.
+        stack: ends the workers when it is left.
+
+    Returns:
+        A system for each mode that answers, and a failure for each that does not.
+    """
+    systems: list[System] = []
+    failures: list[Failure] = []
+    for baseline in baselines:
+        try:
+            python = ensure_environment(baseline.requirements)
+            folder = make(baseline, python)
+        except SeqRecError as error:
+            failures += [failure_of(baseline.identity(mode), error) for mode in baseline.modes]
+            continue
+        for mode in baseline.modes:
+            try:
+                system = BaselineSystem(baseline, mode, python, folder, num_threads=num_threads)
+            except SeqRecError as error:
+                failures.append(failure_of(baseline.identity(mode), error))
+                continue
+            systems.append(stack.enter_context(contextlib.closing(system)))
+    return systems, failures

@@ -46,7 +46,7 @@ from benchmarks.grid.workspace import (
 )
 from benchmarks.measure.machine import describe_machine
 from benchmarks.measure.quality import evaluate_lists, top_lists
-from benchmarks.measure.systems import OnnxSystem
+from benchmarks.measure.students import OnnxSystem
 from benchmarks.report.files import load, save
 from benchmarks.report.schema import RunResult
 from export.onnx_graph.exporting import ensure_exported

@@ -30,9 +30,8 @@ def as_matrix(sequences: list[Any], num_items: int) -> csr_matrix:
 
 def fit(exchange: Exchange, num_neighbours: int) -> CosineRecommender:
     """Find each item's neighbours."""
-    sequences = [exchange.sequence(user) for user in range(exchange.num_users)]
     model = CosineRecommender(K=num_neighbours, num_threads=1)
-    model.fit(as_matrix(sequences, exchange.num_items), show_progress=False)
+    model.fit(as_matrix(exchange.sequences(), exchange.num_items), show_progress=False)
     return model
 
 

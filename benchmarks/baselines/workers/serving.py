@@ -1,7 +1,6 @@
 """What the workers have in common. It runs in a library's environment and imports nothing of ours.
 
     worker.py train FOLDER NUM_EPOCHS MINUTES DEVICE
-    worker.py untrained FOLDER
     worker.py serve FOLDER MODE
 
 FOLDER/exchange holds what a training may know. 0 epochs: their number is chosen by the validation
@@ -9,7 +8,8 @@ targets, and once MINUTES are over (0: never) the epoch that is running is the l
 those of the best one. Minutes are those of CPU time: a busy machine changes nothing. Training
 writes `trained.json` beside the weights: num_epochs, minutes, cut_short (the time was over before
 validation said to stop), valid_ndcg@10 after each epoch where that was measured, device ("cpu" or
-the GPU's name), and versions. An untrained model answers as fast as a trained one.
+the GPU's name), and versions. Of an exchange without events a model is served whose weights are
+random, by libraries that can make one: it answers as fast as a trained one.
 
 Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
 served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
@@ -21,7 +21,6 @@ A worker is a module with `LIBRARIES` (names of packages, for their versions) an
 
     train(exchange, output, num_epochs)   writes weights into `output`, which is also the working
                                           directory; returns NDCG@10 after each epoch
-    untrained(exchange, output)           writes weights drawn by chance; not every library can
     open_model(folder, exchange, mode)    returns a model of what was written
 
 A model has `precision`, `num_parameters`, `size_bytes`, `max_len`, and
@@ -77,6 +76,11 @@ class Exchange:
         return time.process_time() >= self.deadline
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether there is nothing to learn from: weights are random."""
+        return not len(self.events)
+
+    @property
     def num_users(self) -> int:
         """Number of users U."""
         return len(self.offsets) - 1
@@ -84,6 +88,10 @@ class Exchange:
     def sequence(self, user: int) -> NDArray[np.int32]:
         """Return a user's events in time order, int32 (T,)."""
         return self.events[self.offsets[user] : self.offsets[user + 1]]
+
+    def sequences(self) -> list[NDArray[np.int32]]:
+        """Return all users' events."""
+        return [self.sequence(user) for user in range(self.num_users)]
 
 
 def main(library: Any) -> None:
@@ -95,8 +103,6 @@ def main(library: Any) -> None:
         _, num_epochs, minutes, device = arguments
         exchange = Exchange.open(folder, float(minutes), device)
         _train(library, exchange, folder, int(num_epochs))
-    elif command == "untrained":
-        library.untrained(Exchange.open(folder), folder)
     else:
         _serve(library, folder, arguments[1], output)
 
@@ -205,13 +211,40 @@ def rows_and_items(excluded: IntArray) -> tuple[IntArray, IntArray]:
     return rows, excluded[rows, columns]
 
 
-def top_k(scores: Any, left_out: Any, k: int) -> Any:
-    """Return the best k scores of a tensor (B, V), which it changes, and their columns.
+class TorchModel:
+    """A model in PyTorch that returns scores alone.
 
-    `left_out` are two tensors, rows and columns of what must not be among them.
+    Its `prepare` returns a batch for `predict`, two tensors, rows and columns of what is to be left
+    out of the scores (B, V) that `predict` returns, and k.
     """
-    scores[left_out] = float("-inf")
-    return scores.topk(k, dim=1)
+
+    precision = "fp32"
+
+    def __init__(self, model: Any, weights: Path, exchange: Exchange) -> None:
+        """Load the weights into a model that was just made; of an untrained one, write them."""
+        import torch
+
+        if exchange.is_untrained:
+            torch.save(model.state_dict(), weights)
+        model.load_state_dict(torch.load(weights, "cpu", weights_only=True))
+        self.model = model.eval()
+        self.max_len = exchange.settings["max_len"]
+        self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.size_bytes = weights.stat().st_size
+
+    def predict(self, batch: Any) -> Any:
+        """Return the library's scores (B, V)."""
+        raise NotImplementedError
+
+    def answer(self, prepared: Any) -> Any:
+        """Score, leave out, choose; returns scores and columns (B, K)."""
+        import torch
+
+        batch, left_out, k = prepared
+        with torch.inference_mode():
+            scores = self.predict(batch)
+            scores[left_out] = float("-inf")
+            return scores.topk(k, dim=1)
 
 
 def note(values: list[float], value: float, save: Callable[[], object]) -> None:
