@@ -11,7 +11,7 @@ from seqrec.prepare import PrepareConfig
 import numpy as np
 import pytest
 
-from benchmarks.baselines.__main__ import BaselinesConfig
+from benchmarks.baselines.config import BaselinesConfig
 from benchmarks.catalogue import CatalogueConfig
 from benchmarks.cold_start import ColdConfig
 from benchmarks.grid.config import AccuracyConfig

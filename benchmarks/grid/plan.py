@@ -29,11 +29,14 @@ class RunKey:
         """The seeds of the students in it."""
         return tuple(seed for seed in (self.seed, self.partner_seed) if seed is not None)
 
-
-def averages_itself(name: str) -> bool:
-    """Tell whether a variant is the mean of two students that differ in their seed alone."""
-    made_of = VARIANTS[name].made_of
-    return len(set(made_of)) < len(made_of)
+    @property
+    def sources(self) -> list["RunKey"]:
+        """The runs that it is made from."""
+        seeds = [self.seed, self.seed if self.partner_seed is None else self.partner_seed]
+        return [
+            RunKey(name) if VARIANTS[name].kind == "teacher" else RunKey(name, self.arch, seed)
+            for name, seed in zip(VARIANTS[self.variant].made_of, seeds, strict=False)
+        ]
 
 
 def seed_pairs(seeds: Sequence[int]) -> list[tuple[int, int]]:
@@ -50,18 +53,9 @@ def variant_runs(name: str, arch: Arch, seeds: Sequence[int]) -> list[RunKey]:
     """Return the runs of a variant."""
     if VARIANTS[name].kind in ("popularity", "teacher"):
         return [RunKey(name)]
-    if averages_itself(name):
+    if VARIANTS[name].averages_itself:
         return [RunKey(name, arch, *pair) for pair in seed_pairs(seeds)]
     return [RunKey(name, arch, seed) for seed in seeds]
-
-
-def sources(key: RunKey) -> list[RunKey]:
-    """Return the runs that a run is made from."""
-    seeds = [key.seed, key.seed if key.partner_seed is None else key.partner_seed]
-    return [
-        RunKey(name) if VARIANTS[name].kind == "teacher" else RunKey(name, key.arch, seed)
-        for name, seed in zip(VARIANTS[key.variant].made_of, seeds, strict=False)
-    ]
 
 
 def plan(
@@ -73,7 +67,7 @@ def plan(
         ModelError: a variant averages students of two seeds, and there is one seed only.
     """
     for name in variants:
-        if averages_itself(name) and len(seeds) < 2:
+        if VARIANTS[name].averages_itself and len(seeds) < 2:
             raise ModelError(
                 f"variant {name} averages students of two seeds, but --seeds names {len(seeds)}: "
                 f"--seeds {' '.join(map(str, seeds))} {max(seeds) + 1}, or leave it out of "
@@ -84,5 +78,5 @@ def plan(
     )
     # Seed by seed: a grid that is stopped halfway then holds whole tables of its first seeds.
     ordered = sorted(keys, key=lambda k: -1 if k.seed is None else seeds.index(k.seed))
-    first = [key for key in ordered if not sources(key)]
-    return first, [key for key in ordered if sources(key)]
+    first = [key for key in ordered if not key.sources]
+    return first, [key for key in ordered if key.sources]

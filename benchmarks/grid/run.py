@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.errors import ModelError
-from seqrec.evaluation import evaluate, evaluation_batches, popularity_scores, validation_ndcg
+from seqrec.evaluation import (
+    ScoreFunction,
+    evaluate,
+    evaluation_batches,
+    popularity_scores,
+    validation_ndcg,
+)
 from seqrec.files import read_json, sha256_file, write_json
 from seqrec.histories import pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation
@@ -26,15 +32,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
-from benchmarks.grid.ensembles import (
-    Scorer,
-    average,
-    load_teacher_scorer,
-    model_scorer,
-    rank_test_targets,
-    teacher_scorer,
-)
-from benchmarks.grid.plan import RunKey, sources
+from benchmarks.grid.ensembles import average, load_teacher
+from benchmarks.grid.plan import RunKey
 from benchmarks.grid.shared import Stopwatch, share_soft_targets
 from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import (
@@ -84,7 +83,7 @@ def compute_run(key: RunKey, space: Workspace) -> RunResult:
         return finished
     folder, recipe, watch = run_folder(key, space), run_recipe(key, space), Stopwatch()
     made_from = []
-    for source in sources(key):
+    for source in key.sources:
         if (result := read_finished(source, space)) is None:
             raise ModelError(
                 f"{key} is made from {source}, which is not there. Compute it: "
@@ -131,14 +130,16 @@ def _teacher(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
     teacher = Teacher.from_pretrained(folder, device=device)
     targets = space.dataset.eval_targets("test")
     with watch.stage("evaluate"), torch.inference_mode():
-        item_vectors = teacher.item_vectors().float().cpu()
+        item_vectors = teacher.item_vectors().float().cpu().contiguous()
         states = torch.empty(len(targets.users), item_vectors.shape[1])
         for chosen, _, histories in evaluation_batches(space.dataset, targets, 64):
             shown = torch.from_numpy(pad_left(histories, teacher.config.max_len))
             states[torch.from_numpy(chosen)] = teacher.encode(shown.to(device))[:, -1].float().cpu()
-        result = rank_test_targets(teacher_scorer(states, item_vectors), space.dataset)
-    tensors = {"states": states, "item_vectors": item_vectors.contiguous()}
-    save_tensors(tensors, run_folder(key, space) / "states.safetensors")
+        # Ensembles with it need no language model.
+        tensors = {"states": states, "item_vectors": item_vectors}
+        save_tensors(tensors, run_folder(key, space) / "states.safetensors")
+        score, max_len = _model(key, space)
+        result = evaluate(score, space.dataset, "test", max_len=max_len)
     metrics = read_json(folder / "metrics.json")
     return result, {
         "valid_ndcg_at_10": metrics["valid_ndcg@10"],
@@ -170,7 +171,7 @@ def _student(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
 
 def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
-    (source,) = sources(key)
+    (source,) = key.sources
     with watch.stage("export"):
         trained = student_folder(source, space)
         exported = ensure_exported(space.dataset, run_folder(key, space), trained, "int8")
@@ -188,15 +189,20 @@ def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
 
 def _ensemble(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
-    def scorer(source: RunKey) -> Scorer:
-        if VARIANTS[source.variant].kind == "teacher":
-            return load_teacher_scorer(run_folder(source, space) / "states.safetensors")
-        student = Student.from_pretrained(student_folder(source, space))
-        return model_scorer(student, student.config.max_len)
-
     with watch.stage("evaluate"):
-        averaged = average([scorer(source) for source in sources(key)])
-        return rank_test_targets(averaged, space.dataset), {}
+        models = [_model(source, space) for source in key.sources]
+        max_len = max(length for _, length in models)
+        return evaluate(average(models), space.dataset, "test", max_len=max_len), {}
+
+
+def _model(key: RunKey, space: Workspace) -> tuple[ScoreFunction, int]:
+    """Return what a run has made, and how many of the newest items it is shown."""
+    if VARIANTS[key.variant].kind == "teacher":
+        max_len = int(read_json(space.root / "teacher" / "teacher.json")["max_len"])
+        file = run_folder(key, space) / "states.safetensors"
+        return load_teacher(file, space.dataset, max_len), max_len
+    student = Student.from_pretrained(student_folder(key, space))
+    return student, student.config.max_len
 
 
 COMPUTE = {

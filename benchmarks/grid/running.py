@@ -6,9 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
-from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, ModelError, set_up_logging
 from seqrec.training import set_up_cpu
 
@@ -19,8 +17,8 @@ from benchmarks.grid.plan import RunKey, plan
 from benchmarks.grid.run import compute_run, read_finished
 from benchmarks.grid.shared import ensure_teacher, share_soft_targets
 from benchmarks.grid.summary import summarize
-from benchmarks.grid.variants import needs_teacher, select_variants
-from benchmarks.grid.workspace import Device, Workspace, open_workspace, run_folder
+from benchmarks.grid.variants import VARIANTS, select_variants
+from benchmarks.grid.workspace import Workspace, run_folder
 from benchmarks.report.files import save
 from benchmarks.report.plots import draw_accuracy, save_figure
 from benchmarks.report.schema import AccuracyResults
@@ -30,9 +28,8 @@ logger = logging.getLogger(__name__)
 Work = tuple[RunKey, Workspace]
 
 
-def open_data(config: AccuracyConfig) -> list[SequenceDataset]:
+def open_workspaces(config: AccuracyConfig) -> list[Workspace]:
     """Open all data sets; `DataError` if one is missing, or two would write to the same folder."""
-    datasets = [load_dataset(data_dir) for data_dir in config.data_dir]
     names = [data_dir.resolve().name for data_dir in config.data_dir]
     for name in names:
         if names.count(name) > 1:
@@ -40,7 +37,10 @@ def open_data(config: AccuracyConfig) -> list[SequenceDataset]:
                 f"two data sets are in folders named {name}, and results are kept by that name. "
                 "Rename one, or give it an --output-dir of its own"
             )
-    return datasets
+    return [
+        Workspace.open(data_dir, config.output_dir / name, config.student_flags, config.device)
+        for data_dir, name in zip(config.data_dir, names, strict=True)
+    ]
 
 
 def run_grid(phases: Sequence[Sequence[Work]], jobs: int) -> None:
@@ -57,7 +57,7 @@ def run_grid(phases: Sequence[Sequence[Work]], jobs: int) -> None:
                 continue
             spawn = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
-                done = as_completed([pool.submit(compute_logged, *told(*work)) for work in phase])
+                done = as_completed([pool.submit(compute_logged, *work) for work in phase])
                 try:
                     for future in done:
                         future.result()
@@ -71,17 +71,8 @@ def run_grid(phases: Sequence[Sequence[Work]], jobs: int) -> None:
                     pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
 
 
-def told(key: RunKey, space: Workspace) -> tuple[RunKey, Path, Path, str, Device]:
-    """Return what another process needs to know of a run: it maps the data set's files itself."""
-    return key, space.dataset.path, space.root, space.student_flags, space.device
-
-
-def compute_logged(
-    key: RunKey, data_dir: Path, root: Path, student_flags: str, device: Device
-) -> None:
+def compute_logged(key: RunKey, space: Workspace) -> None:
     """Compute a run in a process of its own; what it prints goes to `log.txt` in its folder."""
-    with_teacher = needs_teacher(key.variant)
-    space = open_workspace(data_dir, root, student_flags, device, with_teacher=with_teacher)
     log = run_folder(key, space) / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
@@ -98,25 +89,13 @@ def compute_logged(
 
 def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
     """Compute the grid and return the content of each data set's `accuracy.json`."""
-    datasets = open_data(config)
+    spaces = open_workspaces(config)
     variants = select_variants(config.variants)
     phases = plan(variants, config.archs, config.seeds)
-    roots = [config.output_dir / data_dir.resolve().name for data_dir in config.data_dir]
-    if config.train and any(map(needs_teacher, variants)):
-        for data_dir, dataset, root in zip(config.data_dir, datasets, roots, strict=True):
-            flags, jobs = config.teacher_flags, config.jobs
-            ensure_teacher(data_dir, dataset, root, teacher_flags=flags, num_threads=jobs)
+    if config.train and any(VARIANTS[name].needs_teacher for name in variants):
+        for space in spaces:
+            ensure_teacher(space, config.teacher_flags, config.jobs)
     set_up_cpu(num_threads=1, num_processes=1)
-    spaces = [
-        open_workspace(
-            data_dir,
-            root,
-            config.student_flags,
-            config.device,
-            with_teacher=(root / "knowledge" / "meta.json").is_file(),
-        )
-        for data_dir, root in zip(config.data_dir, roots, strict=True)
-    ]
     if config.train:
         for space in spaces:
             share_before(phases[0], space)
@@ -129,6 +108,8 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
 
 def share_before(keys: Sequence[RunKey], space: Workspace) -> None:
     """Make what runs share before the first begins: two at once would make the same twice."""
+    if space.knowledge is None:  # of other data it is refused here, before anything is trained
+        return
     todo = [key for key in keys if read_finished(key, space) is None]
     for key in {key.variant: key for key in reversed(todo)}.values():  # one of each variant
         share_soft_targets(key, space)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json, sha256_file, write_json
 from seqrec.knowledge import load_knowledge
@@ -108,18 +107,17 @@ def share_soft_targets(key: RunKey, space: Workspace) -> dict[str, Cost]:
     return {stage: Cost(**read_json(file)) for stage, file in files.items() if file.is_file()}
 
 
-def ensure_teacher(
-    data_dir: Path, dataset: SequenceDataset, root: Path, *, teacher_flags: str, num_threads: int
-) -> None:
+def ensure_teacher(space: Workspace, teacher_flags: str, num_threads: int) -> None:
     """Train the teacher unless there is one of this data; all seeds and students share it.
 
     Raises:
         ModelError: training failed.
     """
+    data_dir, root = space.dataset.path, space.root
     metrics = root / "teacher" / "metrics.json"
     if not teacher_flags and metrics.is_file():
         try:
-            load_knowledge(root / "knowledge", dataset)
+            load_knowledge(root / "knowledge", space.dataset)
         except SeqRecError as error:
             logger.info("%s", error)
         else:

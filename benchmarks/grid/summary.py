@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.grid.plan import RunKey, variant_runs
 from benchmarks.grid.run import load_ranks, read_finished
 from benchmarks.grid.shared import times_file
-from benchmarks.grid.variants import (
-    CONTROL,
-    DISTILLED,
-    NO_LANGUAGE_MODEL,
-    VARIANTS,
-    needs_teacher,
-    unknown_settings,
-)
+from benchmarks.grid.variants import CONTROL, DISTILLED, NO_LANGUAGE_MODEL, VARIANTS
 from benchmarks.grid.workspace import Workspace, run_folder
 from benchmarks.measure.machine import describe_machine
 from benchmarks.measure.quality import K, describe_dataset
@@ -57,8 +50,8 @@ def collect(
     """
     finished: dict[tuple[str, Arch], Runs] = {}
     for arch in archs:
-        for name in VARIANTS:
-            if unknown_settings(name) or (needs_teacher(name) and space.knowledge is None):
+        for name, variant in VARIANTS.items():
+            if variant.needs_teacher and space.knowledge is None:
                 continue
             results = {
                 key: result

@@ -4,7 +4,6 @@ A variant of kind "student" is `student.distill` with `overrides` put over its d
 not `taught` gets no knowledge of the teacher's at all. To compare something else, edit `VARIANTS`.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +28,22 @@ class Variant:
     words: bool = False  # a student: item texts as bags of words, not as the language model reads
     made_of: tuple[str, ...] = ()  # int8: what is exported; ensemble: what is averaged
     ablation: bool = False  # a part taken from "distilled", and run only when asked for
+
+    def __post_init__(self) -> None:
+        """Refuse what `student.distill` does not have."""
+        DistillConfig(**self.overrides)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it can be computed only after a teacher was trained."""
+        if self.made_of:
+            return any(VARIANTS[name].needs_teacher for name in self.made_of)
+        return self.kind == "teacher" or (self.kind == "student" and self.taught)
+
+    @property
+    def averages_itself(self) -> bool:
+        """Whether it is the mean of two students that differ in their seed alone."""
+        return len(set(self.made_of)) < len(self.made_of)
 
 
 def ablation(description: str, **overrides: Any) -> Variant:
@@ -118,7 +133,7 @@ def select_variants(names: Sequence[str]) -> list[str]:
         names: variants, or sets of them: "default", "ablations", "all".
 
     Raises:
-        ModelError: there is none of that name, or `student.distill` lacks what one sets.
+        ModelError: there is none of that name.
     """
     wanted: set[str] = set()
     for name in names:
@@ -130,26 +145,4 @@ def select_variants(names: Sequence[str]) -> list[str]:
         wanted.update(SETS.get(name, (name,)))
     for name in list(wanted):
         wanted.update(VARIANTS[name].made_of)
-    for name in sorted(wanted):
-        if unknown := unknown_settings(name):
-            raise ModelError(
-                f"variant {name} sets {', '.join(unknown)}, which student.distill does not have. "
-                "Correct the table in benchmarks/grid/variants.py, or leave it out: --variants"
-            )
     return [name for name in VARIANTS if name in wanted]
-
-
-def unknown_settings(name: str) -> list[str]:
-    """Return what a variant sets that `student.distill` does not have."""
-    known = {setting.name for setting in dataclasses.fields(DistillConfig)}
-    return sorted(VARIANTS[name].overrides.keys() - known)
-
-
-def needs_teacher(name: str) -> bool:
-    """Tell whether a variant can be computed only after a teacher was trained."""
-    variant = VARIANTS[name]
-    return variant.kind == "teacher" or (
-        any(map(needs_teacher, variant.made_of))
-        if variant.made_of
-        else variant.kind == "student" and variant.taught
-    )

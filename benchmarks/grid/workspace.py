@@ -2,7 +2,9 @@
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +16,8 @@ from seqrec.knowledge import Knowledge, load_knowledge
 from accelerate import Accelerator
 
 from benchmarks.grid.bag_of_words import with_bag_of_words
-from benchmarks.grid.plan import RunKey, sources
-from benchmarks.grid.variants import VARIANTS, Variant, needs_teacher
+from benchmarks.grid.plan import RunKey
+from benchmarks.grid.variants import VARIANTS, Variant
 from benchmarks.report.schema import SCHEMA
 from student.config import DistillConfig, scheduled
 
@@ -30,7 +32,21 @@ class Workspace:
     root: Path  # teacher/, knowledge/, soft-targets/ ... as the stages write them, and cells/
     student_flags: str  # of `student.distill`, for all students alike
     device: Device
-    knowledge: Knowledge | None  # None: no teacher is needed, or none is there yet
+
+    @classmethod
+    def open(cls, data_dir: Path, root: Path, student_flags: str, device: Device) -> "Workspace":
+        """Open a data set and its folder of results; `DataError` if there is no such data."""
+        return cls(load_dataset(data_dir), root, student_flags, device)
+
+    def __reduce__(self) -> tuple[Callable[..., "Workspace"], tuple[Any, ...]]:
+        """Have another process map the data set's files itself."""
+        return Workspace.open, (self.dataset.path, self.root, self.student_flags, self.device)
+
+    @cached_property
+    def knowledge(self) -> Knowledge | None:
+        """The teacher's; None: there is none yet. `SeqRecError` if it is of other data."""
+        folder = self.root / "knowledge"
+        return load_knowledge(folder, self.dataset) if (folder / "meta.json").is_file() else None
 
     def accelerator(self) -> Accelerator:
         """Return what says where to compute."""
@@ -38,18 +54,9 @@ class Workspace:
 
     def knowledge_for(self, variant: Variant) -> Knowledge | None:
         """Return what a variant's student is given of the teacher's; None: nothing."""
-        if self.knowledge is None or not variant.taught:
+        if not variant.taught or self.knowledge is None:
             return None
         return with_bag_of_words(self.knowledge, self.dataset) if variant.words else self.knowledge
-
-
-def open_workspace(
-    data_dir: Path, root: Path, student_flags: str, device: Device, *, with_teacher: bool
-) -> Workspace:
-    """Open a data set and its folder of results; `DataError` if there is no such data."""
-    dataset = load_dataset(data_dir)
-    knowledge = load_knowledge(root / "knowledge", dataset) if with_teacher else None
-    return Workspace(dataset, root, student_flags, device, knowledge)
 
 
 def student_config(key: RunKey, space: Workspace) -> DistillConfig:
@@ -75,9 +82,9 @@ def run_recipe(key: RunKey, space: Workspace) -> dict[str, Any]:
     variant = VARIANTS[key.variant]
     wanted: dict[str, Any] = {"schema": SCHEMA, "kind": variant.kind}
     if variant.made_of:
-        return wanted | {"made_of": [run_recipe(source, space) for source in sources(key)]}
+        return wanted | {"made_of": [run_recipe(source, space) for source in key.sources]}
     wanted["dataset_fingerprint"] = space.dataset.fingerprint
-    if needs_teacher(key.variant):
+    if variant.needs_teacher:
         if space.knowledge is None:
             raise ModelError(f"{key}: no teacher in {space.root}")
         wanted["knowledge_fingerprint"] = space.knowledge.fingerprint

@@ -28,13 +28,17 @@ from benchmarks.grid.run import compute_run, load_ranks, read_finished, save_ran
 from benchmarks.grid.running import run
 from benchmarks.grid.shared import share_soft_targets
 from benchmarks.grid.variants import VARIANTS
-from benchmarks.grid.workspace import Workspace, open_workspace, run_folder, student_folder
+from benchmarks.grid.workspace import Workspace, run_folder, student_folder
 from benchmarks.report.schema import AccuracyResults, RunResult
 from export.recommender import open_session
 from student import training
 from student.model import Student
 
 pytestmark = pytest.mark.slow  # a whole grid is trained first
+
+
+def end_process(*_: Any) -> None:
+    os._exit(9)
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -58,6 +62,16 @@ def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(runs, "distil", counting)
     return folders
+
+
+def die_after_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = seqrec.training._save_checkpoint
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
 
 
 # --- What is finished stays -----------------------------------------------------------------------
@@ -135,15 +149,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
 ) -> None:
     key, save, saved = RunKey("control", "gru", 0), seqrec.training._save_checkpoint, []
 
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
     def save_and_count(*arguments: Any) -> None:
         saved.append(arguments[1].epoch)
         save(*arguments)
 
-    monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+    die_after_the_first_checkpoint(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         compute_run(key, elsewhere)
     assert read_finished(key, elsewhere) is None
@@ -175,7 +185,7 @@ def test_a_run_without_its_source_names_the_command(elsewhere: Workspace) -> Non
 def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    space = open_workspace(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu", with_teacher=False)
+    space = Workspace.open(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu")
     with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
         running.run_grid([[(RunKey("control", "transformer", 0), space)]], jobs=2)
 
@@ -183,8 +193,7 @@ def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
 def test_a_run_whose_process_is_killed_is_one_line(
     elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "compute_logged", os._exit)
-    monkeypatch.setattr(running, "told", lambda *_: (9,))
+    monkeypatch.setattr(running, "compute_logged", end_process)
     with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
         running.run_grid([[(RunKey("control", "gru", 0), elsewhere)]], jobs=2)
 
@@ -201,7 +210,7 @@ def test_ranks_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_what_is_shared_is_there_before_the_first_run_begins(
-    config: AccuracyConfig, space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: AccuracyConfig, beside: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
     fit = training.fit
@@ -219,15 +228,14 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
 
     monkeypatch.setattr(training, "fit", counting)
     monkeypatch.setattr(running, "compute_run", begin)
-    for part in ("teacher", "knowledge"):
-        shutil.copytree(space.root / part, tmp_path / "tiny" / part)
     variants = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
-    start = dataclasses.replace(config, output_dir=tmp_path, variants=variants, teacher_flags="")
+    output_dir = beside.root.parent
+    start = dataclasses.replace(config, output_dir=output_dir, variants=variants, teacher_flags="")
     with pytest.raises(Begun):
         run(start, "")
     auxiliaries = ["transformer auxiliary teacher", "gru auxiliary teacher"]
     assert made == [f"{a}{part}" for a in auxiliaries for part in ("", " refit")] + ["first run"]
-    folders = [path for path in (tmp_path / "tiny" / "soft-targets").iterdir() if path.is_dir()]
+    folders = [path for path in (beside.root / "soft-targets").iterdir() if path.is_dir()]
     recipes = [read_json(folder / "meta.json")["recipe"] for folder in folders]
     # The fourth variant learns otherwise from the same soft targets as the first.
     asked = {str(recipe["teacher_weight"]) for recipe in recipes if not recipe["refit"]}
@@ -239,14 +247,21 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
     assert len(recipes) > 3
 
 
+@pytest.fixture
+def beside(space: Workspace, tmp_path: Path) -> Workspace:
+    """A folder where nothing but a teacher is finished."""
+    for part in ("teacher", "knowledge"):
+        shutil.copytree(space.root / part, tmp_path / "tiny" / part)
+    return dataclasses.replace(space, root=tmp_path / "tiny")
+
+
 @pytest.mark.parametrize("variants", [("control",), ("text",)])
 def test_variants_without_soft_targets_share_nothing(
-    space: Workspace, variants: tuple[str, ...], tmp_path: Path
+    beside: Workspace, variants: tuple[str, ...]
 ) -> None:
-    elsewhere = dataclasses.replace(space, root=tmp_path)
     (keys, _) = plan(variants, ["gru"], [0])
-    running.share_before(keys, elsewhere)
-    assert list(tmp_path.iterdir()) == []
+    running.share_before(keys, beside)
+    assert {path.name for path in beside.root.iterdir()} == {"teacher", "knowledge"}
 
 
 def test_nothing_is_made_for_runs_that_are_finished(
@@ -274,21 +289,15 @@ def test_the_cost_of_what_is_shared_is_kept_and_told(
 
 
 def test_the_cost_of_an_auxiliary_teacher_whose_training_was_killed_is_not_known(
-    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beside: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere, save = dataclasses.replace(space, root=tmp_path), seqrec.training._save_checkpoint
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+        die_after_the_first_checkpoint(patch)
         with pytest.raises(KeyboardInterrupt):
-            share_soft_targets(RunKey("distilled", "gru", 0), elsewhere)
-    found = share_soft_targets(RunKey("distilled", "gru", 0), elsewhere)
+            share_soft_targets(RunKey("distilled", "gru", 0), beside)
+    costs = share_soft_targets(RunKey("distilled", "gru", 0), beside)
     # The Transformer's was broken off.
-    assert found.keys() == {"gru auxiliary teacher", "soft targets"}
+    assert costs.keys() == {"gru auxiliary teacher", "soft targets"}
 
 
 # --- Ensembles, the teacher and int8 --------------------------------------------------------------
@@ -297,9 +306,9 @@ def test_the_cost_of_an_auxiliary_teacher_whose_training_was_killed_is_not_known
 def test_an_ensemble_is_the_mean_of_log_probabilities() -> None:
     def system(*probabilities: float) -> Any:
         scores = torch.tensor([[99.0, *(math.log(p) + 5 for p in probabilities)]])
-        return lambda chosen, histories: scores
+        return lambda items: scores, 1
 
-    mean = average([system(0.8, 0.1, 0.1), system(0.2, 0.4, 0.4)])(np.array([0]), [])
+    mean = average([system(0.8, 0.1, 0.1), system(0.2, 0.4, 0.4)])(torch.tensor([[1]]))
     expected = [math.sqrt(0.8 * 0.2), math.sqrt(0.1 * 0.4), math.sqrt(0.1 * 0.4)]
     assert mean[0, 1:].exp().tolist() == pytest.approx(expected)
 
@@ -327,26 +336,29 @@ def stored_ranks(key: RunKey, space: Workspace) -> Any:
     return load_ranks(run_folder(key, space) / "ranks.safetensors").excluding_seen
 
 
-@pytest.mark.parametrize("partner", ["control", "teacher"])
-def test_an_ensemble_is_what_a_direct_computation_gives(space: Workspace, partner: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        (RunKey("control+control", "gru", 0, 1), (0, 1)),
+        (RunKey("control+teacher", "gru", 0), (0, "teacher")),
+        (RunKey("teacher"), ("teacher",)),
+    ],
+    ids=str,
+)
+def test_the_ranks_are_those_of_a_direct_computation(
+    space: Workspace, key: RunKey, parts: tuple[int | str, ...]
+) -> None:
+    """A part is the control of a seed, or the teacher; they are shown 8 and 6 items."""
     from teacher.model import Teacher
 
-    def student(seed: int) -> tuple[Student, int]:
-        return Student.from_pretrained(student_folder(RunKey("control", "gru", seed), space)), 8
-
-    if partner == "control":
-        key, other = RunKey("control+control", "gru", 0, 1), student(1)
-    else:
-        teacher = Teacher.from_pretrained(space.root / "teacher")
-        key, other = RunKey("control+teacher", "gru", 0), (teacher, 6)
-    assert stored_ranks(key, space).tolist() == direct_ranks(space, student(0), other)
-
-
-def test_the_teachers_run_is_the_teacher(space: Workspace) -> None:
-    from teacher.model import Teacher
-
-    teacher = Teacher.from_pretrained(space.root / "teacher")
-    assert stored_ranks(RunKey("teacher"), space).tolist() == direct_ranks(space, (teacher, 6))
+    systems: list[tuple[Any, int]] = []
+    for part in parts:
+        if isinstance(part, int):
+            folder = student_folder(RunKey("control", "gru", part), space)
+            systems.append((Student.from_pretrained(folder), 8))
+        else:
+            systems.append((Teacher.from_pretrained(space.root / "teacher"), 6))
+    assert stored_ranks(key, space).tolist() == direct_ranks(space, *systems)
 
 
 def test_the_int8_run_comes_from_the_very_file(space: Workspace) -> None:
