@@ -35,7 +35,7 @@ from benchmarks.measure.students import (
 )
 from benchmarks.measure.systems import Popularity, System, load_runner
 from benchmarks.report.files import load, save
-from benchmarks.report.regression import report, require_comparable
+from benchmarks.report.regression import compare_runs, require_comparable
 from benchmarks.report.schema import Failure, LatencyResults
 from benchmarks.report.tables import format_latency
 
@@ -162,7 +162,7 @@ def open_earlier(config: LatencyConfig, dataset: SequenceDataset) -> LatencyResu
 
 
 def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path) -> None:
-    """Write JSON, picture and page, print the table, and compare with an earlier run."""
+    """Write JSON, picture and page, print the table; exit code 1 if an earlier run was better."""
     from benchmarks.report.page import page
     from benchmarks.report.plots import draw_latency, save_figure  # loads Matplotlib
 
@@ -172,7 +172,10 @@ def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path
     sys.stdout.write(format_latency(results, brief=True))
     logger.info("all columns: %s; benchmark.json, benchmark.png beside it", folder / "report.html")
     if earlier is not None:
-        report(earlier, results)
+        comparison, is_worse = compare_runs(earlier, results)
+        sys.stdout.write(comparison)
+        if is_worse:
+            raise SystemExit(1)
 
 
 def run(
