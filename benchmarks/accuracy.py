@@ -13,19 +13,92 @@ two at once, which is the most that two cores can do.
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from seqrec.config import parse_flags
-from seqrec.errors import run_main
+from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
+from seqrec.errors import DataError, run_main
 
-from benchmarks.grid.config import AccuracyConfig
+from benchmarks.report.schema import AccuracyResults
 from benchmarks.report.tables import format_accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyConfig:
+    """Flags of `benchmarks.accuracy`."""
+
+    data_dir: tuple[Path, ...] = flag((DEFAULT_DATA_DIR,), "prepared data sets")
+    output_dir: Path = flag(Path("runs/accuracy"), "gets a folder for each data set")
+    seeds: tuple[int, ...] = flag((0, 1, 2), "seeds of the students")
+    arch: Literal["gru", "transformer", "both"] = flag("both", "which students")
+    variants: tuple[str, ...] = flag(
+        ("default",), "variants of benchmarks/grid/variants.py, or default, ablations, all"
+    )
+    jobs: int = flag(1, "runs at once, one thread each, and threads of the teacher's training")
+    train: bool = flag(True, "compute what is missing; --no-train reports what is finished")
+    student_flags: str = flag("", "flags of student.distill for all students, in quotes")
+    teacher_flags: str = flag("", "flags of teacher/finetune.py, in quotes")
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "cpu", "where students train; auto takes a GPU if there is one"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.jobs < 1:
+            raise ValueError(f"--jobs {self.jobs} is not at least 1")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: one stands there twice")
+
+    @property
+    def archs(self) -> list[Literal["gru", "transformer"]]:
+        """The architectures that are meant."""
+        return ["gru", "transformer"] if self.arch == "both" else [self.arch]
+
+
+def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
+    """Compute the grid and return the content of each data set's `accuracy.json`.
+
+    Raises:
+        SeqRecError: a data set or a variant is missing, two data sets would write to the same
+            folder, a training failed, or nothing is finished.
+    """
+    from seqrec.training import set_up_cpu  # loads PyTorch
+
+    from benchmarks.grid.plan import plan
+    from benchmarks.grid.running import run_grid, share_before, write_summary
+    from benchmarks.grid.shared import ensure_teacher
+    from benchmarks.grid.variants import VARIANTS, select_variants
+    from benchmarks.grid.workspace import Workspace
+
+    names = [data_dir.resolve().name for data_dir in config.data_dir]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"two data sets are in folders named {name}, and results are kept by that name. "
+                "Rename one, or give it an --output-dir of its own"
+            )
+    spaces = [
+        Workspace.open(data_dir, config.output_dir / name, config.student_flags, config.device)
+        for data_dir, name in zip(config.data_dir, names, strict=True)
+    ]
+    variants = select_variants(config.variants)
+    phases = plan(variants, config.archs, config.seeds)
+    if config.train and any(VARIANTS[name].needs_teacher for name in variants):
+        for space in spaces:
+            ensure_teacher(space, config.teacher_flags, config.jobs)
+    set_up_cpu(num_threads=1, num_processes=1)
+    if config.train:
+        for space in spaces:
+            share_before(phases[0], space)
+        for keys in phases:
+            run_grid([(key, space) for key in keys for space in spaces], config.jobs)
+    return [write_summary(space, config.seeds, command) for space in spaces]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the grid and show its tables."""
     config = parse_flags(AccuracyConfig, (__doc__ or "").partition("\n")[0], argv)
-    from benchmarks.grid.running import run  # loads PyTorch
-
     words = sys.argv[1:] if argv is None else argv
     for results in run(config, "python -m benchmarks.accuracy " + shlex.join(words)):
         sys.stdout.write(format_accuracy(results))

@@ -41,7 +41,7 @@ from benchmarks.report.tables import format_latency
 
 logger = logging.getLogger(__name__)
 
-Opened = tuple[Sequence[System], Sequence[Failure]]  # and why others could not be opened
+Opened = tuple[list[System], list[Failure]]  # and why others could not be opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,25 @@ def open_data(config: LatencyConfig) -> SequenceDataset:
     return dataset
 
 
+def open_earlier(config: LatencyConfig, dataset: SequenceDataset) -> LatencyResults | None:
+    """Read the run to compare with, before anything is measured.
+
+    Raises:
+        DataError: it cannot be read or compared, or this run would write over it.
+    """
+    file = config.compare_with
+    if file is None:
+        return None
+    if file.resolve() == (config.folder / "benchmark.json").resolve():
+        raise DataError(
+            f"--compare-with {file} is where this run writes its own results. Copy it to another "
+            "name and give that"
+        )
+    earlier = load(LatencyResults, file)
+    require_comparable(earlier, file, dataset.fingerprint, config.num_threads, DEFINITION)
+    return earlier
+
+
 def open_systems(config: LatencyConfig, dataset: SequenceDataset) -> list[System]:
     """Open all that is judged here: popularity, students, systems of a user's own."""
     if config.teacher:
@@ -96,24 +115,18 @@ def open_systems(config: LatencyConfig, dataset: SequenceDataset) -> list[System
     return systems
 
 
-def benchmark(
+def measure(
     config: LatencyConfig,
     dataset: SequenceDataset,
     systems: Sequence[System],
-    failures: Sequence[Failure],
+    failed: list[Failure],
 ) -> LatencyResults:
-    """Judge and time systems, and the teacher with them.
-
-    Args:
-        config: the flags.
-        dataset: what is judged on.
-        systems: all but the teacher, in the order of the table.
-        failures: of systems that could not be opened.
+    """Judge and time systems, and the teacher with them, the second row of the table.
 
     Raises:
         SeqRecError: the teacher is missing, or a system of ours does not answer as it should.
     """
-    machine, failed = describe_machine(config.num_threads), list(failures)
+    machine = describe_machine(config.num_threads)
     if config.device == "cuda":
         import torch
 
@@ -136,59 +149,23 @@ def benchmark(
     )
 
 
-def open_earlier(config: LatencyConfig, dataset: SequenceDataset) -> LatencyResults | None:
-    """Read the run to compare with, before anything is measured.
-
-    Raises:
-        DataError: it cannot be read or compared, or this run would write over it.
-    """
-    file = config.compare_with
-    if file is None:
-        return None
-    if file.resolve() == (config.folder / "benchmark.json").resolve():
-        raise DataError(
-            f"--compare-with {file} is where this run writes its own results. Copy it to another "
-            "name and give that"
-        )
-    earlier = load(LatencyResults, file)
-    require_comparable(
-        earlier,
-        file,
-        fingerprint=dataset.fingerprint,
-        num_threads=config.num_threads,
-        lower_bound=DEFINITION,
-    )
-    return earlier
-
-
-def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path) -> None:
-    """Write JSON, picture and page, print the table; exit code 1 if an earlier run was better."""
-    from benchmarks.report.page import page
-    from benchmarks.report.plots import draw_latency, save_figure  # loads Matplotlib
-
-    save(results, folder / "benchmark.json")
-    save_figure(draw_latency(results), folder / "benchmark.png")
-    write_text(folder / "report.html", page(results))
-    sys.stdout.write(format_latency(results, brief=True))
-    logger.info("all columns: %s; benchmark.json, benchmark.png beside it", folder / "report.html")
-    if earlier is not None:
-        comparison, is_worse = compare_runs(earlier, results)
-        sys.stdout.write(comparison)
-        if is_worse:
-            raise SystemExit(1)
-
-
 def run(
     config: LatencyConfig,
-    open_others: Callable[[SequenceDataset, ExitStack], Opened] = lambda *_: ((), ()),
+    open_others: Callable[[SequenceDataset, ExitStack], Opened] = lambda *_: ([], []),
 ) -> None:
-    """Measure, write the results and show them.
+    """Measure, write JSON, picture and page, and show the table.
 
     Args:
         config: the flags.
         open_others: opens systems besides ours, to be closed when the stack is left.
+
+    Raises:
+        SystemExit: with 1, if an earlier run was better.
     """
     import torch
+
+    from benchmarks.report.page import page
+    from benchmarks.report.plots import draw_latency, save_figure  # loads Matplotlib
 
     require_gpu("--device", config.device)
     torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
@@ -196,9 +173,18 @@ def run(
     earlier = open_earlier(config, dataset)
     systems = open_systems(config, dataset)
     with ExitStack() as stack:
-        others, failures = open_others(dataset, stack)
-        results = benchmark(config, dataset, [*systems, *others], failures)
-    finish(results, earlier, config.folder)
+        others, failed = open_others(dataset, stack)
+        results = measure(config, dataset, [*systems, *others], failed)
+    save(results, config.folder / "benchmark.json")
+    save_figure(draw_latency(results), config.folder / "benchmark.png")
+    write_text(config.folder / "report.html", page(results))
+    sys.stdout.write(format_latency(results, brief=True))
+    logger.info("all columns: %s; JSON and picture beside it", config.folder / "report.html")
+    if earlier is not None:
+        comparison, is_worse = compare_runs(earlier, results)
+        sys.stdout.write(comparison)
+        if is_worse:
+            raise SystemExit(1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

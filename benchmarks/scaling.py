@@ -22,8 +22,8 @@ from typing import Any
 from seqrec.config import parse_flags, to_json
 from seqrec.errors import run_main
 
+from benchmarks.measure.flags import ScalingConfig
 from benchmarks.measure.machine import OtherWork, describe_machine
-from benchmarks.measure.scaling_config import ScalingConfig
 from benchmarks.report.files import save
 from benchmarks.report.schema import ScalingResults, ScalingRow
 from benchmarks.report.tables import format_scaling
@@ -39,7 +39,7 @@ def measure_scaling(config: ScalingConfig) -> ScalingResults:
     machine, others = describe_machine(config.num_threads), OtherWork()
     rows = []
     for num_events, num_users, num_items in config.logs():
-        size = {"num_events": num_events, "num_items": num_items}
+        size: dict[str, Any] = {"num_events": num_events, "num_items": num_items}
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             log = folder / "log"

@@ -1,4 +1,4 @@
-"""Computes all runs of a grid, and sums them up; `benchmarks.accuracy` is the command."""
+"""Computes the runs of a grid, `--jobs` at once; `benchmarks.accuracy` is the command."""
 
 import logging
 import multiprocessing
@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-from seqrec.errors import DataError, ModelError, set_up_logging
+from seqrec.errors import ModelError, set_up_logging
 from seqrec.training import set_up_cpu
 
 from tqdm import tqdm
 
-from benchmarks.grid.config import AccuracyConfig
-from benchmarks.grid.plan import RunKey, plan
+from benchmarks.grid.plan import RunKey
 from benchmarks.grid.run import compute_run, read_finished
-from benchmarks.grid.shared import ensure_teacher, share_soft_targets
+from benchmarks.grid.shared import share_soft_targets
 from benchmarks.grid.summary import summarize
-from benchmarks.grid.variants import VARIANTS, select_variants
 from benchmarks.grid.workspace import Workspace, run_folder
 from benchmarks.report.files import save
 from benchmarks.report.plots import draw_accuracy, save_figure
@@ -25,50 +23,31 @@ from benchmarks.report.schema import AccuracyResults
 
 logger = logging.getLogger(__name__)
 
-Work = tuple[RunKey, Workspace]
 
-
-def open_workspaces(config: AccuracyConfig) -> list[Workspace]:
-    """Open all data sets; `DataError` if one is missing, or two would write to the same folder."""
-    names = [data_dir.resolve().name for data_dir in config.data_dir]
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(
-                f"two data sets are in folders named {name}, and results are kept by that name. "
-                "Rename one, or give it an --output-dir of its own"
-            )
-    return [
-        Workspace.open(data_dir, config.output_dir / name, config.student_flags, config.device)
-        for data_dir, name in zip(config.data_dir, names, strict=True)
-    ]
-
-
-def run_grid(phases: Sequence[Sequence[Work]], jobs: int) -> None:
-    """Compute all runs that are not finished, phase by phase, `jobs` at once."""
-    todo = [[work for work in phase if read_finished(*work) is None] for phase in phases]
-    total, left = sum(map(len, phases)), sum(map(len, todo))
-    logger.info("%d of %d runs are finished", total - left, total)
-    with tqdm(total=total, initial=total - left, unit="run", desc="accuracy") as bar:
-        for phase in todo:
-            if jobs == 1:
-                for work in phase:
-                    compute_run(*work)
+def run_grid(runs: Sequence[tuple[RunKey, Workspace]], jobs: int) -> None:
+    """Compute all runs that are not finished, `jobs` at once."""
+    todo = [work for work in runs if read_finished(*work) is None]
+    num_finished = len(runs) - len(todo)
+    logger.info("%d of %d runs are finished", num_finished, len(runs))
+    with tqdm(total=len(runs), initial=num_finished, unit="run", desc="accuracy") as bar:
+        if jobs == 1:
+            for work in todo:
+                compute_run(*work)
+                bar.update()
+            return
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+            try:
+                for future in as_completed([pool.submit(compute_logged, *work) for work in todo]):
+                    future.result()
                     bar.update()
-                continue
-            spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
-                done = as_completed([pool.submit(compute_logged, *work) for work in phase])
-                try:
-                    for future in done:
-                        future.result()
-                        bar.update()
-                except BrokenProcessPool as error:
-                    raise ModelError(
-                        "the process of a run was ended, by the system if memory was short. Type "
-                        f"the same command again, with fewer than --jobs {jobs}: it goes on"
-                    ) from error
-                finally:
-                    pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
+            except BrokenProcessPool as error:
+                raise ModelError(
+                    "the process of a run was ended, by the system if memory was short. Type "
+                    f"the same command again, with fewer than --jobs {jobs}: it goes on"
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
 
 
 def compute_logged(key: RunKey, space: Workspace) -> None:
@@ -85,25 +64,6 @@ def compute_logged(key: RunKey, space: Workspace) -> None:
     except Exception as error:
         logger.exception("failed")
         raise ModelError(f"{key} failed: {error}; see {log}") from error
-
-
-def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
-    """Compute the grid and return the content of each data set's `accuracy.json`."""
-    spaces = open_workspaces(config)
-    variants = select_variants(config.variants)
-    phases = plan(variants, config.archs, config.seeds)
-    if config.train and any(VARIANTS[name].needs_teacher for name in variants):
-        for space in spaces:
-            ensure_teacher(space, config.teacher_flags, config.jobs)
-    set_up_cpu(num_threads=1, num_processes=1)
-    if config.train:
-        for space in spaces:
-            share_before(phases[0], space)
-        run_grid(
-            [[(key, space) for key in keys for space in spaces] for keys in phases],
-            jobs=config.jobs,
-        )
-    return [write_summary(space, config.seeds, command) for space in spaces]
 
 
 def share_before(keys: Sequence[RunKey], space: Workspace) -> None:

@@ -65,11 +65,6 @@ def collect(
     return {key: results for key, results in finished.items() if key[1] in shown}
 
 
-def read_ranks(runs: Runs, space: Workspace) -> Ranks:
-    """Return the ranks of a variant's runs."""
-    return {key.seeds: load_ranks(run_folder(key, space) / "ranks.safetensors") for key in runs}
-
-
 def per_user(ranks: Ranks, metric: str, *, exclude_seen: bool) -> NDArray[np.float64]:
     """Return a metric at 10 of each run and user, (S, N)."""
     return np.stack(
@@ -174,7 +169,10 @@ def mean_times(runs: Sequence[Run]) -> dict[str, Cost]:
 def summarize(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyResults:
     """Return the content of `accuracy.json`: all variants that are finished for some seeds."""
     finished = collect(space, ARCHS, seeds)
-    ranks = {key: read_ranks(runs, space) for key, runs in finished.items()}
+    ranks: dict[tuple[str, Arch], Ranks] = {
+        who: {key.seeds: load_ranks(run_folder(key, space) / "ranks.safetensors") for key in runs}
+        for who, runs in finished.items()
+    }
     groups, exclude = frequency_groups(space.dataset), space.dataset.exclude_seen
     rows = []
     for (name, arch), runs in finished.items():
@@ -222,14 +220,14 @@ def describe_variant(name: str, runs: Runs, space: Workspace) -> dict[str, Any]:
         "file_bytes": results[0].file_bytes,
         "times": mean_times(results),
         "shared_times": next((run.shared_times for run in results if run.shared_times), {}),
-        "runs": tuple(summarize_run(key, run, space) for key, run in runs.items()),
+        "runs": tuple(
+            RunSummary(
+                folder=str(run_folder(key, space).relative_to(space.root)),
+                **{kept.name: getattr(run, kept.name) for kept in fields(Run)},
+            )
+            for key, run in runs.items()
+        ),
     }
-
-
-def summarize_run(key: RunKey, run: RunResult, space: Workspace) -> RunSummary:
-    """Return what the summary keeps of a run."""
-    kept = {field.name: getattr(run, field.name) for field in fields(Run)}
-    return RunSummary(folder=str(run_folder(key, space).relative_to(space.root)), **kept)
 
 
 def describe_teacher(space: Workspace) -> TeacherCost | None:

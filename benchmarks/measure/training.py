@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from benchmarks.measure.scaling_config import ScalingConfig
+from benchmarks.measure.flags import ScalingConfig
 from benchmarks.measure.startup import peak_mib
 from student.config import DistillConfig, scheduled
 from student.model import Arch, Student

@@ -29,12 +29,7 @@ COMPARED: dict[str, tuple[Callable[[SystemResult], float | None], float, float]]
 
 
 def require_comparable(
-    earlier: LatencyResults,
-    file: Path,
-    *,
-    fingerprint: str,
-    num_threads: int,
-    lower_bound: str | None,
+    earlier: LatencyResults, file: Path, fingerprint: str, num_threads: int, lower_bound: str | None
 ) -> None:
     """Refuse an earlier run on other data, with other threads or another lower bound.
 
@@ -81,8 +76,11 @@ def compare_runs(earlier: LatencyResults, later: LatencyResults) -> tuple[str, b
     before, after = ({row.label: row for row in run.rows} for run in (earlier, later))
     compared = {label: ratios(before[label], after[label]) for label in after if label in before}
     worse = {label: beyond_tolerance(values) for label, values in compared.items()}
-    columns: dict[str, Callable[[str], str]] = {"system": str}
-    columns |= {name: lambda label, name=name: number(compared[label][name]) for name in COMPARED}
+
+    def ratio(name: str) -> Callable[[str], str]:
+        return lambda label: number(compared[label][name])
+
+    columns: dict[str, Callable[[str], str]] = {"system": str, **{n: ratio(n) for n in COMPARED}}
     columns["beyond tolerance"] = lambda label: ", ".join(worse[label]) or "-"
     lines = ["", "Ratio to the earlier run:", "", make_table(compared, columns), ""]
     for one, other, which in ((before, after, "earlier"), (after, before, "new")):

@@ -132,9 +132,13 @@ def _verdicts(every: Sequence[AccuracyResults], arch: str, variant: str) -> str:
 # --- One architecture on one data set -------------------------------------------------------------
 
 
-def metric(protocol: Any, name: str) -> Cell:
-    """Return the column of a metric."""
-    return lambda row: format_metric(row.metrics[protocol][name])
+def metrics(protocol: Any) -> Columns[VariantSummary]:
+    """Return the columns of the metrics under a protocol."""
+
+    def metric(name: str) -> Cell:
+        return lambda row: format_metric(row.metrics[protocol][name])
+
+    return {name.upper(): metric(name) for name in ("hr@10", "ndcg@10", "mrr@10")}
 
 
 def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
@@ -150,7 +154,7 @@ def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
         {
             "variant": lambda row: row.variant,
             "seeds": lambda row: str(len(row.seeds) or "-"),
-            **{name.upper(): metric(protocol, name) for name in ("hr@10", "ndcg@10", "mrr@10")},
+            **metrics(protocol),
             "NDCG@10 of the seeds": seeds,
             **{f"over {n}": over(n) for n in compared if any(r.gain_over.get(n) for r in rows)},
             "parameters": lambda row: f"{row.num_parameters:,}",
@@ -161,9 +165,7 @@ def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
 
 def protocol_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
     """Return the metrics under a protocol."""
-    names = ("hr@10", "ndcg@10", "mrr@10")
-    metrics = {name.upper(): metric(protocol, name) for name in names}
-    return markdown(rows, {"variant": lambda row: row.variant, **metrics})
+    return markdown(rows, {"variant": lambda row: row.variant, **metrics(protocol)})
 
 
 def frequency_table(rows: Sequence[VariantSummary]) -> str:

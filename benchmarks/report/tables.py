@@ -19,7 +19,6 @@ from benchmarks.report.schema import (
     Gain,
     LatencyResults,
     Machine,
-    Metrics,
     ScalingResults,
     ScalingRow,
     SeedMetric,
@@ -69,13 +68,18 @@ def format_metric(metric: SeedMetric) -> str:
     return f"{metric.mean:.4f} [{metric.low:.4f}, {metric.high:.4f}]"
 
 
+def with_notes(table: str, *notes: str) -> str:
+    """Return a table with notes below, those that are not empty."""
+    return "\n".join([table, "", *filter(None, notes)]) + "\n"
+
+
 def busy_note(machine: Machine) -> str:
-    """Return a warning, with a line's end, if others worked while it was measured; else nothing."""
+    """Return a warning if others worked while it was measured; else nothing."""
     if machine.other_work is None or machine.other_work < BUSY:
         return ""
     return (
         f"The machine was busy: other processes kept {machine.other_work:.1f} of "
-        f"{machine.num_cores} cores at work meanwhile. Compare rows, not machines.\n"
+        f"{machine.num_cores} cores at work meanwhile. Compare rows, not machines."
     )
 
 
@@ -118,14 +122,13 @@ def format_latency(results: LatencyResults, *, brief: bool = False) -> str:
     columns = latency_columns(results.throughput_batch_size)
     if brief:
         columns = {name: columns[name] for name in BRIEF}
-    lines = [
+    return with_notes(
         make_table(results.rows, columns, align="lll"),
-        "",
         f"{results.dataset.label}; one user per call, {results.environment.label}",
-        *([] if brief else filter(None, [lower_bound_note(results.lower_bound)])),
+        "" if brief else lower_bound_note(results.lower_bound),
         *latency_notes(results),
-    ]
-    return "\n".join(lines) + "\n" + busy_note(results.environment)
+        busy_note(results.environment),
+    )
 
 
 def latency_notes(results: LatencyResults) -> list[str]:
@@ -183,18 +186,15 @@ def format_catalogue(results: CatalogueResults, style: str = "simple") -> str:
     machine = results.environment
     idle = max(row.idle_call_ms or 0.0 for row in results.rows)
     length = max(row.history_length for row in results.rows)
-    failed = [f"{f.system}, {f.num_items:,} items, failed: {f.reason}" for f in results.failed]
-    lines = [
+    return with_notes(
         make_table(results.rows, CATALOGUE_COLUMNS, align="rllrrrrrrl", style=style),
-        "",
         f"Random weights; one user per call, a history of {length}, all of it left out of the "
         f"top {K}; {machine.label}, {machine.num_cores} cores. A call of ONNX Runtime that does "
         f"nothing takes {idle:.3f} ms here.",
         lower_bound_note(results.lower_bound),
-        busy_note(machine).rstrip(),
-        *failed,
-    ]
-    return "\n".join([*lines[:2], *filter(None, lines[2:])]) + "\n"
+        busy_note(machine),
+        *(f"{f.system}, {f.num_items:,} items, failed: {f.reason}" for f in results.failed),
+    )
 
 
 # --- Training over catalogue sizes ----------------------------------------------------------------
@@ -225,16 +225,19 @@ SCALING_COLUMNS: Columns[ScalingRow] = {
 
 def format_scaling(results: ScalingResults) -> str:
     """Return the table of `scaling.json`."""
-    planned = [
+    planned = (
         f"{row.system}, {row.num_items:,} items: --dry-run says {_gib(row.planned_mib)} GiB and "
         f"{number(row.planned_steps_per_s, '.2f')} steps/s; it took {_gib(row.peak_mib)} GiB and "
-        f"made {number(row.steps_per_s, '.2f')} steps/s.\n"
+        f"made {number(row.steps_per_s, '.2f')} steps/s."
         for row in results.rows
         if row.planned_mib is not None
-    ]
-    table = make_table(results.rows, SCALING_COLUMNS, align="")
-    conditions = f"Invented logs; {results.environment.label}.\n"
-    return f"{table}\n\n{conditions}{''.join(planned)}{busy_note(results.environment)}"
+    )
+    return with_notes(
+        make_table(results.rows, SCALING_COLUMNS, align=""),
+        f"Invented logs; {results.environment.label}.",
+        *planned,
+        busy_note(results.environment),
+    )
 
 
 # --- Cold items -----------------------------------------------------------------------------------
@@ -242,25 +245,21 @@ def format_scaling(results: ScalingResults) -> str:
 
 def format_cold(results: ColdResults) -> str:
     """Return the table of `cold.json`."""
-
-    def column(metrics: Callable[[ColdRow], Metrics], name: str) -> Callable[[ColdRow], str]:
-        return lambda row: interval(metrics(row), name)
-
     columns: Columns[ColdRow] = {
         "system": lambda row: row.system,
         "precision": lambda row: row.precision_label,
-        f"cold HR@{K} [95 %]": column(lambda row: row.cold, f"hr@{K}"),
-        f"cold NDCG@{K} [95 %]": column(lambda row: row.cold, f"ndcg@{K}"),
-        f"warm HR@{K} [95 %]": column(lambda row: row.warm, f"hr@{K}"),
-        f"warm NDCG@{K} [95 %]": column(lambda row: row.warm, f"ndcg@{K}"),
+        f"cold HR@{K} [95 %]": lambda row: interval(row.cold, f"hr@{K}"),
+        f"cold NDCG@{K} [95 %]": lambda row: interval(row.cold, f"ndcg@{K}"),
+        f"warm HR@{K} [95 %]": lambda row: interval(row.warm, f"hr@{K}"),
+        f"warm NDCG@{K} [95 %]": lambda row: interval(row.warm, f"ndcg@{K}"),
         f"cold in top {K}": lambda row: f"{row.exposure:.1%}",
     }
     cold, warm = results.num_cold_targets, results.num_warm_targets
-    return (
-        f"{make_table(results.rows, columns, align='llllll')}\n\n{results.dataset.label}: "
-        f"{results.num_untrained_items:,} items without an event before the test "
-        f"({results.num_cold_items:,} held out); {cold:,} cold and {warm:,} warm test targets, "
-        f"{cold / (cold + warm):.1%} cold; all items ranked\n"
+    return with_notes(
+        make_table(results.rows, columns, align="llllll"),
+        f"{results.dataset.label}: {results.num_untrained_items:,} items without an event before "
+        f"the test ({results.num_cold_items:,} held out); {cold:,} cold and {warm:,} warm test "
+        f"targets, {cold / (cold + warm):.1%} cold; all items ranked",
     )
 
 
@@ -299,8 +298,6 @@ def format_accuracy(results: AccuracyResults) -> str:
         for name, group in (row.by_frequency or {}).items()
     }
     frequency = {f"{name} events ({size:,} targets)": ndcg(name) for name, size in groups.items()}
-    return (
-        f"{make_table(results.rows, accuracy, align='lllllll')}\n\n"
-        f"{make_table(results.rows, {**who, **frequency}, align='ll' + 'l' * len(groups))}\n\n"
-        f"{results.dataset.label}\n"
-    )
+    by_frequency = make_table(results.rows, {**who, **frequency}, align="ll" + "l" * len(groups))
+    overall = make_table(results.rows, accuracy, align="lllllll")
+    return with_notes(f"{overall}\n\n{by_frequency}", results.dataset.label)

@@ -10,9 +10,8 @@ from seqrec.errors import DataError, ModelError
 
 import pytest
 
-from benchmarks.grid.config import AccuracyConfig
+from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid.plan import plan
-from benchmarks.grid.running import run
 from benchmarks.grid.variants import select_variants
 
 

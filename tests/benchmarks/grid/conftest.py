@@ -6,8 +6,7 @@ from seqrec.data import SequenceDataset
 
 import pytest
 
-from benchmarks.grid.config import AccuracyConfig
-from benchmarks.grid.running import run
+from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid.workspace import Workspace
 from benchmarks.report.files import load
 from benchmarks.report.schema import AccuracyResults

@@ -19,13 +19,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid import run as runs
 from benchmarks.grid import running, shared
-from benchmarks.grid.config import AccuracyConfig
 from benchmarks.grid.ensembles import average
 from benchmarks.grid.plan import RunKey, plan
 from benchmarks.grid.run import compute_run, load_ranks, read_finished, save_ranks
-from benchmarks.grid.running import run
 from benchmarks.grid.shared import share_soft_targets
 from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import Workspace, run_folder, student_folder
@@ -174,7 +173,7 @@ def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
 ) -> None:
     space = Workspace.open(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu")
     with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
-        running.run_grid([[(RunKey("control", "transformer", 0), space)]], jobs=2)
+        running.run_grid([(RunKey("control", "transformer", 0), space)], jobs=2)
 
 
 def test_a_run_whose_process_is_killed_is_one_line(
@@ -182,7 +181,7 @@ def test_a_run_whose_process_is_killed_is_one_line(
 ) -> None:
     monkeypatch.setattr(running, "compute_logged", end_process)
     with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
-        running.run_grid([[(RunKey("control", "gru", 0), elsewhere)]], jobs=2)
+        running.run_grid([(RunKey("control", "gru", 0), elsewhere)], jobs=2)
 
 
 def test_ranks_survive_the_disk(tmp_path: Path) -> None:

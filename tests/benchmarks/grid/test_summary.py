@@ -8,7 +8,7 @@ from seqrec.metrics import Evaluation, relative_gain
 import numpy as np
 import pytest
 
-from benchmarks.grid.config import AccuracyConfig
+from benchmarks.accuracy import AccuracyConfig
 from benchmarks.grid.plan import RunKey, seed_pairs
 from benchmarks.grid.run import load_ranks
 from benchmarks.grid.summary import gain, mean_times, summarize_metrics

@@ -104,7 +104,7 @@ def test_runs_that_cannot_be_compared_are_refused(change: dict[str, Any], messag
         require_comparable(
             replace(EARLIER, **change),
             Path("earlier.json"),
-            fingerprint=DATA.fingerprint,
-            num_threads=1,
-            lower_bound=EARLIER.lower_bound,
+            DATA.fingerprint,
+            1,
+            EARLIER.lower_bound,
         )
