@@ -67,9 +67,8 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
 
     from benchmarks.grid.plan import plan
     from benchmarks.grid.running import run_grid, share_before, write_summary
-    from benchmarks.grid.shared import ensure_teacher
     from benchmarks.grid.variants import VARIANTS, select_variants
-    from benchmarks.grid.workspace import Workspace
+    from benchmarks.grid.workspace import Workspace, ensure_teacher
 
     names = [data_dir.resolve().name for data_dir in config.data_dir]
     for name in names:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import AccuracyConfig
-from benchmarks.baselines.config import BaselinesConfig
+from benchmarks.baselines.libraries import BaselinesConfig
 from benchmarks.catalogue import CatalogueConfig
 from benchmarks.cold_start import ColdConfig
 from benchmarks.latency import LatencyConfig

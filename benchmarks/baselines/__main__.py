@@ -13,8 +13,7 @@ from seqrec.config import parse_flags
 from seqrec.data import SequenceDataset
 from seqrec.errors import run_main
 
-from benchmarks.baselines.config import BaselinesConfig
-from benchmarks.baselines.libraries import BASELINES, Baseline
+from benchmarks.baselines.libraries import BASELINES, Baseline, BaselinesConfig
 from benchmarks.latency import Opened, require_gpu, run
 
 

@@ -54,15 +54,10 @@ class BaselineSystem(System):
         num_threads: int,
         log_name: str = "serve",
     ) -> None:
-        """Start the worker.
+        """Start the worker, with the interpreter of its environment.
 
-        Args:
-            baseline: what is served.
-            mode: one of its modes.
-            python: the interpreter of its environment.
-            folder: what `ensure_trained` or `write_untrained` returned.
-            num_threads: of each call.
-            log_name: beginning of the name of the file that it prints to.
+        `folder` is what `ensure_trained` or `write_untrained` returned; `log_name` begins the name
+        of the file that the worker prints to.
 
         Raises:
             SystemFailure: the worker does not start, or says something else than it should.
@@ -199,12 +194,8 @@ def open_all(
 ) -> tuple[list[System], list[Failure]]:
     """Build environments, make the models and serve them, each as far as it goes.
 
-    Args:
-        baselines: in the order of the table.
-        make: returns the folder of a baseline's model, made now with the interpreter of its
-            environment unless it is there.
-        num_threads: of each call.
-        stack: ends the workers when it is left.
+    `make` returns the folder of a baseline's model, made now with the interpreter of its
+    environment unless it is there. The stack ends the workers when it is left.
 
     Returns:
         A system for each mode that answers, and a failure for each that does not.

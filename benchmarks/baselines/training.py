@@ -35,8 +35,7 @@ from seqrec.stage import Stage
 
 import numpy as np
 
-from benchmarks.baselines.config import BaselinesConfig
-from benchmarks.baselines.libraries import Baseline
+from benchmarks.baselines.libraries import Baseline, BaselinesConfig
 from benchmarks.measure.startup import last_line
 from benchmarks.report.schema import Training
 
@@ -87,13 +86,8 @@ def write_exchange(
 ) -> None:
     """Write what one training of a baseline may know into a new folder.
 
-    Args:
-        folder: where to write.
-        dataset: its training events are handed over, and its validation targets, if it has any:
-            `dataset.before_test()` has none. None: a model that is made without events.
-        num_items: of the catalogue.
-        seed: of the training.
-        settings: of the training, JSON values.
+    These are the training events of the data set, and its validation targets, if it has any:
+    `dataset.before_test()` has none. None: of a model that is made without events.
     """
     folder.mkdir(parents=True)
     meta = {"exclude_seen": dataset.exclude_seen if dataset else True, "settings": dict(settings)}
@@ -123,11 +117,7 @@ def ensure_trained(
 ) -> Path:
     """Return the folder of a trained baseline; a training whose recipe is the same is reused.
 
-    Args:
-        baseline: what is trained.
-        python: the interpreter of its environment.
-        dataset: what to train on.
-        config: `baselines` below its folder holds what is trained.
+    `python` is the interpreter of its environment.
 
     Raises:
         ModelError: the library could not be trained.

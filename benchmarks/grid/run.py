@@ -7,11 +7,17 @@ A finished run is a folder `OUTPUT_DIR/<data>/cells/<arch>-<variant>-seed<seed>-
     ranks.safetensors   int32 (N,) `excluding_seen` and `keeping_seen`: each test target's rank
     students/, export/  what was trained and exported, laid out as the stages lay it out
 
+An ensemble is the mean of several systems' log-probabilities over the catalogue. What a student
+gains from being averaged with its teacher has to be set against what it gains from being averaged
+with another student of its own kind.
+
 Beside `cells/` lies what runs share: teacher, knowledge, auxiliary teachers and soft targets. A
 finished run is never computed again: another recipe has another digest, so it gets another folder.
+Shape letters: N test targets, B users, T history, I items, D width of the teacher's item vectors.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +30,30 @@ from seqrec.evaluation import (
     validation_ndcg,
 )
 from seqrec.files import read_json, sha256_file, write_json
-from seqrec.histories import pad_left
+from seqrec.histories import PAD, pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
+from torch import Tensor
 
-from benchmarks.grid.ensembles import average, load_teacher
 from benchmarks.grid.plan import RunKey
-from benchmarks.grid.shared import Stopwatch, share_soft_targets
 from benchmarks.grid.variants import VARIANTS
 from benchmarks.grid.workspace import (
+    Stopwatch,
     Workspace,
     run_folder,
     run_recipe,
+    share_soft_targets,
     student_config,
     student_folder,
 )
 from benchmarks.measure.machine import describe_machine
 from benchmarks.measure.quality import evaluate_lists, top_lists
+from benchmarks.measure.queries import histories_before_test
 from benchmarks.measure.students import OnnxSystem
 from benchmarks.report.files import load, save
 from benchmarks.report.schema import RunResult
@@ -135,7 +144,7 @@ def _teacher(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
         for chosen, _, histories in evaluation_batches(space.dataset, targets, 64):
             shown = torch.from_numpy(pad_left(histories, teacher.config.max_len))
             states[torch.from_numpy(chosen)] = teacher.encode(shown.to(device))[:, -1].float().cpu()
-        # Ensembles with it need no language model.
+        # (N, D) after all histories, and (I + 1, D): ensembles with it need no language model.
         tensors = {"states": states, "item_vectors": item_vectors}
         save_tensors(tensors, run_folder(key, space) / "states.safetensors")
         score, max_len = _model(key, space)
@@ -197,12 +206,35 @@ def _ensemble(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
 def _model(key: RunKey, space: Workspace) -> tuple[ScoreFunction, int]:
     """Return what a run has made, and how many of the newest items it is shown."""
-    if VARIANTS[key.variant].kind == "teacher":
-        max_len = int(read_json(space.root / "teacher" / "teacher.json")["max_len"])
-        file = run_folder(key, space) / "states.safetensors"
-        return load_teacher(file, space.dataset, max_len), max_len
-    student = Student.from_pretrained(student_folder(key, space))
-    return student, student.config.max_len
+    if VARIANTS[key.variant].kind != "teacher":
+        student = Student.from_pretrained(student_folder(key, space))
+        return student, student.config.max_len
+    max_len = int(read_json(space.root / "teacher" / "teacher.json")["max_len"])
+    tensors = load_tensors(run_folder(key, space) / "states.safetensors")
+    histories = histories_before_test(space.dataset)
+    rows = {tuple(shown[-max_len:].tolist()): row for row, shown in enumerate(histories)}
+
+    def score(items: Tensor) -> Tensor:
+        shown = [tuple(item for item in row if item != PAD) for row in items.tolist()]
+        return tensors["states"][[rows[history] for history in shown]] @ tensors["item_vectors"].T
+
+    return score, max_len
+
+
+def log_probabilities(scores: Tensor) -> Tensor:
+    """Normalise scores (B, I + 1) over items 1..I; column PAD, which is no item, becomes 0.
+
+    >>> log_probabilities(torch.tensor([[9.0, 2.0, 2.0]])).exp().tolist()
+    [[1.0, 0.5, 0.5]]
+    """
+    return torch.nn.functional.pad(scores[:, 1:].log_softmax(dim=1), (1, 0))
+
+
+def average(models: Sequence[tuple[ScoreFunction, int]]) -> ScoreFunction:
+    """Return the mean of models' log-probabilities; each is shown so many of the newest items."""
+    return lambda items: torch.stack(
+        [log_probabilities(model(items[:, -max_len:]).float()) for model, max_len in models]
+    ).mean(dim=0)
 
 
 COMPUTE = {

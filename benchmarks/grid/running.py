@@ -14,9 +14,8 @@ from tqdm import tqdm
 
 from benchmarks.grid.plan import RunKey
 from benchmarks.grid.run import compute_run, read_finished
-from benchmarks.grid.shared import share_soft_targets
 from benchmarks.grid.summary import summarize
-from benchmarks.grid.workspace import Workspace, run_folder
+from benchmarks.grid.workspace import Workspace, run_folder, share_soft_targets
 from benchmarks.report.files import save
 from benchmarks.report.plots import draw_accuracy, save_figure
 from benchmarks.report.schema import AccuracyResults

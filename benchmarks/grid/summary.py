@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.grid.plan import RunKey, variant_runs
 from benchmarks.grid.run import load_ranks, read_finished
-from benchmarks.grid.shared import times_file
 from benchmarks.grid.variants import CONTROL, DISTILLED, NO_LANGUAGE_MODEL, VARIANTS
-from benchmarks.grid.workspace import Workspace, run_folder
+from benchmarks.grid.workspace import Workspace, run_folder, times_file
 from benchmarks.measure.machine import describe_machine
 from benchmarks.measure.quality import K, describe_dataset
 from benchmarks.report.schema import (

@@ -79,12 +79,7 @@ def top_lists(
 ) -> IntArray:
     """Ask for every test user's list, as a rule one user at a time as in the timed calls.
 
-    Args:
-        system: who is asked.
-        dataset: whose test users.
-        exclude_seen: the protocol.
-        batch_size: users at once.
-        histories: those of some test users; of all if not given.
+    `histories` are those of some test users; of all if not given.
 
     Returns:
         int64 (N, K), K = 20 or the number of items; PAD where there is no answer.

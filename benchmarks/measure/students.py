@@ -62,11 +62,6 @@ class OnnxSystem(System):
         """Open the `model.onnx` of a recommender directory."""
         return cls(folder / "model.onnx", read_json(folder / "config.json"), num_threads)
 
-    @property
-    def keeps_state(self) -> bool:
-        """Whether it can go on from what came before."""
-        return STATE in {given.name for given in self.session.get_overridable_initializers()}
-
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
         feeds = {"items": items, "excluded": excluded, "k": k}
@@ -260,18 +255,16 @@ def open_students(
 
     opened: list[System] = []
     for student_folder in student_folders(output_dir):
-        precisions = MEASURED.get(student_folder.name, ())
+        arch, precisions = student_folder.parent.name, MEASURED.get(student_folder.name, ())
         if variants and "int8" in precisions:
             precisions += (OPTIMUM,)
         for precision in precisions:
-            logger.info("%s %s %s", student_folder.parent.name, student_folder.name, precision)
+            logger.info("%s %s %s", arch, student_folder.name, precision)
             folder = ensure_exported(dataset, output_dir, student_folder, precision)
-            whole = OnnxSystem.from_pretrained(folder, num_threads)
-            opened.append(whole)
+            kinds: list[type[OnnxSystem]] = [OnnxSystem]
             if variants and precision == "int8":
-                opened.append(CallSystem.from_pretrained(folder, num_threads))
-            if variants and precision == "int8" and whole.keeps_state:
-                opened.append(StepSystem.from_pretrained(folder, num_threads))
+                kinds += [CallSystem, StepSystem] if arch == "gru" else [CallSystem]
+            opened += [kind.from_pretrained(folder, num_threads) for kind in kinds]
     return opened
 
 

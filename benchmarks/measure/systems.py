@@ -42,13 +42,6 @@ class Runner(Protocol):
         """
 
 
-def time_call(call: Callable[[], object]) -> tuple[int, int]:
-    """Return the wall time of a call and the CPU time of all threads, in nanoseconds."""
-    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - wall, time.process_time_ns() - cpu
-
-
 class System:
     """A system under test; what most have in common, each may do otherwise."""
 
@@ -74,10 +67,16 @@ class System:
         return partial(self.recommend, request.items, request.excluded, request.k)
 
     def timed(self, requests: Sequence[Request]) -> NDArray[np.int64]:
-        """Answer requests one after another; return each one's wall and CPU ns, (N, 2)."""
+        """Answer requests one after another; return each one's wall and CPU time, (N, 2).
+
+        In nanoseconds; CPU time is that of all threads.
+        """
         durations = np.empty((len(requests), 2), dtype=np.int64)
         for index, request in enumerate(requests):
-            durations[index] = time_call(self.prepare(request))
+            call = self.prepare(request)
+            cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+            call()
+            durations[index] = time.perf_counter_ns() - wall, time.process_time_ns() - cpu
         return durations
 
     def parameter_bytes(self) -> int | None:

@@ -58,11 +58,7 @@ def take_turns(
 ) -> list[list[T]]:
     """Measure one system after the other, and all of them again, so many times.
 
-    Args:
-        num_systems: how many there are.
-        num_turns: of each.
-        measure: takes the system's index and the number of the turn.
-        what: names the progress bar.
+    `measure` takes a system's index and the number of the turn; `what` names the progress bar.
 
     Returns:
         What `measure` returned, by system, then by turn.
@@ -122,12 +118,8 @@ def measure_throughput(
     """Return each system's users answered per second: the median over equally large batches.
 
     Two batches are answered before the clock starts: what is compiled for a new shape is compiled
-    then, a second time where the compiler sees a shape change. Then systems take turns.
-
-    Args:
-        systems: who answers.
-        requests: each one's.
-        budget_s: of each system; in each turn it answers one batch at least.
+    then, a second time where the compiler sees a shape change. Then systems take turns; in each a
+    system answers one batch at least, and in all of them for `budget_s`.
     """
     for system, asked in zip(systems, requests, strict=True):
         for request in asked[:2]:

@@ -11,8 +11,7 @@ from seqrec.data import SequenceDataset
 import pytest
 
 from benchmarks.baselines import system
-from benchmarks.baselines.config import BaselinesConfig
-from benchmarks.baselines.libraries import Baseline
+from benchmarks.baselines.libraries import Baseline, BaselinesConfig
 from benchmarks.baselines.system import BaselineSystem
 from benchmarks.baselines.training import ensure_trained
 

@@ -15,8 +15,7 @@ import torch
 from benchmarks import catalogue
 from benchmarks.baselines import __main__ as command
 from benchmarks.baselines import system
-from benchmarks.baselines.config import BaselinesConfig
-from benchmarks.baselines.libraries import Baseline
+from benchmarks.baselines.libraries import Baseline, BaselinesConfig
 from benchmarks.report.files import load
 from benchmarks.report.schema import CatalogueResults, LatencyResults
 from tests.benchmarks.baselines.conftest import PYTHON

@@ -21,13 +21,16 @@ import torch
 
 from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid import run as runs
-from benchmarks.grid import running, shared
-from benchmarks.grid.ensembles import average
+from benchmarks.grid import running, workspace
 from benchmarks.grid.plan import RunKey, plan
-from benchmarks.grid.run import compute_run, load_ranks, read_finished, save_ranks
-from benchmarks.grid.shared import share_soft_targets
+from benchmarks.grid.run import average, compute_run, load_ranks, read_finished, save_ranks
 from benchmarks.grid.variants import VARIANTS
-from benchmarks.grid.workspace import Workspace, run_folder, student_folder
+from benchmarks.grid.workspace import (
+    Workspace,
+    run_folder,
+    share_soft_targets,
+    student_folder,
+)
 from benchmarks.report.schema import AccuracyResults, RunResult
 from export.recommender import open_session
 from student import training
@@ -83,7 +86,7 @@ def test_a_finished_grid_is_not_computed_again(
     files = sorted((config.output_dir / "tiny" / "cells").glob("*/*"))
     before = {file: file.stat().st_mtime_ns for file in files}
     monkeypatch.setattr(runs, "COMPUTE", dict.fromkeys(runs.COMPUTE, refuse))
-    monkeypatch.setattr(shared.subprocess, "run", refuse)
+    monkeypatch.setattr(workspace.subprocess, "run", refuse)
     (again,) = run(dataclasses.replace(config, teacher_flags=""), "again")
     assert again.rows == grid.rows
     assert {file: file.stat().st_mtime_ns for file in files} == before
