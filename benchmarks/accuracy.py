@@ -10,6 +10,7 @@ goes on from its checkpoint: type the same command. Each run takes one thread; `
 two at once, which is the most that two cores can do.
 """
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
-from seqrec.errors import DataError, run_main
+from seqrec.errors import DataError, ModelError, run_main
 
+from benchmarks.report.files import save
 from benchmarks.report.schema import AccuracyResults
 from benchmarks.report.tables import format_accuracy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +70,11 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
     from seqrec.training import set_up_cpu  # loads PyTorch
 
     from benchmarks.grid.plan import plan
-    from benchmarks.grid.running import run_grid, share_before, write_summary
+    from benchmarks.grid.run import run_grid, share_before
+    from benchmarks.grid.summary import summarize
     from benchmarks.grid.variants import VARIANTS, select_variants
     from benchmarks.grid.workspace import Workspace, ensure_teacher
+    from benchmarks.report.plots import draw_accuracy, save_figure  # loads Matplotlib
 
     names = [data_dir.resolve().name for data_dir in config.data_dir]
     for name in names:
@@ -92,7 +98,18 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
             share_before(phases[0], space)
         for keys in phases:
             run_grid([(key, space) for key in keys for space in spaces], config.jobs)
-    return [write_summary(space, config.seeds, command) for space in spaces]
+    every = []
+    for space in spaces:
+        results = summarize(space, config.seeds, command)
+        if not results.rows:
+            raise ModelError(
+                f"nothing is finished in {space.root}. Compute it: leave out --no-train"
+            )
+        save(results, space.root / "accuracy.json")
+        save_figure(draw_accuracy(results), space.root / "accuracy.png")
+        logger.info("wrote %s and accuracy.png beside it", space.root / "accuracy.json")
+        every.append(results)
+    return every
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One run of the accuracy grid: a variant, an architecture and a seed, trained and judged once.
+"""The runs of the accuracy grid: a variant, an architecture and a seed, trained and judged once.
 
 A finished run is a folder `OUTPUT_DIR/<data>/cells/<arch>-<variant>-seed<seed>-<digest of recipe>`:
 
@@ -17,11 +17,16 @@ Shape letters: N test targets, B users, T history, I items, D width of the teach
 """
 
 import dataclasses
+import logging
+import multiprocessing
+import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from seqrec.errors import ModelError
+from seqrec.errors import ModelError, set_up_logging
 from seqrec.evaluation import (
     ScoreFunction,
     evaluate,
@@ -32,6 +37,7 @@ from seqrec.evaluation import (
 from seqrec.files import read_json, sha256_file, write_json
 from seqrec.histories import PAD, pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation
+from seqrec.training import set_up_cpu
 
 import numpy as np
 import torch
@@ -39,6 +45,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
+from tqdm import tqdm
 
 from benchmarks.grid.plan import RunKey
 from benchmarks.grid.variants import VARIANTS
@@ -60,6 +67,8 @@ from benchmarks.report.schema import RunResult
 from export.onnx_graph.exporting import ensure_exported
 from student.distilling import distil
 from student.model import Student
+
+logger = logging.getLogger(__name__)
 
 BEYOND = np.iinfo(np.int32).max  # `NOT_RANKED` in four bytes
 
@@ -252,3 +261,57 @@ def _describe_file(file: Path, space: Workspace) -> dict[str, Any]:
         "file_bytes": file.stat().st_size,
         "file_sha256": sha256_file(file),
     }
+
+
+# --- All runs of a grid --------------------------------------------------------------------------
+
+
+def run_grid(runs: Sequence[tuple[RunKey, Workspace]], jobs: int) -> None:
+    """Compute all runs that are not finished, `jobs` at once."""
+    todo = [work for work in runs if read_finished(*work) is None]
+    num_finished = len(runs) - len(todo)
+    logger.info("%d of %d runs are finished", num_finished, len(runs))
+    with tqdm(total=len(runs), initial=num_finished, unit="run", desc="accuracy") as bar:
+        if jobs == 1:
+            for work in todo:
+                compute_run(*work)
+                bar.update()
+            return
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+            try:
+                for future in as_completed([pool.submit(compute_logged, *work) for work in todo]):
+                    future.result()
+                    bar.update()
+            except BrokenProcessPool as error:
+                raise ModelError(
+                    "the process of a run was ended, by the system if memory was short. Type "
+                    f"the same command again, with fewer than --jobs {jobs}: it goes on"
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
+
+
+def compute_logged(key: RunKey, space: Workspace) -> None:
+    """Compute a run in a process of its own; what it prints goes to `log.txt` in its folder."""
+    log = run_folder(key, space) / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    set_up_logging()
+    set_up_cpu(num_threads=1, num_processes=1)
+    try:
+        compute_run(key, space)
+    except Exception as error:
+        logger.exception("failed")
+        raise ModelError(f"{key} failed: {error}; see {log}") from error
+
+
+def share_before(keys: Sequence[RunKey], space: Workspace) -> None:
+    """Make what runs share before the first begins: two at once would make the same twice."""
+    if space.knowledge is None:  # of other data it is refused here, before anything is trained
+        return
+    todo = [key for key in keys if read_finished(key, space) is None]
+    for key in {key.variant: key for key in reversed(todo)}.values():  # one of each variant
+        share_soft_targets(key, space)

@@ -19,7 +19,7 @@ from seqrec.histories import PAD
 import numpy as np
 
 from benchmarks.measure.quality import protocols
-from benchmarks.measure.queries import Answer, Request
+from benchmarks.measure.queries import NOTHING, Answer, Request
 from benchmarks.measure.startup import measure_start_up
 from benchmarks.measure.systems import System
 from benchmarks.report.schema import Identity, Quality, StartUp
@@ -147,7 +147,23 @@ class CallSystem(OnnxSystem):
         return lambda: [list(answer) for answer in ask_all()]
 
 
-class TorchSystem(System):
+class TorchModel(System):
+    """A model in PyTorch, which returns the scores of all items."""
+
+    def __init__(self, score: Callable[["torch.Tensor"], "torch.Tensor"], device: str) -> None:
+        """Take what maps histories, int64 (B, T), to scores (B, I + 1), both on the device."""
+        self._score, self._device = score, device
+
+    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
+        """Answer a batch; see `Runner`."""
+        import torch
+
+        with torch.inference_mode():
+            scores = self._score(torch.from_numpy(items).to(self._device)).float()
+            return torch_top_k(scores, excluded, int(k[0]))
+
+
+class TorchSystem(TorchModel):
     """A student in PyTorch, as it is or compiled: what an exported file saves."""
 
     def __init__(
@@ -158,20 +174,16 @@ class TorchSystem(System):
 
         from student.model import Student
 
-        config, student = read_json(folder / "config.json"), Student.from_pretrained(folder)
         torch.set_num_threads(num_threads)
+        student = Student.from_pretrained(folder).to(device)
+        super().__init__(torch.compile(student, dynamic=True) if is_compiled else student, device)
         variant = "torch compiled" if is_compiled else "torch eager"
-        self.identity = student_identity(config, "fp32", variant)
+        self.identity = student_identity(read_json(folder / "config.json"), "fp32", variant)
         self.size_mib = (folder / "model.safetensors").stat().st_size / 2**20
-        self.num_parameters = student.num_parameters
+        self.num_parameters, self.max_len = student.num_parameters, student.config.max_len
         self._bytes = sum(p.numel() * p.element_size() for p in student.parameters())
-        self.max_len = student.config.max_len
-        self._device = torch.device(device)
-        student.to(self._device)
-        self._score = torch.compile(student, dynamic=True) if is_compiled else student
         try:
-            with torch.inference_mode():
-                self._score(torch.ones(1, 2, dtype=torch.int64, device=self._device))
+            self.recommend(np.array([[1, 1]]), NOTHING, np.array([1]))
         except Exception as error:  # the compiler's, of a dozen kinds
             reason = str(error).strip().splitlines()[0]
             raise ModelError(
@@ -179,20 +191,12 @@ class TorchSystem(System):
                 "compiler; to measure without: --no-torch"
             ) from error
 
-    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
-        """Answer a batch; see `Runner`."""
-        import torch
-
-        with torch.inference_mode():
-            scores = self._score(torch.from_numpy(items).to(self._device))
-            return torch_top_k(scores, excluded, int(k[0]))
-
     def parameter_bytes(self) -> int | None:
         """Its parameters in memory."""
         return self._bytes
 
 
-class TeacherSystem(System):
+class TeacherSystem(TorchModel):
     """The fine-tuned language model, in PyTorch."""
 
     def __init__(self, folder: Path, num_threads: int, device: str = "cpu") -> None:
@@ -201,25 +205,16 @@ class TeacherSystem(System):
 
         from teacher.model import Teacher
 
-        config = read_json(folder / "teacher.json")
         torch.set_num_threads(num_threads)
+        teacher = Teacher.from_pretrained(folder, device=torch.device(device))
+        super().__init__(teacher, device)
         self._start_up = partial(measure_start_up, folder, num_threads, device)
-        self._device = torch.device(device)
-        self._teacher = Teacher.from_pretrained(folder, device=self._device)
+        config = read_json(folder / "teacher.json")
         # Of a teacher called "nf4" the linear layers alone are in 4 bit.
         precision = {4: "nf4", 16: "bf16", 32: "fp32"}[config["bits"]]
         self.identity = Identity(system="teacher", precision=precision, family="teacher")
-        self.size_mib = sum(self._teacher.answer_bytes.values()) / 2**20
-        self.num_parameters = self._teacher.num_parameters
-        self.max_len = int(config["max_len"])
-
-    def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
-        """Answer a batch; see `Runner`."""
-        import torch
-
-        with torch.inference_mode():
-            scores = self._teacher(torch.from_numpy(items).to(self._device)).float()
-            return torch_top_k(scores, excluded, int(k[0]))
+        self.size_mib = sum(teacher.answer_bytes.values()) / 2**20
+        self.num_parameters, self.max_len = teacher.num_parameters, int(config["max_len"])
 
     def start_up(self) -> StartUp | None:
         """What loading it in a new process costs."""

@@ -204,11 +204,6 @@ def _gib(mib: float | None) -> str:
     return number(mib and mib / 1024, ".2f")
 
 
-def _validated_per_s(row: ScalingRow) -> float | None:
-    measured = row.validated_users and row.validation_s
-    return row.validated_users / row.validation_s if measured else None  # type: ignore[operator]
-
-
 SCALING_COLUMNS: Columns[ScalingRow] = {
     "M events": lambda row: f"{row.num_events / 1e6:g}",
     "items": lambda row: f"{row.num_items:,}",
@@ -218,7 +213,12 @@ SCALING_COLUMNS: Columns[ScalingRow] = {
     "steps/s": lambda row: number(row.steps_per_s, ".2f"),
     "targets/s": lambda row: number(row.targets_per_s, ",.0f"),
     "targets/CPU s": lambda row: number(row.targets_per_cpu_s, ",.0f"),
-    "validated users/s": lambda row: number(_validated_per_s(row), ".0f"),
+    "validated users/s": lambda row: number(
+        row.validated_users / row.validation_s
+        if row.validated_users and row.validation_s
+        else None,
+        ".0f",
+    ),
     "peak GiB": lambda row: _gib(row.peak_mib),
 }
 

@@ -66,8 +66,6 @@ class Model:
             return items[:, :-1], scores[:, :-1]
         if self.does == "nan":
             return items, scores * np.nan
-        if self.does == "range":
-            return items + 1000, scores
         return items, scores
 
 

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid import run as runs
-from benchmarks.grid import running, workspace
+from benchmarks.grid import workspace
 from benchmarks.grid.plan import RunKey, plan
 from benchmarks.grid.run import average, compute_run, load_ranks, read_finished, save_ranks
 from benchmarks.grid.variants import VARIANTS
@@ -176,15 +176,15 @@ def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
 ) -> None:
     space = Workspace.open(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu")
     with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
-        running.run_grid([(RunKey("control", "transformer", 0), space)], jobs=2)
+        runs.run_grid([(RunKey("control", "transformer", 0), space)], jobs=2)
 
 
 def test_a_run_whose_process_is_killed_is_one_line(
     elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "compute_logged", end_process)
+    monkeypatch.setattr(runs, "compute_logged", end_process)
     with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
-        running.run_grid([(RunKey("control", "gru", 0), elsewhere)], jobs=2)
+        runs.run_grid([(RunKey("control", "gru", 0), elsewhere)], jobs=2)
 
 
 def test_ranks_survive_the_disk(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
         raise Begun
 
     monkeypatch.setattr(training, "fit", counting)
-    monkeypatch.setattr(running, "compute_run", begin)
+    monkeypatch.setattr(runs, "compute_run", begin)
     variants = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
     output_dir = beside.root.parent
     start = dataclasses.replace(config, output_dir=output_dir, variants=variants, teacher_flags="")
@@ -249,15 +249,15 @@ def test_variants_without_soft_targets_share_nothing(
     beside: Workspace, variants: tuple[str, ...]
 ) -> None:
     (keys, _) = plan(variants, ["gru"], [0])
-    running.share_before(keys, beside)
+    runs.share_before(keys, beside)
     assert {path.name for path in beside.root.iterdir()} == {"teacher", "knowledge"}
 
 
 def test_nothing_is_made_for_runs_that_are_finished(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "share_soft_targets", refuse)
-    running.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
+    monkeypatch.setattr(runs, "share_soft_targets", refuse)
+    runs.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
 
 
 def test_the_cost_of_what_is_shared_is_kept_and_told(
