@@ -80,11 +80,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def looks(rows: Sequence[Identity]) -> dict[str, tuple[str, str]]:
     """Return the colour and the marker of each system, by its label."""
     others = dict.fromkeys(row.label for row in rows if row.family not in COLORS)
-    own_markers = {label: OTHER_MARKERS[i % len(OTHER_MARKERS)] for i, label in enumerate(others)}
+    other_markers = {label: OTHER_MARKERS[i % len(OTHER_MARKERS)] for i, label in enumerate(others)}
     return {
         row.label: (
             COLORS.get(row.family, OTHER_COLOR),
-            own_markers.get(row.label, MARKERS.get(row.precision_label, "o")),
+            other_markers.get(row.label, MARKERS.get(row.precision_label, "o")),
         )
         for row in rows
     }

@@ -130,13 +130,13 @@ def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_pa
     events[last] = events[last] % tiny_dataset.num_items + 1
     twin = replace(tiny_dataset, events=events)
     for name in ("choice", "final"):
-        found = []
+        files = []
         for number, dataset in enumerate((tiny_dataset, twin)):
             known = dataset if name == "choice" else dataset.before_test()
             folder = tmp_path / f"{name}-{number}"
             write_exchange(folder, known, num_items=dataset.num_items, seed=0, settings={})
-            found.append({file.name: file.read_bytes() for file in folder.iterdir()})
-        assert found[0] == found[1]
+            files.append({file.name: file.read_bytes() for file in folder.iterdir()})
+        assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("requirements", sorted({one.requirements for one in BASELINES}))

@@ -22,8 +22,8 @@ def test_texts_are_as_alike_as_their_tf_idf_vectors() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     left, strengths, _ = np.linalg.svd(vectors, full_matrices=False)
     expected = left[:, :3] * strengths[:3]  # one direction fewer than words
-    found = bag_of_words(TEXTS)
-    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-5)
+    components = bag_of_words(TEXTS)
+    np.testing.assert_allclose(components @ components.T, expected @ expected.T, atol=1e-5)
 
 
 def test_only_the_texts_are_replaced(

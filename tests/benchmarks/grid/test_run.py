@@ -48,9 +48,9 @@ def refuse(*_: Any, **__: Any) -> Any:
 
 
 def finished(key: RunKey, space: Workspace) -> RunResult:
-    found = read_finished(key, space)
-    assert found is not None
-    return found
+    result = read_finished(key, space)
+    assert result is not None
+    return result
 
 
 def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -158,8 +158,8 @@ def test_runs_in_processes_of_their_own_give_the_same_results(
     config: AccuracyConfig, space: Workspace, tmp_path: Path
 ) -> None:
     two = dataclasses.replace(config, output_dir=tmp_path, variants=("control",), jobs=2)
-    (found,) = run(two, "two at once")
-    (row,) = found.rows
+    (results,) = run(two, "two at once")
+    (row,) = results.rows
     for one in row.runs:
         before = finished(RunKey("control", "gru", one.seed), space)
         assert one.file_sha256 == before.file_sha256
@@ -305,7 +305,7 @@ def test_an_ensemble_is_the_mean_of_log_probabilities() -> None:
 def direct_ranks(space: Workspace, *systems: Any) -> list[int]:
     """Average and rank user by user, seen items left out, in plain Python."""
     targets = space.dataset.eval_targets("test")
-    found = []
+    ranks = []
     for user, position, target in zip(
         targets.users, targets.positions, targets.items.tolist(), strict=True
     ):
@@ -317,8 +317,8 @@ def direct_ranks(space: Workspace, *systems: Any) -> list[int]:
             total += scores.double().log_softmax(dim=0).numpy() / len(systems)
         left = [i for i in range(1, len(total) + 1) if i not in set(history.tolist())]
         order = sorted(left, key=lambda item: (-total[item - 1], item))
-        found.append(order.index(target) + 1 if target in order else NOT_RANKED)
-    return found
+        ranks.append(order.index(target) + 1 if target in order else NOT_RANKED)
+    return ranks
 
 
 def stored_ranks(key: RunKey, space: Workspace) -> Any:
