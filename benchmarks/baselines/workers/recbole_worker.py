@@ -61,9 +61,8 @@ def write_events(exchange: Exchange) -> None:
     """Write RecBole's file of events: positions serve as times, validation targets come last."""
     lines = [f"{USER}:token\t{ITEM}:token\t{TIME}:float"]
     target_of = dict(exchange.valid.tolist())
-    for user in range(exchange.num_users):
-        sequence = exchange.sequence(user).tolist()
-        sequence += [target_of[user]] if user in target_of else []
+    for user, known in enumerate(exchange.sequences):
+        sequence = [*known.tolist(), *([target_of[user]] if user in target_of else [])]
         lines += [f"{user}\t{item}\t{position}" for position, item in enumerate(sequence)]
     folder = Path(NAME)
     folder.mkdir()
@@ -75,8 +74,8 @@ def split(exchange: Exchange, dataset: Any) -> tuple[Any, Any]:
     whole = dataset.build()[0]
     rows = whole.inter_feat
     users = dataset.id2token(USER, rows[USER].numpy()).astype(np.int64)
-    valid_position = np.full(exchange.num_users, -1)
     lengths = np.diff(exchange.offsets)
+    valid_position = np.full(len(lengths), -1)
     valid_position[exchange.valid[:, 0]] = lengths[exchange.valid[:, 0]]
     held_out = rows[TIME].numpy().astype(np.int64) == valid_position[users]
     return tuple(whole.copy(rows[np.flatnonzero(mask)]) for mask in (~held_out, held_out))

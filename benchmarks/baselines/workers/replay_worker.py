@@ -96,7 +96,7 @@ def validation(
 ) -> tuple[DataLoader, list[lightning.Callback]]:
     """Return the validation batches, and the callbacks that measure and stop."""
     users = exchange.valid[:, 0]
-    histories = as_sequences(schema, users, [exchange.sequence(user) for user in users])
+    histories = as_sequences(schema, users, [exchange.sequences[user] for user in users])
     targets = as_sequences(schema, users, [exchange.valid[i : i + 1, 1] for i in range(len(users))])
     batches = DataLoader(
         SasRecValidationDataset(
@@ -121,7 +121,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     lengths = np.diff(exchange.offsets)
     users = np.flatnonzero(lengths >= 2)  # one event has nothing to predict
     windows = SasRecTrainingDataset(
-        as_sequences(schema, users, [exchange.sequence(user) for user in users]),
+        as_sequences(schema, users, [exchange.sequences[user] for user in users]),
         max_sequence_length=settings["max_len"],
         sliding_window_step=settings["window_step"],
     )

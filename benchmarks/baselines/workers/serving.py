@@ -38,6 +38,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,18 +81,10 @@ class Exchange:
         """Whether there is nothing to learn from: weights are random."""
         return not len(self.events)
 
-    @property
-    def num_users(self) -> int:
-        """Number of users U."""
-        return len(self.offsets) - 1
-
-    def sequence(self, user: int) -> NDArray[np.int32]:
-        """Return a user's events in time order, int32 (T,)."""
-        return self.events[self.offsets[user] : self.offsets[user + 1]]
-
+    @cached_property
     def sequences(self) -> list[NDArray[np.int32]]:
-        """Return all users' events."""
-        return [self.sequence(user) for user in range(self.num_users)]
+        """Each user's events in time order, int32 (T,)."""
+        return np.split(self.events, self.offsets[1:-1])
 
 
 def main(library: Any) -> None:
@@ -132,10 +125,8 @@ def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> N
 
 def _serve(library: Any, folder: Path, mode: str, output: Any) -> None:
     model = library.open_model(folder, Exchange.open(folder), mode)
-    description = {
-        name: getattr(model, name)
-        for name in ("precision", "num_parameters", "size_bytes", "max_len")
-    }
+    names = ("precision", "num_parameters", "size_bytes", "max_len")
+    description = {name: getattr(model, name) for name in names}
     description["versions"] = versions(library)
     gc.collect()
     gc.freeze()  # what libraries have loaded need not be gone through before each request
@@ -161,10 +152,9 @@ def _device_name(library: Any, device: str) -> str:
 
 def answer_all(model: Any, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Answer requests one after another, nothing but the answering between two of them."""
-    ks = [int(request["k"]) for request in requests]
     prepared = [
-        model.prepare(as_rows(request["items"]), as_rows(request["excluded"]), k)
-        for request, k in zip(requests, ks, strict=True)
+        model.prepare(as_rows(request["items"]), as_rows(request["excluded"]), request["k"])
+        for request in requests
     ]
     answered = []
     gc.collect()
@@ -178,11 +168,9 @@ def answer_all(model: Any, requests: Sequence[dict[str, Any]]) -> list[dict[str,
     finally:
         gc.enable()
     answers = []
-    for (answer, (wall, cpu)), k in zip(answered, ks, strict=True):
-        items, scores = model.unpack(answer, k)
-        answers.append(
-            {"items": items.tolist(), "scores": scores.tolist(), "wall_ns": wall, "cpu_ns": cpu}
-        )
+    for request, (answer, (wall, cpu)) in zip(requests, answered, strict=True):
+        items, scores = map(np.ndarray.tolist, model.unpack(answer, request["k"]))
+        answers.append({"items": items, "scores": scores, "wall_ns": wall, "cpu_ns": cpu})
     return answers
 
 
@@ -191,13 +179,13 @@ def as_rows(rows: Sequence[Sequence[int]]) -> IntArray:
     return np.array(rows, dtype=np.int64).reshape(len(rows), -1)
 
 
-def pad_to(items: IntArray, width: int, *, left: bool, pad: int = PAD) -> IntArray:
-    """Return left-padded histories (B, T) as (B, width), padded with `pad` on one side.
+def pad_to(items: IntArray, width: int, *, left: bool) -> IntArray:
+    """Return left-padded histories (B, T) as (B, width), padded on one side.
 
     >>> pad_to(np.array([[0, 7, 8]]), 4, left=False).tolist()
     [[7, 8, 0, 0]]
     """
-    padded = np.full((len(items), width), pad, dtype=np.int64)
+    padded = np.full((len(items), width), PAD, dtype=np.int64)
     for row, history in zip(padded, items, strict=True):
         real = history[history != PAD][-width:]
         if len(real):
