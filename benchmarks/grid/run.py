@@ -59,7 +59,7 @@ from benchmarks.grid.workspace import (
     student_folder,
 )
 from benchmarks.measure.machine import describe_machine
-from benchmarks.measure.quality import evaluate_lists, top_lists
+from benchmarks.measure.quality import evaluate_lists
 from benchmarks.measure.queries import histories_before_test
 from benchmarks.measure.students import OnnxSystem
 from benchmarks.report.files import load, save
@@ -195,10 +195,7 @@ def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
         exported = ensure_exported(space.dataset, run_folder(key, space), trained, "int8")
     system = OnnxSystem.from_pretrained(exported, num_threads=1)
     with watch.stage("evaluate"):
-        excluding, keeping = (
-            top_lists(system, space.dataset, exclude_seen=exclude) for exclude in (True, False)
-        )
-        result = evaluate_lists(excluding, keeping, space.dataset)
+        result, _ = evaluate_lists(system, space.dataset)
     # No choice hangs on its validation: it stands or falls with the fp32 student.
     return result, {
         "num_parameters": system.num_parameters,

@@ -122,10 +122,17 @@ def affordable_batch_size(
     return batch_size if all_singly_s > patience_s and is_alike else 1
 
 
-def evaluate_lists(excluding: IntArray, keeping: IntArray, dataset: SequenceDataset) -> Evaluation:
-    """Rank the test targets in the lists (N, K) of both protocols."""
+def evaluate_lists(
+    system: System, dataset: SequenceDataset, batch_size: int = 1
+) -> tuple[Evaluation, IntArray]:
+    """Rank the test targets in a system's lists; also return those of the headline protocol."""
     targets = dataset.eval_targets("test").items
-    return Evaluation(list_ranks(excluding, targets), list_ranks(keeping, targets))
+    excluding, keeping = (
+        top_lists(system, dataset, exclude_seen=exclude_seen, batch_size=batch_size)
+        for exclude_seen in (True, False)
+    )
+    evaluation = Evaluation(list_ranks(excluding, targets), list_ranks(keeping, targets))
+    return evaluation, excluding if dataset.exclude_seen else keeping
 
 
 def mean_overlap(first: IntArray, second: IntArray, k: int = K) -> float:
@@ -148,18 +155,13 @@ def judge(
     for system in systems:
         try:
             size = affordable_batch_size(system, dataset, batch_size)
-            excluding, keeping = (
-                top_lists(system, dataset, exclude_seen=exclude, batch_size=size)
-                for exclude in (True, False)
-            )
+            evaluation, lists = evaluate_lists(system, dataset, size)
         except ModelError as error:
             if not system.may_fail:
                 raise
             failed.append(failure_of(system.identity, error))
             continue
-        evaluation = evaluate_lists(excluding, keeping, dataset)
         values = ndcg(evaluation.ranks(exclude_seen=dataset.exclude_seen), K)
-        lists = excluding if dataset.exclude_seen else keeping
         answers.append(Answers(system, evaluation, values, lists))
     return [Judged(one.system, summarize(one, answers, dataset)) for one in answers]
 

@@ -4,7 +4,7 @@ A table is described once, by its columns: the header, and what it shows of a ro
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from seqrec.report import interval
 
@@ -58,6 +58,18 @@ def number(value: float | None, style: str = ".3f") -> str:
     return "-" if value is None else format(value, style)
 
 
+# Of tables whose rows are systems, and whose rows were timed.
+IDENTITY_COLUMNS: Columns[Any] = {
+    "system": lambda row: row.system,
+    "precision": lambda row: row.precision_label,
+}
+LATENCY_COLUMNS: Columns[Any] = {
+    "p50 ms": lambda row: number(row.latency_ms.p50),
+    "p95 ms": lambda row: number(row.latency_ms.p95),
+    "p99 ms": lambda row: number(row.latency_ms.p99),
+}
+
+
 def format_gain(gain: Gain | None) -> str:
     """Format a relative gain with its interval: `+5.2 % [+1.1, +9.4]`; a dash for none."""
     return "-" if gain is None else f"{gain.mean:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
@@ -98,13 +110,10 @@ def latency_columns(batch_size: int) -> Columns[SystemResult]:
         return row.start_up or StartUp()
 
     return {
-        "system": lambda row: row.system,
-        "precision": lambda row: row.precision_label,
+        **IDENTITY_COLUMNS,
         "NDCG@10 [95 %]": lambda row: interval(row.metrics, "ndcg@10"),
         "HR@10": lambda row: f"{row.metrics['hr@10']:.4f}",
-        "p50 ms": lambda row: number(row.latency_ms.p50),
-        "p95 ms": lambda row: number(row.latency_ms.p95),
-        "p99 ms": lambda row: number(row.latency_ms.p99),
+        **LATENCY_COLUMNS,
         "ratio to lower bound": lambda row: number(row.ratio_to_lower_bound, ".1f"),
         "load ms": lambda row: number(start_up(row).load_ms, ",.0f"),
         "peak MiB": lambda row: number(start_up(row).peak_mib, ",.0f"),
@@ -165,11 +174,8 @@ def _trained(training: Training) -> str:
 
 CATALOGUE_COLUMNS: Columns[CatalogueRow] = {
     "items": lambda row: f"{row.num_items:,}",
-    "system": lambda row: row.system,
-    "precision": lambda row: row.precision_label,
-    "p50 ms": lambda row: number(row.latency_ms.p50),
-    "p95 ms": lambda row: number(row.latency_ms.p95),
-    "p99 ms": lambda row: number(row.latency_ms.p99),
+    **IDENTITY_COLUMNS,
+    **LATENCY_COLUMNS,
     "MiB": lambda row: f"{row.size_mib:.2f}",
     "lower bound ms: read + top-k": lambda row: (
         f"{row.lower_bound_ms.read:.3f} + {row.lower_bound_ms.top_k:.3f}"
@@ -246,8 +252,7 @@ def format_scaling(results: ScalingResults) -> str:
 def format_cold(results: ColdResults) -> str:
     """Return the table of `cold.json`."""
     columns: Columns[ColdRow] = {
-        "system": lambda row: row.system,
-        "precision": lambda row: row.precision_label,
+        **IDENTITY_COLUMNS,
         f"cold HR@{K} [95 %]": lambda row: interval(row.cold, f"hr@{K}"),
         f"cold NDCG@{K} [95 %]": lambda row: interval(row.cold, f"ndcg@{K}"),
         f"warm HR@{K} [95 %]": lambda row: interval(row.warm, f"hr@{K}"),
