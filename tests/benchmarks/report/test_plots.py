@@ -22,8 +22,14 @@ from benchmarks.report.schema import (
     LatencyResults,
     LowerBound,
 )
-from tests.benchmarks.report.made import MACHINE, latency_results, over, system
-from tests.benchmarks.report.made_accuracy import accuracy_results, variant
+from tests.benchmarks.report.made import (
+    MACHINE,
+    accuracy_results,
+    latency_results,
+    over,
+    system,
+    variant,
+)
 
 
 @pytest.fixture

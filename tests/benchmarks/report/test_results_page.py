@@ -8,12 +8,10 @@ from seqrec.errors import DataError
 import pytest
 
 from benchmarks.grid.variants import VARIANTS
-from benchmarks.report.files import load, save
+from benchmarks.report.files import save
 from benchmarks.report.results_page import Kept, format_page, main, mean_gains, read_results
-from benchmarks.report.schema import AccuracyResults, Gain, LatencyResults
-from benchmarks.report.tables import format_latency
-from tests.benchmarks.report.made import over
-from tests.benchmarks.report.made_accuracy import accuracy_results
+from benchmarks.report.schema import AccuracyResults, Gain
+from tests.benchmarks.report.made import accuracy_results, over
 
 ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "benchmarks" / "results"
@@ -109,12 +107,6 @@ def test_unusable_results_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"damaged.*python -m benchmarks\.catalogue"):
         main(flags)
     assert not (tmp_path / "page.md").exists()
-
-
-def test_a_kept_benchmark_stands_on_the_page_as_the_command_printed_it() -> None:
-    page = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
-    for file in KEPT.glob("*/benchmark.json"):
-        assert format_latency(load(LatencyResults, file)) in page
 
 
 def test_what_the_language_model_adds_stands_apart_from_what_the_recipe_adds(
