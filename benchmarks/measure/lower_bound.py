@@ -69,7 +69,8 @@ def time_beside_bound(
         Of each system the fields `latency_ms`, `num_timed_calls` and, where they apply,
         `lower_bound_ms`, `ratio_to_lower_bound` and `idle_call_ms` of its row.
     """
-    references = [reader(size) for size in sorted({ONE_ELEMENT, *filter(None, num_bytes)})]
+    sizes = {ONE_ELEMENT} | {size for size in num_bytes if size is not None}
+    references = [reader(size) for size in sorted(sizes)]
     references += [one_look(size) for size in sorted({1, num_items})] + [idle(flags.num_threads)]
     asked = [*requests, *[requests[0]] * len(references)]
     timings = measure_latency([*systems, *references], asked, flags)

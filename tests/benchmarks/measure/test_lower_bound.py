@@ -72,12 +72,14 @@ def test_it_charges_parameters_and_nothing_else_of_a_file(
 
 def test_only_what_reads_all_its_weights_has_a_lower_bound(tiny_dataset: SequenceDataset) -> None:
     flags = TimingFlags(num_calls=20, budget_s=0.1)
-    popularity, dense = measure_speed(
-        [Popularity(tiny_dataset), Dense()], tiny_dataset, flags, sweeps=False
-    )
+    light = Dense()
+    light.size_mib = 0.0  # as a runner may say of itself
+    systems = [Popularity(tiny_dataset), Dense(), light]
+    popularity, dense, free = measure_speed(systems, tiny_dataset, flags, sweeps=False)
     assert popularity.ratio_to_lower_bound is None
     assert dense.lower_bound_bytes == 64 * 2**20
     assert dense.lower_bound_ms is not None
     assert dense.lower_bound_ms.read > 0.5  # 64 MiB at less than 128 GB/s
     assert dense.ratio_to_lower_bound == dense.latency_ms.p50 / dense.lower_bound_ms.total
     assert dense.start_up is None
+    assert free.lower_bound_ms is not None
