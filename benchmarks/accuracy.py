@@ -69,10 +69,9 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
     """
     from seqrec.training import set_up_cpu  # loads PyTorch
 
-    from benchmarks.grid.plan import plan
     from benchmarks.grid.run import run_grid, share_before
     from benchmarks.grid.summary import summarize
-    from benchmarks.grid.variants import VARIANTS, select_variants
+    from benchmarks.grid.variants import VARIANTS, plan, select_variants
     from benchmarks.grid.workspace import Workspace, ensure_teacher
     from benchmarks.report.plots import draw_accuracy, save_figure  # loads Matplotlib
 

@@ -47,8 +47,7 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.grid.plan import RunKey
-from benchmarks.grid.variants import VARIANTS
+from benchmarks.grid.variants import VARIANTS, RunKey
 from benchmarks.grid.workspace import (
     Stopwatch,
     Workspace,

@@ -11,9 +11,15 @@ from seqrec.metrics import METRICS, Evaluation, bootstrap_interval, ndcg, relati
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.grid.plan import RunKey, variant_runs
 from benchmarks.grid.run import load_ranks, read_finished
-from benchmarks.grid.variants import CONTROL, DISTILLED, NO_LANGUAGE_MODEL, VARIANTS
+from benchmarks.grid.variants import (
+    CONTROL,
+    DISTILLED,
+    NO_LANGUAGE_MODEL,
+    VARIANTS,
+    RunKey,
+    variant_runs,
+)
 from benchmarks.grid.workspace import Workspace, run_folder, times_file
 from benchmarks.measure.machine import describe_machine
 from benchmarks.measure.quality import K, describe_dataset

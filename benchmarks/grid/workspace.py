@@ -26,8 +26,7 @@ from seqrec.knowledge import Knowledge, load_knowledge
 from accelerate import Accelerator
 
 from benchmarks.grid.bag_of_words import with_bag_of_words
-from benchmarks.grid.plan import RunKey
-from benchmarks.grid.variants import VARIANTS, Variant
+from benchmarks.grid.variants import VARIANTS, RunKey, Variant
 from benchmarks.report.schema import SCHEMA, Cost
 from student.config import DistillConfig, scheduled
 from student.distilling import auxiliary_archs, auxiliary_folder, make_soft_targets, train_auxiliary

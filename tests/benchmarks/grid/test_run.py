@@ -22,9 +22,8 @@ import torch
 from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid import run as runs
 from benchmarks.grid import workspace
-from benchmarks.grid.plan import RunKey, plan
 from benchmarks.grid.run import average, compute_run, load_ranks, read_finished, save_ranks
-from benchmarks.grid.variants import VARIANTS
+from benchmarks.grid.variants import VARIANTS, RunKey, plan
 from benchmarks.grid.workspace import (
     Workspace,
     run_folder,

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import AccuracyConfig
-from benchmarks.grid.plan import RunKey, seed_pairs
 from benchmarks.grid.run import load_ranks
 from benchmarks.grid.summary import Values, gain, mean_times, summarize_metrics
-from benchmarks.grid.variants import VARIANTS
+from benchmarks.grid.variants import VARIANTS, RunKey
 from benchmarks.grid.workspace import Workspace, run_folder
 from benchmarks.report.schema import AccuracyResults, Cost, Gain, Run, SeedMetric
 
@@ -93,11 +92,6 @@ def test_interrupted_runs_are_left_out_of_the_cost() -> None:
     made = [run(10, interrupted=False), run(20, interrupted=False), run(1, interrupted=True)]
     assert mean_times(made) == {"train": Cost(wall_s=30.0, cpu_s=15.0, num_runs=2)}
     assert mean_times(made[2:]) == {}
-
-
-def test_seeds_are_paired_in_a_ring() -> None:
-    assert seed_pairs([3, 5, 7]) == [(3, 5), (5, 7), (7, 3)]
-    assert seed_pairs([3, 5]) == [(3, 5)]  # (5, 3) is the same pair
 
 
 def test_the_table_says_what_the_runs_ranks_say(
