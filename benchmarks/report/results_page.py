@@ -175,7 +175,7 @@ def frequency_table(rows: Sequence[VariantSummary]) -> str:
     def of_group(name: str) -> Cell:
         def gain(row: VariantSummary) -> Gain | None:
             group = (row.by_frequency or {}).get(name)
-            return group and group.over_no_language_model
+            return None if group is None else group.over_no_language_model
 
         return lambda row: format_gain(gain(row))
 
@@ -193,7 +193,7 @@ def cost_table(rows: Sequence[VariantSummary]) -> str:
     def hours(stage: str) -> Cell:
         def cell(row: VariantSummary) -> str:
             cost = {**row.shared_times, **row.times}.get(stage)
-            return number(cost and cost.cpu_s / 3600)
+            return number(None if cost is None else cost.cpu_s / 3600)
 
         return cell
 
