@@ -25,7 +25,7 @@ from seqrec.files import write_text
 from benchmarks.measure.flags import FolderFlags, TimingFlags
 from benchmarks.measure.lower_bound import DEFINITION
 from benchmarks.measure.machine import OtherWork, describe_machine
-from benchmarks.measure.quality import Judged, describe_dataset, judge
+from benchmarks.measure.quality import describe_dataset, judge
 from benchmarks.measure.speed import BATCH_SIZE, time_judged
 from benchmarks.measure.students import (
     TeacherSystem,
@@ -45,7 +45,7 @@ Opened = tuple[list[System], list[Failure]]  # and why others could not be opene
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyConfig(FolderFlags, TimingFlags):
+class LatencyConfig(TimingFlags, FolderFlags):
     """Flags of `benchmarks.latency`."""
 
     device: Literal["cpu", "cuda"] = flag(
@@ -135,7 +135,7 @@ def measure(
     if config.teacher:
         quality = teacher_quality(config.folder, dataset)
         teacher = TeacherSystem(config.folder / "teacher", config.num_threads, config.device)
-        judged.insert(1, Judged(teacher, quality))
+        judged.insert(1, (teacher, quality))
     others = OtherWork()
     rows = time_judged(judged, dataset, config, failed, sweeps=config.sweeps)
     return LatencyResults(

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.measure.flags import TimingFlags
 from benchmarks.measure.queries import Answer
 from benchmarks.measure.systems import System
-from benchmarks.measure.timing import Requests, measure_latency, summarize
+from benchmarks.measure.timing import Requests, latency_of, measure_latency
 from benchmarks.report.schema import Identity, LowerBound
 from export.contract import OUTPUT_NAMES
 from export.recommender import open_session
@@ -74,7 +74,7 @@ def time_beside_bound(
     references += [one_look(size) for size in sorted({1, num_items})] + [idle(flags.num_threads)]
     asked = [*requests, *[requests[0]] * len(references)]
     timings = measure_latency([*systems, *references], asked, flags)
-    latencies = list(map(summarize, timings))
+    latencies = list(map(latency_of, timings))
     p50_ms = {
         reference.identity.system: latency.p50
         for reference, latency in zip(references, latencies[len(systems) :], strict=True)

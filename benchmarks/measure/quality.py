@@ -30,14 +30,7 @@ K = 10
 PATIENCE_S = 120.0  # for one system's lists of all test users
 SAME_IN_BATCHES = 0.99  # of the items: rounding may exchange neighbours
 Histories = Sequence[NDArray[np.integer]]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A system and how good it is."""
-
-    system: System
-    quality: Quality
+Judged = tuple[System, Quality]
 
 
 @dataclass(frozen=True)
@@ -163,7 +156,7 @@ def judge(
             continue
         values = ndcg(evaluation.ranks(exclude_seen=dataset.exclude_seen), K)
         answers.append(Answers(system, evaluation, values, lists))
-    return [Judged(one.system, summarize(one, answers, dataset)) for one in answers]
+    return [(one.system, compare(one, answers, dataset)) for one in answers]
 
 
 def failure_of(identity: Identity, error: Exception) -> Failure:
@@ -173,7 +166,7 @@ def failure_of(identity: Identity, error: Exception) -> Failure:
     return Failure(system=identity.system, precision=identity.precision_label, reason=reason)
 
 
-def summarize(one: Answers, every: Sequence[Answers], dataset: SequenceDataset) -> Quality:
+def compare(one: Answers, every: Sequence[Answers], dataset: SequenceDataset) -> Quality:
     """Return a system's metrics; compare distilled students with controls, int8 with fp32."""
     who = one.system.identity
     students = {

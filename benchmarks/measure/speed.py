@@ -14,7 +14,7 @@ from benchmarks.measure.quality import Histories, Judged, K, failure_of
 from benchmarks.measure.queries import Request, histories_before_test, make_requests
 from benchmarks.measure.startup import median_start_up
 from benchmarks.measure.systems import System, SystemFailure
-from benchmarks.measure.timing import measure_latency, measure_throughput, summarize, take_turns
+from benchmarks.measure.timing import latency_of, measure_latency, measure_throughput, take_turns
 from benchmarks.report.schema import Failure, Speed, SystemResult
 
 MAX_BATCHES = 20
@@ -37,21 +37,21 @@ def time_judged(
     left = list(judged)
     while True:
         try:
-            speeds = measure_speed([one.system for one in left], dataset, flags, sweeps=sweeps)
+            speeds = measure_speed([system for system, _ in left], dataset, flags, sweeps=sweeps)
         except SystemFailure as error:
             failed.append(failure_of(error.system.identity, error))
-            left = [one for one in left if one.system is not error.system]
+            left = [one for one in left if one[0] is not error.system]
             continue
         return [
             SystemResult(
-                **vars(one.system.identity),
-                **vars(one.quality),
+                **vars(system.identity),
+                **vars(quality),
                 **vars(speed),
-                size_mib=float(one.system.size_mib),
-                num_parameters=int(one.system.num_parameters),
-                **one.system.details(),
+                size_mib=float(system.size_mib),
+                num_parameters=int(system.num_parameters),
+                **system.details(),
             )
-            for one, speed in zip(left, speeds, strict=True)
+            for (system, quality), speed in zip(left, speeds, strict=True)
         ]
 
 
@@ -137,6 +137,6 @@ def sweep(
         requests = [make_load(users, dataset, length)] * len(able)
         timings = measure_latency(list(able.values()), requests, brief)
         for i, timing in zip(able, timings, strict=True):
-            p50 = summarize(timing).p50
+            p50 = latency_of(timing).p50
             fields[i].setdefault("p50_ms_by_history", {})[str(length)] = p50
     return fields

@@ -25,7 +25,7 @@ Requests = Sequence[Sequence[Request]]  # those of each system
 T = TypeVar("T")
 
 
-def summarize(durations_ns: NDArray[np.int64]) -> Latency:
+def latency_of(durations_ns: NDArray[np.int64]) -> Latency:
     """Return percentiles of calls' wall and CPU time (N, 2), and their spread over the turns."""
     wall_ns, cpu_ns = durations_ns.T
     whole = percentiles_ms(wall_ns)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measure.flags import TimingFlags
-from benchmarks.measure.quality import Judged, top_lists
+from benchmarks.measure.quality import top_lists
 from benchmarks.measure.queries import NOTHING, Request
 from benchmarks.measure.speed import time_judged
 from benchmarks.measure.systems import Popularity, SystemFailure
@@ -76,7 +76,7 @@ def test_a_baseline_that_stops_while_it_is_timed_does_not_take_the_others_along(
     systems = [Popularity(tiny_dataset), serve("stop"), serve("honest")]
     unknown = Quality(metrics={}, metrics_other_protocol={})
     failed: list[Failure] = []
-    judged = [Judged(system, unknown) for system in systems]
+    judged = [(system, unknown) for system in systems]
     rows = time_judged(judged, tiny_dataset, flags, failed, sweeps=False)
     assert [row.label for row in rows] == ["popularity", "fake fp32"]
     assert all(row.latency_ms.p50 > 0 for row in rows)

@@ -11,10 +11,10 @@ from benchmarks.measure.flags import TimingFlags
 from benchmarks.measure.queries import NOTHING, Request, make_requests
 from benchmarks.measure.systems import System
 from benchmarks.measure.timing import (
+    latency_of,
     measure_latency,
     measure_throughput,
     percentiles_ms,
-    summarize,
     take_turns,
 )
 from benchmarks.report.schema import Identity
@@ -97,10 +97,10 @@ def test_a_p99_takes_two_hundred_calls_and_turns_show_the_spread() -> None:
     # 20 turns of ten calls: turn n takes n milliseconds a call.
     wall = np.repeat(np.arange(1, 21), 10) * 1_000_000
     durations = np.stack([wall, np.full(200, 2_000_000)], axis=1)
-    latency = summarize(durations)
+    latency = latency_of(durations)
     assert (latency.p50, latency.p95, latency.p99) == (10.0, 19.0, 20.0)
     assert (latency.p50_least, latency.p50_most, latency.cpu) == (1.0, 20.0, 2.0)
-    assert summarize(durations[:-1]).p99 is None
+    assert latency_of(durations[:-1]).p99 is None
 
 
 def test_a_slow_system_is_asked_less_often() -> None:
@@ -112,4 +112,4 @@ def test_a_slow_system_is_asked_less_often() -> None:
     flags = TimingFlags(num_calls=1000, budget_s=0.05)
     (measured,) = measure_latency([Slow()], [[REQUEST]], flags)
     assert len(measured) == timing.MIN_CALLS
-    assert summarize(measured).p50 == pytest.approx(10.0)
+    assert latency_of(measured).p50 == pytest.approx(10.0)
