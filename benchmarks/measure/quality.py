@@ -81,9 +81,10 @@ def top_lists(
         ModelError: the system does not keep its promises; see `check_answer`.
     """
     requests = make_requests(
+        dataset,
         histories_before_test(dataset) if histories is None else histories,
         max_len=system.max_len,
-        k=min(LIST_LENGTH, dataset.num_items),
+        k=LIST_LENGTH,
         exclude_seen=exclude_seen,
         batch_size=batch_size,
     )

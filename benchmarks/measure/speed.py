@@ -1,7 +1,8 @@
 """How fast systems answer the test users: latency, throughput, start-up, all in turns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from seqrec.data import SequenceDataset
@@ -23,6 +24,7 @@ BATCH_SIZE = 128
 THROUGHPUT_S = 0.5  # of each system, for each batch size
 SWEPT_BATCHES = (1, 8, 32, 128, 512)
 SWEPT_LENGTHS = (1, 2, 5, 10, 20, 50, 100)
+Ask = Callable[..., list[Request]]  # `make_requests`, but for histories, max_len and batch_size
 
 
 def time_judged(
@@ -63,14 +65,16 @@ def measure_speed(
     order = np.random.default_rng(flags.seed).permutation(len(histories))
     histories = [histories[user] for user in order]
     num_bytes = [system.parameter_bytes() for system in systems]
+    # What is timed is the headline protocol, the top 10.
+    ask = partial(make_requests, dataset, k=K, exclude_seen=dataset.exclude_seen)
     asked = histories[: flags.num_calls]
-    requests = [make_load(asked, dataset, system.max_len) for system in systems]
+    requests = [ask(asked, max_len=system.max_len) for system in systems]
     timed = time_beside_bound(systems, requests, num_bytes, dataset.num_items, flags)
-    rates = measure_rates(systems, histories, dataset, BATCH_SIZE)
+    rates = measure_rates(systems, histories, ask, BATCH_SIZE)
     starts = take_turns(
         len(systems), NUM_STARTS, lambda index, _: systems[index].start_up(), "start-up"
     )
-    swept = sweep(systems, histories, dataset, flags) if sweeps else [{}] * len(systems)
+    swept = sweep(systems, histories, ask, flags) if sweeps else [{}] * len(systems)
     return [
         Speed(
             **timed[index],
@@ -83,35 +87,19 @@ def measure_speed(
     ]
 
 
-def make_load(
-    histories: Histories, dataset: SequenceDataset, max_len: int, batch_size: int = 1
-) -> list[Request]:
-    """Prepare what is timed: the headline protocol, the top 10."""
-    return make_requests(
-        histories,
-        max_len=max_len,
-        k=min(K, dataset.num_items),
-        exclude_seen=dataset.exclude_seen,
-        batch_size=batch_size,
-    )
-
-
 def measure_rates(
-    systems: Sequence[System], histories: Histories, dataset: SequenceDataset, batch_size: int
+    systems: Sequence[System], histories: Histories, ask: Ask, batch_size: int
 ) -> list[float]:
     """Return each system's users per second, in whole batches of this size."""
     # A data set with fewer users than one batch is gone through again.
     num_users = min(max(len(histories) // batch_size, 1), MAX_BATCHES) * batch_size
     users = [histories[number % len(histories)] for number in range(num_users)]
-    requests = [make_load(users, dataset, system.max_len, batch_size) for system in systems]
+    requests = [ask(users, max_len=system.max_len, batch_size=batch_size) for system in systems]
     return measure_throughput(systems, requests, budget_s=THROUGHPUT_S)
 
 
 def sweep(
-    systems: Sequence[System],
-    histories: Histories,
-    dataset: SequenceDataset,
-    flags: TimingFlags,
+    systems: Sequence[System], histories: Histories, ask: Ask, flags: TimingFlags
 ) -> list[dict[str, Any]]:
     """Return throughput by batch size and latency by history length of whole ONNX files.
 
@@ -124,7 +112,7 @@ def sweep(
         if system.runs_on_onnxruntime and system.identity.variant not in ("step", "call")
     }
     for size in SWEPT_BATCHES:
-        rates = measure_rates(list(files.values()), histories, dataset, size)
+        rates = measure_rates(list(files.values()), histories, ask, size)
         for i, rate in zip(files, rates, strict=True):
             fields[i].setdefault("throughput_by_batch", {})[str(size)] = rate
     longest = max(system.max_len for system in files.values())
@@ -134,7 +122,7 @@ def sweep(
         able = {i: system for i, system in files.items() if system.max_len >= length}
         if not users:
             break
-        requests = [make_load(users, dataset, length)] * len(able)
+        requests = [ask(users, max_len=length)] * len(able)
         timings = measure_latency(list(able.values()), requests, brief)
         for i, timing in zip(able, timings, strict=True):
             p50 = latency_of(timing).p50

@@ -1,6 +1,7 @@
 """What systems are asked, and what is no answer."""
 
 import math
+from functools import partial
 from typing import Any
 
 from seqrec.data import SequenceDataset
@@ -83,14 +84,19 @@ def test_top_k_is_what_sorting_everything_gives() -> None:
         assert by_torch.tolist() == best.tolist()
 
 
-def test_requests_show_the_newest_items_and_exclude_the_whole_history() -> None:
+def test_requests_show_the_newest_items_and_exclude_the_whole_history(
+    tiny_dataset: SequenceDataset,
+) -> None:
     histories = [np.array([1, 2, 3, 4]), np.array([5])]
-    (both,) = make_requests(histories, max_len=2, k=3, exclude_seen=True, batch_size=2)
+    ask = partial(make_requests, tiny_dataset, histories, max_len=2)
+    (both,) = ask(k=3, exclude_seen=True, batch_size=2)
     assert both.items.tolist() == [[3, 4], [0, 5]]
     assert both.excluded.tolist() == [[1, 2, 3, 4], [0, 0, 0, 5]]
-    _, second = make_requests(histories, max_len=2, k=3, exclude_seen=False, batch_size=1)
+    assert both.k.tolist() == [3]
+    _, second = ask(k=99, exclude_seen=False)
     assert second.items.tolist() == [[5]]
     assert second.excluded.shape == (1, 0)
+    assert second.k.tolist() == [30]  # all that there are
 
 
 def test_histories_end_right_before_the_test_target(

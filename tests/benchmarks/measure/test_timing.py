@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from seqrec.data import SequenceDataset
+
 import numpy as np
 import pytest
 
@@ -53,11 +55,11 @@ def test_in_turns_each_is_measured_before_any_is_measured_again() -> None:
     assert measured == [[0, 1, 2], [10, 11, 12]]
 
 
-def test_systems_take_turns_on_the_same_requests() -> None:
+def test_systems_take_turns_on_the_same_requests(tiny_dataset: SequenceDataset) -> None:
     calls: list[tuple[str, int]] = []
     systems = [Recorder(name, calls) for name in ("first", "second")]
     users = [np.array([user]) for user in range(1, 31)]
-    requests = make_requests(users, max_len=5, k=1, exclude_seen=False, batch_size=1)
+    requests = make_requests(tiny_dataset, users, max_len=5, k=1, exclude_seen=False)
     flags = TimingFlags(num_calls=60, budget_s=60.0)
     measured = measure_latency(systems, [requests] * 2, flags)
     assert [one.shape for one in measured] == [(60, 2), (60, 2)]
