@@ -10,22 +10,110 @@ goes on from its checkpoint: type the same command. Each run takes one thread; `
 two at once, which is the most that two cores can do.
 """
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from seqrec.config import parse_flags
-from seqrec.errors import run_main
+from seqrec.config import DEFAULT_DATA_DIR, flag, parse_flags
+from seqrec.errors import DataError, ModelError, run_main
 
-from benchmarks.grid.config import AccuracyConfig
+from benchmarks.report.files import save
+from benchmarks.report.schema import AccuracyResults
 from benchmarks.report.tables import format_accuracy
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyConfig:
+    """Flags of `benchmarks.accuracy`."""
+
+    data_dir: tuple[Path, ...] = flag((DEFAULT_DATA_DIR,), "prepared data sets")
+    output_dir: Path = flag(Path("runs/accuracy"), "gets a folder for each data set")
+    seeds: tuple[int, ...] = flag((0, 1, 2), "seeds of the students")
+    arch: Literal["gru", "transformer", "both"] = flag("both", "which students")
+    variants: tuple[str, ...] = flag(
+        ("default",), "variants of benchmarks/grid/variants.py, or default, ablations, all"
+    )
+    jobs: int = flag(1, "runs at once, one thread each, and threads of the teacher's training")
+    train: bool = flag(True, "compute what is missing; --no-train reports what is finished")
+    student_flags: str = flag("", "flags of student.distill for all students, in quotes")
+    teacher_flags: str = flag("", "flags of teacher/finetune.py, in quotes")
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "cpu", "where students train; auto takes a GPU if there is one"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.jobs < 1:
+            raise ValueError(f"--jobs {self.jobs} is not at least 1")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: one stands there twice")
+
+    @property
+    def archs(self) -> list[Literal["gru", "transformer"]]:
+        """The architectures that are meant."""
+        return ["gru", "transformer"] if self.arch == "both" else [self.arch]
+
+
+def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
+    """Compute the grid and return the content of each data set's `accuracy.json`.
+
+    Raises:
+        SeqRecError: a data set or a variant is missing, two data sets would write to the same
+            folder, a training failed, or nothing is finished.
+    """
+    from seqrec.training import set_up_cpu  # loads PyTorch
+
+    from benchmarks.grid.run import run_grid, share_before
+    from benchmarks.grid.summary import summarize
+    from benchmarks.grid.variants import VARIANTS, plan, select_variants
+    from benchmarks.grid.workspace import Workspace, ensure_teacher
+    from benchmarks.report.plots import draw_accuracy, save_figure  # loads Matplotlib
+
+    names = [data_dir.resolve().name for data_dir in config.data_dir]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"two data sets are in folders named {name}, and results are kept by that name. "
+                "Rename one, or give it an --output-dir of its own"
+            )
+    spaces = [
+        Workspace.open(data_dir, config.output_dir / name, config.student_flags, config.device)
+        for data_dir, name in zip(config.data_dir, names, strict=True)
+    ]
+    variants = select_variants(config.variants)
+    phases = plan(variants, config.archs, config.seeds)
+    if config.train and any(VARIANTS[name].needs_teacher for name in variants):
+        for space in spaces:
+            ensure_teacher(space, config.teacher_flags, config.jobs)
+    set_up_cpu(num_threads=1, num_processes=1)
+    if config.train:
+        for space in spaces:
+            share_before(phases[0], space)
+        for keys in phases:
+            run_grid([(key, space) for key in keys for space in spaces], config.jobs)
+    every = []
+    for space in spaces:
+        results = summarize(space, config.seeds, command)
+        if not results.rows:
+            raise ModelError(
+                f"nothing is finished in {space.root}. Compute it: leave out --no-train"
+            )
+        save(results, space.root / "accuracy.json")
+        save_figure(draw_accuracy(results), space.root / "accuracy.png")
+        logger.info("wrote %s and accuracy.png beside it", space.root / "accuracy.json")
+        every.append(results)
+    return every
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the grid and show its tables."""
     config = parse_flags(AccuracyConfig, (__doc__ or "").partition("\n")[0], argv)
-    from benchmarks.grid.running import run  # loads PyTorch
-
     words = sys.argv[1:] if argv is None else argv
     for results in run(config, "python -m benchmarks.accuracy " + shlex.join(words)):
         sys.stdout.write(format_accuracy(results))

@@ -15,6 +15,7 @@ Writes `catalogue.json` (`CatalogueResults` in `benchmarks/report/schema.py`) an
 and a table to stdout.
 """
 
+import json
 import logging
 import sys
 import tempfile
@@ -29,82 +30,84 @@ from seqrec.errors import run_main
 
 import numpy as np
 
-from benchmarks.baselines.libraries import BASELINES
-from benchmarks.measure.lower_bound import BYTES, DEFINITION, bounds_of, ratio, reference_calls
-from benchmarks.measure.machine import describe_machine, watch_others
+from benchmarks.baselines.libraries import BASELINES, Baseline
+from benchmarks.measure.flags import TimingFlags
+from benchmarks.measure.lower_bound import BYTES, DEFINITION, time_beside_bound
+from benchmarks.measure.machine import OtherWork, describe_machine
 from benchmarks.measure.quality import K
 from benchmarks.measure.queries import Request
-from benchmarks.measure.systems import OnnxSystem, StepSystem, System
-from benchmarks.measure.timing import measure_latency
+from benchmarks.measure.students import OnnxSystem, StepSystem
+from benchmarks.measure.systems import System
 from benchmarks.report.files import save
 from benchmarks.report.schema import CatalogueResults, CatalogueRow, Failure
 from benchmarks.report.tables import format_catalogue
+from export.contract import OUTPUT_NAMES
 
 if TYPE_CHECKING:
-    from student.model import Arch, Student
+    from student.model import Arch
 
 logger = logging.getLogger(__name__)
 
 HISTORY_LENGTH = 50
 NUM_REQUESTS = 64
+NUM_PROFILED = 50  # requests
+NUM_OPERATORS = 4  # that are named
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogueConfig:
+class CatalogueConfig(TimingFlags):
     """Flags of `benchmarks.catalogue`."""
 
     num_items: tuple[int, ...] = flag((1_700, 10_000, 50_000), "catalogue sizes")
     output_dir: Path = flag(Path("runs/catalogue"), "where to write catalogue.json")
     index_lists: int = flag(0, "lists that an index looks at, to measure one; 0: none")
     baselines: bool = flag(False, "measure untrained models of RecBole and RePlay as well")
-    num_threads: int = flag(1, "threads of each call")
-    num_calls: int = flag(2000, "timed calls of each system")
-    budget_s: float = flag(20.0, "seconds after which a slow system is asked no more")
-    seed: int = flag(0, "seed of weights and histories")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        if min(*self.num_items, self.num_threads, self.num_calls) < 1 or self.budget_s <= 0:
-            raise ValueError("--num-items, --num-threads, --num-calls, --budget-s: above 0")
-        if self.index_lists < 0:
-            raise ValueError(f"--index-lists {self.index_lists} is below 0")
+        super().__post_init__()
+        if min(self.num_items) < 1 or self.index_lists < 0:
+            raise ValueError("--num-items: above 0; --index-lists: 0 or more")
 
 
 def measure_catalogues(config: CatalogueConfig) -> CatalogueResults:
     """Time students of random weights over all sizes."""
-    from benchmarks.baselines.opening import open_untrained
-    from benchmarks.baselines.training import TrainingFlags
-    from student.model import StudentConfig
-
-    machine = describe_machine(config.num_threads)
+    machine, others = describe_machine(config.num_threads), OtherWork()
     rows: list[CatalogueRow] = []
     failed: list[Failure] = []
-    flags = TrainingFlags(seed=config.seed, num_threads=config.num_threads)
-    with watch_others() as others:
-        for num_items in config.num_items:
-            logger.info("%s items", f"{num_items:,}")
-            with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-                folder = Path(temporary)
-                systems: list[System] = open_students(num_items, folder, config)
-                if config.baselines:
-                    served, failures = open_untrained(
-                        BASELINES,
-                        num_items,
-                        folder,
-                        width=StudentConfig.hidden_dim,
-                        flags=flags,
-                        stack=stack,
-                    )
-                    failed += [replace(failure, num_items=num_items) for failure in failures]
-                    systems += served
-                rows += measure_size(num_items, systems, config)
+    for num_items in config.num_items:
+        logger.info("%s items", f"{num_items:,}")
+        with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+            folder = Path(temporary)
+            systems = open_students(num_items, folder, config)
+            if config.baselines:
+                baselines, failures = open_baselines(num_items, folder, config, stack)
+                failed += [replace(failure, num_items=num_items) for failure in failures]
+                systems += baselines
+            rows += measure_size(num_items, systems, config)
     return CatalogueResults(
         config=to_json(config),
-        environment=others.tell(machine),
+        environment=replace(machine, other_work=others.cores()),
         lower_bound=DEFINITION,
         rows=tuple(rows),
         failed=tuple(failed),
     )
+
+
+def open_baselines(
+    num_items: int, folder: Path, config: CatalogueConfig, stack: ExitStack
+) -> tuple[list[System], list[Failure]]:
+    """Open models of other libraries whose weights are random, of those that can be."""
+    from benchmarks.baselines.system import open_all
+    from benchmarks.baselines.training import write_untrained
+    from student.model import StudentConfig
+
+    def make(baseline: Baseline, _: Path) -> Path:
+        target = folder / baseline.folder_name / "untrained"
+        return write_untrained(baseline, num_items, target, StudentConfig.hidden_dim, config.seed)
+
+    able = [baseline for baseline in BASELINES if baseline.can_be_untrained]
+    return open_all(able, make, config.num_threads, stack)
 
 
 def measure_size(
@@ -113,68 +116,103 @@ def measure_size(
     """Return the rows of one catalogue size."""
     from student.model import StudentConfig
 
-    width = StudentConfig.hidden_dim
     rng = np.random.default_rng(config.seed)
     requests = [
         Request(items, items, np.array([min(K, num_items)]))
         for items in rng.integers(1, num_items + 1, (NUM_REQUESTS, 1, HISTORY_LENGTH))
     ]
+    width = StudentConfig.hidden_dim
     table_bytes = [num_items * width * BYTES[one.identity.precision] for one in systems]
-    references = reference_calls(table_bytes, num_items, config.num_threads)
-    everything = [*systems, *references]
-    timings = measure_latency(
-        everything,
-        [requests] * len(everything),
-        num_calls=config.num_calls,
-        budget_s=config.budget_s,
-    )
-    bounds = bounds_of(references, timings[len(systems) :])
-    rows = []
-    for system, timing, num_bytes in zip(systems, timings, table_bytes, strict=False):
-        latency, bound = timing.summary(), bounds.lower_bound(num_bytes, num_items)
-        is_step = system.identity.variant == "step"
-        rows.append(
-            CatalogueRow(
-                **vars(system.identity),
-                num_items=num_items,
-                history_length=1 if is_step else HISTORY_LENGTH,
-                latency_ms=latency,
-                num_timed_calls=len(timing.durations_ns),
-                size_mib=system.size_mib,
-                lower_bound_ms=bound,
-                ratio_to_lower_bound=ratio(latency, bound),
-                idle_call_ms=bounds.idle_call_ms if system.runs_on_onnxruntime else None,
-                profile=tuple(system.profile(requests)),
-            )
+    asked = [requests] * len(systems)
+    timed = time_beside_bound(systems, asked, table_bytes, num_items, config)
+    return [
+        CatalogueRow(
+            **vars(system.identity),
+            num_items=num_items,
+            history_length=1 if system.identity.variant == "step" else HISTORY_LENGTH,
+            size_mib=system.size_mib,
+            profile=tuple(
+                profile(system.file, requests, config.num_threads)
+                if isinstance(system, OnnxSystem)
+                else ()
+            ),
+            **fields,
         )
-    return rows
+        for system, fields in zip(systems, timed, strict=True)
+    ]
+
+
+def profile(file: Path, requests: Sequence[Request], num_threads: int) -> list[tuple[str, float]]:
+    """Return the operators of a file that take most time, each with its fraction of all's.
+
+    ONNX Runtime's profiler writes a line for every node and call, which itself takes microseconds:
+    a node's time counts less the fastest node's. Of a branch its nodes count, not the `If`.
+    """
+    import onnxruntime as ort  # by now after `seqrec`, which turns its telemetry off
+    import polars as pl
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = num_threads, 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        for request in requests[:NUM_PROFILED]:
+            feeds = {"items": request.items, "excluded": request.excluded, "k": request.k}
+            session.run(OUTPUT_NAMES, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    calls = [
+        {"operator": event["args"]["op_name"], "node": event["name"], "us": event["dur"]}
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+    operators = (
+        pl.DataFrame(calls)
+        .filter(pl.col("operator") != "If")
+        .group_by("operator", "node")
+        .agg(pl.col("us").median())
+        .with_columns(pl.col("us") - pl.col("us").min())
+        .group_by("operator")
+        .agg(pl.col("us").sum())
+        .with_columns((pl.col("us") / pl.max_horizontal(pl.col("us").sum(), 1e-9)).alias("part"))
+        .sort("part", "operator", descending=[True, False])
+    )
+    return operators.select("operator", "part").head(NUM_OPERATORS).rows()
 
 
 def open_students(num_items: int, folder: Path, config: CatalogueConfig) -> list[System]:
     """Export students of random weights and open their files."""
+    import torch
+
     from export.onnx_graph.graph import write_graph
     from export.onnx_graph.quantize import quantize
+    from student.model import Student, StudentConfig
 
     systems: list[System] = []
-    for arch in ("transformer", "gru"):
-        student = random_student(arch, num_items, config.seed)
+    archs: tuple[Arch, ...] = ("transformer", "gru")
+    for arch in archs:
+        torch.manual_seed(config.seed)
+        student = Student(StudentConfig(arch=arch, num_items=num_items)).eval()
         for precision in ("fp32", "int8", "int8-optimum"):
             path = folder / f"{arch}-{precision}.onnx"
             if precision == "int8-optimum":
                 quantize(folder / f"{arch}-fp32.onnx", path)
             else:
                 write_graph(student, path, precision)  # type: ignore[arg-type]
-            about = {"arch": arch, "precision": precision, "num_parameters": student.num_parameters}
-            about["max_len"] = HISTORY_LENGTH
-            systems.append(OnnxSystem(path, about, config.num_threads))
+            described = {
+                "arch": arch,
+                "precision": precision,
+                "num_parameters": student.num_parameters,
+                "max_len": HISTORY_LENGTH,
+            }
+            systems.append(OnnxSystem(path, described, config.num_threads))
             if arch == "gru" and precision == "int8":
-                systems.append(StepSystem(path, about, config.num_threads))
+                systems.append(StepSystem(path, described, config.num_threads))
             if precision == "int8" and config.index_lists:
-                systems.append(open_index(path, about, config))
+                systems.append(open_index(path, described, config))
     return systems
 
 
-def open_index(source: Path, about: dict[str, Any], config: CatalogueConfig) -> OnnxSystem:
+def open_index(source: Path, described: dict[str, Any], config: CatalogueConfig) -> OnnxSystem:
     """Open a student's int8 file with an index whose lists were filled in the items' order."""
     import onnx
 
@@ -192,19 +230,9 @@ def open_index(source: Path, about: dict[str, Any], config: CatalogueConfig) -> 
     depth = Depth(K, min(config.index_lists, num_lists))
     path = source.with_name(f"{source.stem}-index.onnx")
     onnx.save(build_index(model, lists, [depth]), path)
-    system = OnnxSystem(path, about, config.num_threads)
+    system = OnnxSystem(path, described, config.num_threads)
     system.identity = replace(system.identity, variant="index")
     return system
-
-
-def random_student(arch: "Arch", num_items: int, seed: int) -> "Student":
-    """Return a student of the default shape whose weights were drawn by chance."""
-    import torch
-
-    from student.model import Student, StudentConfig
-
-    torch.manual_seed(seed)
-    return Student(StudentConfig(arch=arch, num_items=num_items)).eval()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

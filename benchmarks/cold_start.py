@@ -19,9 +19,8 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
+from seqrec.config import flag, parse_flags, to_json
 from seqrec.data import IntArray, SequenceDataset, load_dataset
 from seqrec.errors import DataError, run_main
 from seqrec.histories import PAD
@@ -30,11 +29,12 @@ from seqrec.metrics import bootstrap_interval, hit_rate, list_ranks, ndcg
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measure.flags import FolderFlags
 from benchmarks.measure.machine import describe_machine
 from benchmarks.measure.quality import K, describe_dataset, top_lists
 from benchmarks.measure.queries import histories_before_test
-from benchmarks.measure.students import open_students, teacher_quality
-from benchmarks.measure.systems import Popularity, System, TeacherSystem
+from benchmarks.measure.students import TeacherSystem, open_students, teacher_quality
+from benchmarks.measure.systems import Popularity, System
 from benchmarks.report.files import save
 from benchmarks.report.schema import ColdResults, ColdRow, Identity, Metrics
 from benchmarks.report.tables import format_cold
@@ -48,20 +48,10 @@ Values = dict[str, NDArray[np.float64]]  # metric -> one value for each test tar
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColdConfig:
-    """Flags of `benchmarks.cold_start`."""
+class ColdConfig(FolderFlags):
+    """Flags of `benchmarks.cold_start`; its data set is one prepared with --cold-share."""
 
-    data_dir: Path = flag(
-        DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare with --cold-share"
-    )
-    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
-    teacher: bool = flag(True, "judge the teacher as well; loads its language model")
     num_threads: int = flag(1, "threads of each call")
-
-    @property
-    def folder(self) -> Path:
-        """Where all stages write."""
-        return self.output_dir or default_output_dir(self.data_dir)
 
 
 def judge(config: ColdConfig) -> ColdResults:

@@ -11,40 +11,46 @@ Writes `benchmark.json` (`LatencyResults` in `benchmarks/report/schema.py`), `be
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, flag, parse_flags, to_json
+from seqrec.config import flag, parse_flags, to_json
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import write_text
 
+from benchmarks.measure.flags import FolderFlags, TimingFlags
 from benchmarks.measure.lower_bound import DEFINITION
-from benchmarks.measure.machine import describe_machine, watch_others
-from benchmarks.measure.quality import Judged, describe_dataset, judge
-from benchmarks.measure.speed import BATCH_SIZE, Workload, time_judged
-from benchmarks.measure.students import open_students, students_in_torch, teacher_quality
-from benchmarks.measure.systems import Popularity, System, TeacherSystem, load_runner
+from benchmarks.measure.machine import OtherWork, describe_machine
+from benchmarks.measure.quality import describe_dataset, judge
+from benchmarks.measure.speed import BATCH_SIZE, time_judged
+from benchmarks.measure.students import (
+    TeacherSystem,
+    open_students,
+    students_in_torch,
+    teacher_quality,
+)
+from benchmarks.measure.systems import Popularity, System, load_runner
 from benchmarks.report.files import load, save
-from benchmarks.report.regression import report, require_comparable
+from benchmarks.report.regression import compare_runs, require_comparable
 from benchmarks.report.schema import Failure, LatencyResults
 from benchmarks.report.tables import format_latency
 
 logger = logging.getLogger(__name__)
 
+Opened = tuple[list[System], list[Failure]]  # and why others could not be opened
+
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyConfig:
+class LatencyConfig(TimingFlags, FolderFlags):
     """Flags of `benchmarks.latency`."""
 
-    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare")
-    output_dir: Path | None = flag(None, "where all stages write; default runs/<name of data-dir>")
     device: Literal["cpu", "cuda"] = flag(
         "cpu", "where the teacher and --torch run; exported files run on the CPU"
     )
-    teacher: bool = flag(True, "measure the teacher as well; loads its language model")
     torch: bool = flag(
         False, "measure the distilled students in PyTorch as well, eager and compiled"
     )
@@ -54,23 +60,9 @@ class LatencyConfig:
     sweeps: bool = flag(
         False, "measure throughput over batch sizes and latency over history lengths, too"
     )
-    num_threads: int = flag(1, "threads of each call")
-    num_calls: int = flag(2000, "timed calls of each system, at batch size 1")
-    budget_s: float = flag(20.0, "seconds after which a slow system is asked no more")
-    seed: int = flag(0, "seed of the order of the users")
     compare_with: Path | None = flag(
         None, "benchmark.json of an earlier run; exit code 1 if this one is worse"
     )
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        if min(self.num_threads, self.num_calls) < 1 or self.budget_s <= 0:
-            raise ValueError("--num-threads, --num-calls, --budget-s: above 0")
-
-    @property
-    def folder(self) -> Path:
-        """Where all stages write."""
-        return self.output_dir or default_output_dir(self.data_dir)
 
 
 def require_gpu(flag_name: str, device: str) -> None:
@@ -92,61 +84,6 @@ def open_data(config: LatencyConfig) -> SequenceDataset:
     return dataset
 
 
-def open_systems(config: LatencyConfig, dataset: SequenceDataset) -> list[System]:
-    """Open all that is judged here: popularity, students, systems of a user's own."""
-    if config.teacher:
-        teacher_quality(config.folder, dataset)  # refuses a missing one before others are exported
-    systems: list[System] = [Popularity(dataset)]
-    systems += open_students(dataset, config.folder, config.num_threads, variants=True)
-    systems += [load_runner(spec, dataset) for spec in config.runners]
-    if config.torch:
-        systems += students_in_torch(config.folder, config.num_threads, config.device)
-    return systems
-
-
-def benchmark(
-    config: LatencyConfig,
-    dataset: SequenceDataset,
-    systems: Sequence[System],
-    failures: Sequence[Failure] = (),
-    workers: Sequence[int] = (),
-) -> LatencyResults:
-    """Judge and time systems, and the teacher with them.
-
-    Args:
-        config: the flags.
-        dataset: what is judged on.
-        systems: all but the teacher, in the order of the table.
-        failures: of systems that could not be opened.
-        workers: process numbers of systems that answer in processes of their own.
-
-    Raises:
-        SeqRecError: the teacher is missing, or a system of ours does not answer as it should.
-    """
-    machine, failed = describe_machine(config.num_threads), list(failures)
-    if config.device == "cuda":
-        import torch
-
-        machine = replace(machine, gpu=torch.cuda.get_device_name())
-    judged = judge(systems, dataset, failed, batch_size=BATCH_SIZE)
-    if config.teacher:
-        quality = teacher_quality(config.folder, dataset)
-        teacher = TeacherSystem(config.folder / "teacher", config.num_threads, config.device)
-        judged.insert(1, Judged(teacher, quality))
-    workload = Workload(dataset, config.num_threads, config.num_calls, config.budget_s, config.seed)
-    with watch_others(workers) as others:
-        rows = time_judged(judged, workload, failed, sweeps=config.sweeps)
-    return LatencyResults(
-        config=to_json(config),
-        environment=others.tell(machine),
-        dataset=describe_dataset(dataset),
-        throughput_batch_size=BATCH_SIZE,
-        lower_bound=DEFINITION,
-        rows=tuple(rows),
-        failed=tuple(failed),
-    )
-
-
 def open_earlier(config: LatencyConfig, dataset: SequenceDataset) -> LatencyResults | None:
     """Read the run to compare with, before anything is measured.
 
@@ -162,41 +99,97 @@ def open_earlier(config: LatencyConfig, dataset: SequenceDataset) -> LatencyResu
             "name and give that"
         )
     earlier = load(LatencyResults, file)
-    require_comparable(
-        earlier,
-        file,
-        fingerprint=dataset.fingerprint,
-        num_threads=config.num_threads,
-        lower_bound=DEFINITION,
-    )
+    require_comparable(earlier, file, dataset.fingerprint, config.num_threads, DEFINITION)
     return earlier
 
 
-def finish(results: LatencyResults, earlier: LatencyResults | None, folder: Path) -> None:
-    """Write JSON, picture and page, print the table, and compare with an earlier run."""
+def open_systems(config: LatencyConfig, dataset: SequenceDataset) -> list[System]:
+    """Open all that is judged here: popularity, students, systems of a user's own."""
+    if config.teacher:
+        teacher_quality(config.folder, dataset)  # refuses a missing one before others are exported
+    systems: list[System] = [Popularity(dataset)]
+    systems += open_students(dataset, config.folder, config.num_threads, variants=True)
+    systems += [load_runner(spec, dataset) for spec in config.runners]
+    if config.torch:
+        systems += students_in_torch(config.folder, config.num_threads, config.device)
+    return systems
+
+
+def measure(
+    config: LatencyConfig,
+    dataset: SequenceDataset,
+    systems: Sequence[System],
+    failed: list[Failure],
+) -> LatencyResults:
+    """Judge and time systems, and the teacher with them, the second row of the table.
+
+    Raises:
+        SeqRecError: the teacher is missing, or a system of ours does not answer as it should.
+    """
+    machine = describe_machine(config.num_threads)
+    if config.device == "cuda":
+        import torch
+
+        machine = replace(machine, gpu=torch.cuda.get_device_name())
+    judged = judge(systems, dataset, failed, batch_size=BATCH_SIZE)
+    if config.teacher:
+        quality = teacher_quality(config.folder, dataset)
+        teacher = TeacherSystem(config.folder / "teacher", config.num_threads, config.device)
+        judged.insert(1, (teacher, quality))
+    others = OtherWork()
+    rows = time_judged(judged, dataset, config, failed, sweeps=config.sweeps)
+    return LatencyResults(
+        config=to_json(config),
+        environment=replace(machine, other_work=others.cores()),
+        dataset=describe_dataset(dataset),
+        throughput_batch_size=BATCH_SIZE,
+        lower_bound=DEFINITION,
+        rows=tuple(rows),
+        failed=tuple(failed),
+    )
+
+
+def run(
+    config: LatencyConfig,
+    open_others: Callable[[SequenceDataset, ExitStack], Opened] = lambda *_: ([], []),
+) -> None:
+    """Measure, write JSON, picture and page, and show the table.
+
+    Args:
+        config: the flags.
+        open_others: opens systems besides ours, to be closed when the stack is left.
+
+    Raises:
+        SystemExit: with 1, if an earlier run was better.
+    """
+    import torch
+
     from benchmarks.report.page import page
     from benchmarks.report.plots import draw_latency, save_figure  # loads Matplotlib
-
-    save(results, folder / "benchmark.json")
-    save_figure(draw_latency(results), folder / "benchmark.png")
-    write_text(folder / "report.html", page(results))
-    sys.stdout.write(format_latency(results, brief=True))
-    logger.info("all columns: %s; benchmark.json, benchmark.png beside it", folder / "report.html")
-    if earlier is not None:
-        report(earlier, results)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark and write its results."""
-    config = parse_flags(LatencyConfig, (__doc__ or "").partition("\n")[0], argv)
-    import torch
 
     require_gpu("--device", config.device)
     torch.set_num_threads(config.num_threads)  # for systems of a user's own, too
     dataset = open_data(config)
     earlier = open_earlier(config, dataset)
-    results = benchmark(config, dataset, open_systems(config, dataset))
-    finish(results, earlier, config.folder)
+    systems = open_systems(config, dataset)
+    with ExitStack() as stack:
+        others, failed = open_others(dataset, stack)
+        results = measure(config, dataset, [*systems, *others], failed)
+    save(results, config.folder / "benchmark.json")
+    save_figure(draw_latency(results), config.folder / "benchmark.png")
+    write_text(config.folder / "report.html", page(results))
+    sys.stdout.write(format_latency(results, brief=True))
+    logger.info("all columns: %s; JSON and picture beside it", config.folder / "report.html")
+    if earlier is not None:
+        comparison, is_worse = compare_runs(earlier, results)
+        sys.stdout.write(comparison)
+        if is_worse:
+            raise SystemExit(1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    run(parse_flags(LatencyConfig, (__doc__ or "").partition("\n")[0], argv))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from typing import Any
 from seqrec.config import parse_flags, to_json
 from seqrec.errors import run_main
 
-from benchmarks.measure.machine import describe_machine, watch_others
-from benchmarks.measure.scaling_config import ScalingConfig
+from benchmarks.measure.flags import ScalingConfig
+from benchmarks.measure.machine import OtherWork, describe_machine
 from benchmarks.report.files import save
 from benchmarks.report.schema import ScalingResults, ScalingRow
 from benchmarks.report.tables import format_scaling
@@ -35,24 +36,20 @@ Measure = Callable[[Path, ScalingConfig], dict[str, Any]]  # fields of `ScalingR
 
 def measure_scaling(config: ScalingConfig) -> ScalingResults:
     """Prepare and train at all sizes."""
-    machine, rows = describe_machine(config.num_threads), []
-    with watch_others() as others:
-        for num_events, num_users, num_items in config.logs():
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = Path(temporary)
-                log = LogConfig(
-                    output_dir=folder / "log",
-                    num_events=num_events,
-                    num_users=num_users,
-                    num_items=num_items,
-                    seed=config.seed,
-                )
-                make_log(log)
-                size = {"num_items": num_items, "num_events": num_events}
-                measured = measure_log(folder, config).items()
-                rows += [ScalingRow(**size, system=name, **fields) for name, fields in measured]
+    machine, others = describe_machine(config.num_threads), OtherWork()
+    rows = []
+    for num_events, num_users, num_items in config.logs():
+        size: dict[str, Any] = {"num_events": num_events, "num_items": num_items}
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            log = folder / "log"
+            make_log(LogConfig(output_dir=log, num_users=num_users, seed=config.seed, **size))
+            measured = measure_log(folder, config).items()
+        rows += [ScalingRow(**size, system=name, **fields) for name, fields in measured]
     return ScalingResults(
-        config=to_json(config), environment=others.tell(machine), rows=tuple(rows)
+        config=to_json(config),
+        environment=replace(machine, other_work=others.cores()),
+        rows=tuple(rows),
     )
 
 

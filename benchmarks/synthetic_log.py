@@ -2,7 +2,7 @@
 
 Writes into the output directory what `seqrec.prepare` reads:
 
-    interactions/    Parquet parts as Spark writes them, in the order of time
+    interactions/    Parquet parts, in the order of time
     items.parquet    `item_id`, `title`, `category`
 
 Items are taken by a Zipf law, users act as often as a log-normal law says, and all at the rate of
@@ -12,7 +12,6 @@ users and items alone.
 """
 
 import logging
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,6 @@ def make_log(config: LogConfig) -> None:
         _catalogue(config.num_items, of_items).write_parquet(folder / "items.parquet")
         parts = folder / "interactions"
         parts.mkdir()
-        job = uuid.UUID(bytes=rng.bytes(16), version=4)
         for number in tqdm(range(num_parts), desc="log", unit="part"):
             first, last = START + DURATION * bounds[number : number + 2] // config.num_events
             count = int(bounds[number + 1] - bounds[number])
@@ -88,10 +86,7 @@ def make_log(config: LogConfig) -> None:
                     "timestamp": np.sort(rng.integers(first, last + 1, count)),
                 }
             )
-            name = f"part-{number:05d}-{job}-c000.snappy.parquet"
-            part.write_parquet(parts / name, compression="snappy")
-            (parts / f".{name}.crc").write_bytes(b"crc\0")
-        (parts / "_SUCCESS").touch()
+            part.write_parquet(parts / f"part-{number:05d}.parquet", compression="snappy")
     logger.info("wrote %s events into %s", f"{config.num_events:,}", config.output_dir)
 
 

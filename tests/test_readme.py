@@ -11,10 +11,10 @@ from seqrec.prepare import PrepareConfig
 import numpy as np
 import pytest
 
-from benchmarks.baselines.__main__ import BaselinesConfig
+from benchmarks.accuracy import AccuracyConfig
+from benchmarks.baselines.libraries import BaselinesConfig
 from benchmarks.catalogue import CatalogueConfig
 from benchmarks.cold_start import ColdConfig
-from benchmarks.grid.config import AccuracyConfig
 from benchmarks.latency import LatencyConfig
 from benchmarks.measure.queries import NOTHING, Request
 from benchmarks.measure.systems import load_runner

@@ -1,4 +1,4 @@
-"""Which models of other libraries are measured, and with what settings each is trained.
+"""Which models of other libraries are measured, and with what settings and flags each is trained.
 
 Our students' width on the same data and a history of 50 for all; the rest is what each library's
 own documentation or examples use, or its default. RecBole's batches alone are smaller than its
@@ -10,7 +10,12 @@ without a better validation NDCG@10.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from seqrec.config import flag
+
+from benchmarks.latency import LatencyConfig
+from benchmarks.report.schema import Identity
 
 HERE = Path(__file__).parent / "workers"
 Settings = Callable[[int], dict[str, Any]]  # of a model of a width
@@ -32,6 +37,10 @@ class Baseline:
     def folder_name(self) -> str:
         """Where its models are, below the folder of all baselines."""
         return self.name.replace(" ", "-")
+
+    def identity(self, mode: str) -> Identity:
+        """Who it is in tables; its worker knows the precision."""
+        return Identity(system=self.modes[mode], precision="-", family="baseline")
 
 
 def _baseline(
@@ -79,3 +88,25 @@ BASELINES = (
     _baseline("recbole sasrec", "recbole", _recbole("SASRec", "hidden_size")),
     _baseline("rectools sasrec", "rectools", _transformer),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinesConfig(LatencyConfig):
+    """Flags of `benchmarks.baselines`: those of `benchmarks.latency`, and these."""
+
+    names: tuple[str, ...] = flag((), "these baselines alone, by their names in the table")
+    minutes: float = flag(0, "CPU minutes in which each chooses its number of epochs; 0: no limit")
+    train_device: Literal["cpu", "cuda"] = flag(
+        "cpu", "where they are trained; they are timed on the CPU"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        if strange := set(self.names) - {baseline.name for baseline in BASELINES}:
+            raise ValueError(
+                f"--names {min(strange)!r} is none of "
+                + ", ".join(repr(baseline.name) for baseline in BASELINES)
+            )
+        if self.minutes < 0:
+            raise ValueError(f"--minutes {self.minutes:g} is below 0")

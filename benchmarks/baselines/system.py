@@ -9,11 +9,15 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seqrec.data import IntArray
+from seqrec.environments import ensure_environment
+from seqrec.errors import SeqRecError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +30,11 @@ from benchmarks.baselines.training import (
     worker_environment,
 )
 from benchmarks.measure.lower_bound import BYTES
+from benchmarks.measure.quality import failure_of
 from benchmarks.measure.queries import NOTHING, Answer, Request
 from benchmarks.measure.startup import last_line, peak_mib
 from benchmarks.measure.systems import System, SystemFailure
-from benchmarks.report.schema import Identity, StartUp
-
-DESCRIPTION = ("precision", "num_parameters", "size_bytes", "max_len", "versions")
+from benchmarks.report.schema import Failure, StartUp
 
 
 class BaselineSystem(System):
@@ -49,21 +52,15 @@ class BaselineSystem(System):
         num_threads: int,
         log_name: str = "serve",
     ) -> None:
-        """Start the worker.
+        """Start the worker, with the interpreter of its environment.
 
-        Args:
-            baseline: what is served.
-            mode: one of its modes.
-            python: the interpreter of its environment.
-            folder: what `ensure_trained` or `make_untrained` returned.
-            num_threads: of each call.
-            log_name: beginning of the name of the file that it prints to.
+        `folder` is what `ensure_trained` or `write_untrained` returned; `log_name` begins the name
+        of the file that the worker prints to.
 
         Raises:
-            SystemFailure: the worker does not start, or says something else than it should.
+            SystemFailure: the worker does not start.
         """
-        name = baseline.modes[mode]
-        self.identity = Identity(system=name, precision="-", family="baseline")
+        self.identity = identity = baseline.identity(mode)
         self._made_of, self._num_threads = (baseline, mode, python, folder), num_threads
         self._is_sparse, self._folder = baseline.is_sparse, folder
         self._log = folder.parent / f"{log_name}-{mode}.log"
@@ -79,21 +76,13 @@ class BaselineSystem(System):
                 encoding="utf-8",
             )
         try:
-            told = self._receive(DESCRIPTION)
+            told = self._receive()
         except SystemFailure:
             self.close()
             raise
-        precision = str(told["precision"])
-        self.identity = Identity(system=name, precision=precision, family="baseline")
-        self.num_parameters = int(told["num_parameters"])
-        self.size_mib = int(told["size_bytes"]) / 2**20
-        self.max_len = int(told["max_len"])
-        self.versions = {str(name): str(version) for name, version in told["versions"].items()}
-
-    @property
-    def pid(self) -> int:
-        """The number of the worker's process."""
-        return self._process.pid
+        self.identity = replace(identity, precision=told["precision"])
+        self.num_parameters, self.max_len = told["num_parameters"], told["max_len"]
+        self.size_mib, self.versions = told["size_bytes"] / 2**20, told["versions"]
 
     def recommend(self, items: IntArray, excluded: IntArray, k: IntArray) -> Answer:
         """Answer a batch; see `Runner`."""
@@ -128,7 +117,7 @@ class BaselineSystem(System):
                 return StartUp(
                     load_ms=(ready - started) / 1e6,
                     first_ms=(time.monotonic_ns() - ready) / 1e6,
-                    peak_mib=peak_mib(twin.pid),
+                    peak_mib=peak_mib(twin._process.pid),
                 )
         except SystemFailure as error:  # of the twin, whom nobody knows
             raise SystemFailure(str(error), self) from error
@@ -147,6 +136,7 @@ class BaselineSystem(System):
         self._process.wait()
 
     def _ask(self, requests: Sequence[Request]) -> list[tuple[Answer, tuple[int, int]]]:
+        """Return answers, for `check_answer` to judge, with the wall and CPU time of each in ns."""
         lines = [
             {"items": r.items.tolist(), "excluded": r.excluded.tolist(), "k": int(r.k[0])}
             for r in requests
@@ -155,39 +145,55 @@ class BaselineSystem(System):
         with contextlib.suppress(OSError):  # it has stopped: reading says why
             self._process.stdin.write(json.dumps({"requests": lines}) + "\n")
             self._process.stdin.flush()
-        answers = self._receive(["answers"])["answers"]
-        if len(answers) != len(requests):
-            raise self._failure(f"returned {len(answers)} answers to {len(requests)} requests")
-        return [self._read(answer) for answer in answers]
+        answers = []
+        for answer in self._receive()["answers"]:
+            top = np.array(answer["items"]), np.array(answer["scores"], dtype=np.float32)
+            answers.append((top, (answer["wall_ns"], answer["cpu_ns"])))
+        return answers
 
-    def _read(self, answer: Any) -> tuple[Answer, tuple[int, int]]:
-        """Read one answer; what it says is for `check_answer` to judge."""
-        try:
-            items = np.array(answer["items"])
-            scores = np.array(answer["scores"], dtype=np.float32)
-            wall, cpu = int(answer["wall_ns"]), int(answer["cpu_ns"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._failure(f"returned an answer that cannot be read ({error!r})") from error
-        if wall <= 0:
-            raise self._failure(f"returned a duration of {wall} ns, expected more than 0")
-        return (items, scores), (wall, cpu)
-
-    def _receive(self, expected: Sequence[str]) -> dict[str, Any]:
-        """Read one line of JSON that has the expected keys."""
+    def _receive(self) -> dict[str, Any]:
+        """Read one line of JSON; nothing but the worker writes there, see `workers/serving.py`."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            raise self._failure(f"stopped (exit code {code}: {last_line(read_log(self._log))})")
-        try:
-            value = json.loads(line)
-            missing = [key for key in expected if key not in value]
-        except (ValueError, TypeError) as error:
-            raise self._failure(f"returned {line.strip()[:60]!r}, expected JSON") from error
-        if missing:
-            raise self._failure(f"returned a line without {', '.join(missing)}")
-        return dict(value)
+            name = f"{self.identity.system} ({self.identity.precision})"
+            raise SystemFailure(
+                f"{name} stopped (exit code {code}: {last_line(read_log(self._log))}). What it "
+                f"printed is in {self._log}",
+                self,
+            )
+        return dict(json.loads(line))
 
-    def _failure(self, what: str) -> SystemFailure:
-        name = f"{self.identity.system} ({self.identity.precision})"
-        return SystemFailure(f"{name} {what}. What it printed is in {self._log}", self)
+
+def open_all(
+    baselines: Sequence[Baseline],
+    make: Callable[[Baseline, Path], Path],
+    num_threads: int,
+    stack: ExitStack,
+) -> tuple[list[System], list[Failure]]:
+    """Build environments, make the models and serve them, each as far as it goes.
+
+    `make` returns the folder of a baseline's model, made now with the interpreter of its
+    environment unless it is there. The stack ends the workers when it is left.
+
+    Returns:
+        A system for each mode that answers, and a failure for each that does not.
+    """
+    systems: list[System] = []
+    failures: list[Failure] = []
+    for baseline in baselines:
+        try:
+            python = ensure_environment(baseline.requirements)
+            folder = make(baseline, python)
+        except SeqRecError as error:
+            failures += [failure_of(baseline.identity(mode), error) for mode in baseline.modes]
+            continue
+        for mode in baseline.modes:
+            try:
+                system = BaselineSystem(baseline, mode, python, folder, num_threads=num_threads)
+            except SeqRecError as error:
+                failures.append(failure_of(baseline.identity(mode), error))
+                continue
+            systems.append(stack.enter_context(contextlib.closing(system)))
+    return systems, failures

@@ -24,7 +24,6 @@ import logging
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from seqrec.stage import Stage
 
 import numpy as np
 
-from benchmarks.baselines.libraries import Baseline
+from benchmarks.baselines.libraries import Baseline, BaselinesConfig
 from benchmarks.measure.startup import last_line
 from benchmarks.report.schema import Training
 
@@ -45,18 +44,6 @@ logger = logging.getLogger(__name__)
 # As `seqrec.training.set_up_cpu` has it for our own trainings: glibc keeps what a step frees, or
 # the kernel clears it anew at the next one, a fifth of RePlay's and RecBole's time.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingFlags:
-    """How baselines are trained."""
-
-    seed: int
-    num_threads: int = 1
-    # CPU minutes of the choice of the number of epochs; once they are over, the epoch that is
-    # running is the last one to choose from; 0: no limit
-    max_minutes: float = 0
-    device: str = "cpu"  # or "cuda"; all are served on the CPU
 
 
 def worker_command(baseline: Baseline, python: Path, *arguments: str) -> list[str]:
@@ -99,13 +86,8 @@ def write_exchange(
 ) -> None:
     """Write what one training of a baseline may know into a new folder.
 
-    Args:
-        folder: where to write.
-        dataset: its training events are handed over, and its validation targets, if it has any:
-            `dataset.before_test()` has none. None: of a model that is made without events.
-        num_items: of the catalogue.
-        seed: of the training.
-        settings: of the training, JSON values.
+    These are the training events of the data set, and its validation targets, if it has any:
+    `dataset.before_test()` has none. None: of a model that is made without events.
     """
     folder.mkdir(parents=True)
     meta = {"exclude_seen": dataset.exclude_seen if dataset else True, "settings": dict(settings)}
@@ -121,26 +103,26 @@ def write_exchange(
     np.savez(folder / "events.npz", **arrays)  # type: ignore[arg-type]
 
 
+def write_untrained(
+    baseline: Baseline, num_items: int, folder: Path, width: int, seed: int
+) -> Path:
+    """Write what a model of random weights is made from into a new folder, and return it."""
+    settings = baseline.settings(width)
+    write_exchange(folder / "exchange", None, num_items=num_items, seed=seed, settings=settings)
+    return folder
+
+
 def ensure_trained(
-    baseline: Baseline,
-    python: Path,
-    dataset: SequenceDataset,
-    output_dir: Path,
-    flags: TrainingFlags,
+    baseline: Baseline, python: Path, dataset: SequenceDataset, config: BaselinesConfig
 ) -> Path:
     """Return the folder of a trained baseline; a training whose recipe is the same is reused.
 
-    Args:
-        baseline: what is trained.
-        python: the interpreter of its environment.
-        dataset: what to train on.
-        output_dir: `baselines` below it holds what is trained.
-        flags: of the training.
+    `python` is the interpreter of its environment.
 
     Raises:
         ModelError: the library could not be trained.
     """
-    folder = output_dir / "baselines" / baseline.folder_name
+    folder = config.folder / "baselines" / baseline.folder_name
     settings = baseline.settings(student_width(dataset))
 
     def train(part: str, known: SequenceDataset, num_epochs: int) -> Path:
@@ -148,12 +130,12 @@ def ensure_trained(
             "dataset_fingerprint": known.fingerprint,
             "num_train_events": int(np.sum(known.train_lengths)),
             "requirements_sha256": sha256_file(baseline.requirements),
-            "seed": flags.seed,
+            "seed": config.seed,
             "settings": settings,
             "num_epochs": num_epochs,
         }  # no device: what is trained on a GPU counts on any machine
         stage = Stage(folder / part, recipe)
-        if stage.is_finished() and _has_had_its_time(stage.folder, flags.max_minutes):
+        if stage.is_finished() and _has_had_its_time(stage.folder, config.minutes):
             return stage.folder
         log = folder / f"{part}.log"
         what = f"{num_epochs} epochs" if num_epochs else "choosing the epoch"
@@ -163,12 +145,12 @@ def ensure_trained(
                 unfinished / "exchange",
                 known,
                 num_items=known.num_items,
-                seed=flags.seed,
+                seed=config.seed,
                 settings=settings,
             )
-            minutes = 0 if num_epochs else flags.max_minutes
-            words = [str(num_epochs), str(minutes), flags.device]
-            _run(baseline, python, log, flags, "train", str(unfinished), *words)
+            minutes = 0 if num_epochs else config.minutes
+            words = [str(unfinished), str(num_epochs), str(minutes), config.train_device]
+            _train(baseline, worker_command(baseline, python, "train", *words), log, config)
         return stage.folder
 
     choice = train("choice", dataset, 0)
@@ -184,35 +166,12 @@ def _has_had_its_time(folder: Path, max_minutes: float) -> bool:
     return not trained["cut_short"] or 0 < max_minutes <= trained["minutes"]
 
 
-def make_untrained(
-    baseline: Baseline,
-    python: Path,
-    num_items: int,
-    folder: Path,
-    *,
-    width: int,
-    flags: TrainingFlags,
-) -> Path:
-    """Write a model of random weights into a new folder, and return it.
-
-    Raises:
-        ModelError: the library could not make one.
-    """
-    folder = folder.absolute()
-    exchange, settings = folder / "exchange", baseline.settings(width)
-    write_exchange(exchange, None, num_items=num_items, seed=flags.seed, settings=settings)
-    _run(baseline, python, folder / "untrained.log", flags, "untrained", str(folder))
-    return folder
-
-
-def _run(
-    baseline: Baseline, python: Path, log: Path, flags: TrainingFlags, *arguments: str
-) -> None:
+def _train(baseline: Baseline, command: list[str], log: Path, config: BaselinesConfig) -> None:
     """Run a worker to its end; what it prints goes to a log."""
     with log.open("w", encoding="utf-8") as output:
         done = subprocess.run(
-            worker_command(baseline, python, *arguments),
-            env={**worker_environment(flags.num_threads, flags.device), **KEEP_MEMORY},
+            command,
+            env={**worker_environment(config.num_threads, config.train_device), **KEEP_MEMORY},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

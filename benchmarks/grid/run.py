@@ -1,4 +1,4 @@
-"""One run of the accuracy grid: a variant, an architecture and a seed, trained and judged once.
+"""The runs of the accuracy grid: a variant, an architecture and a seed, trained and judged once.
 
 A finished run is a folder `OUTPUT_DIR/<data>/cells/<arch>-<variant>-seed<seed>-<digest of recipe>`:
 
@@ -7,51 +7,67 @@ A finished run is a folder `OUTPUT_DIR/<data>/cells/<arch>-<variant>-seed<seed>-
     ranks.safetensors   int32 (N,) `excluding_seen` and `keeping_seen`: each test target's rank
     students/, export/  what was trained and exported, laid out as the stages lay it out
 
+An ensemble is the mean of several systems' log-probabilities over the catalogue. What a student
+gains from being averaged with its teacher has to be set against what it gains from being averaged
+with another student of its own kind.
+
 Beside `cells/` lies what runs share: teacher, knowledge, auxiliary teachers and soft targets. A
 finished run is never computed again: another recipe has another digest, so it gets another folder.
+Shape letters: N test targets, B users, T history, I items, D width of the teacher's item vectors.
 """
 
 import dataclasses
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from seqrec.errors import ModelError
-from seqrec.evaluation import evaluate, evaluation_batches, popularity_scores, validation_ndcg
+from seqrec.errors import ModelError, set_up_logging
+from seqrec.evaluation import (
+    ScoreFunction,
+    evaluate,
+    evaluation_batches,
+    popularity_scores,
+    validation_ndcg,
+)
 from seqrec.files import read_json, sha256_file, write_json
-from seqrec.histories import pad_left
+from seqrec.histories import PAD, pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation
+from seqrec.training import set_up_cpu
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
+from torch import Tensor
+from tqdm import tqdm
 
-from benchmarks.grid.ensembles import (
-    Scorer,
-    average,
-    load_teacher_scorer,
-    model_scorer,
-    rank_test_targets,
-    teacher_scorer,
-)
-from benchmarks.grid.plan import RunKey, sources
-from benchmarks.grid.shared import Stopwatch, share_soft_targets
-from benchmarks.grid.variants import VARIANTS
+from benchmarks.grid.variants import VARIANTS, RunKey
 from benchmarks.grid.workspace import (
+    Stopwatch,
     Workspace,
     run_folder,
     run_recipe,
+    share_soft_targets,
     student_config,
     student_folder,
 )
 from benchmarks.measure.machine import describe_machine
-from benchmarks.measure.quality import evaluate_lists, top_lists
-from benchmarks.measure.systems import OnnxSystem
+from benchmarks.measure.quality import evaluate_lists
+from benchmarks.measure.queries import histories_before_test
+from benchmarks.measure.students import OnnxSystem
 from benchmarks.report.files import load, save
 from benchmarks.report.schema import RunResult
 from export.onnx_graph.exporting import ensure_exported
 from student.distilling import distil
 from student.model import Student
+
+logger = logging.getLogger(__name__)
 
 BEYOND = np.iinfo(np.int32).max  # `NOT_RANKED` in four bytes
 
@@ -84,7 +100,7 @@ def compute_run(key: RunKey, space: Workspace) -> RunResult:
         return finished
     folder, recipe, watch = run_folder(key, space), run_recipe(key, space), Stopwatch()
     made_from = []
-    for source in sources(key):
+    for source in key.sources:
         if (result := read_finished(source, space)) is None:
             raise ModelError(
                 f"{key} is made from {source}, which is not there. Compute it: "
@@ -131,14 +147,16 @@ def _teacher(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
     teacher = Teacher.from_pretrained(folder, device=device)
     targets = space.dataset.eval_targets("test")
     with watch.stage("evaluate"), torch.inference_mode():
-        item_vectors = teacher.item_vectors().float().cpu()
+        item_vectors = teacher.item_vectors().float().cpu().contiguous()
         states = torch.empty(len(targets.users), item_vectors.shape[1])
         for chosen, _, histories in evaluation_batches(space.dataset, targets, 64):
             shown = torch.from_numpy(pad_left(histories, teacher.config.max_len))
             states[torch.from_numpy(chosen)] = teacher.encode(shown.to(device))[:, -1].float().cpu()
-        result = rank_test_targets(teacher_scorer(states, item_vectors), space.dataset)
-    tensors = {"states": states, "item_vectors": item_vectors.contiguous()}
-    save_tensors(tensors, run_folder(key, space) / "states.safetensors")
+        # (N, D) after all histories, and (I + 1, D): ensembles with it need no language model.
+        tensors = {"states": states, "item_vectors": item_vectors}
+        save_tensors(tensors, run_folder(key, space) / "states.safetensors")
+        score, max_len = _model(key, space)
+        result = evaluate(score, space.dataset, "test", max_len=max_len)
     metrics = read_json(folder / "metrics.json")
     return result, {
         "valid_ndcg_at_10": metrics["valid_ndcg@10"],
@@ -170,16 +188,13 @@ def _student(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
 
 def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
-    (source,) = sources(key)
+    (source,) = key.sources
     with watch.stage("export"):
         trained = student_folder(source, space)
         exported = ensure_exported(space.dataset, run_folder(key, space), trained, "int8")
     system = OnnxSystem.from_pretrained(exported, num_threads=1)
     with watch.stage("evaluate"):
-        excluding, keeping = (
-            top_lists(system, space.dataset, exclude_seen=exclude) for exclude in (True, False)
-        )
-        result = evaluate_lists(excluding, keeping, space.dataset)
+        result, _ = evaluate_lists(system, space.dataset)
     # No choice hangs on its validation: it stands or falls with the fp32 student.
     return result, {
         "num_parameters": system.num_parameters,
@@ -188,15 +203,43 @@ def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
 
 
 def _ensemble(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
-    def scorer(source: RunKey) -> Scorer:
-        if VARIANTS[source.variant].kind == "teacher":
-            return load_teacher_scorer(run_folder(source, space) / "states.safetensors")
-        student = Student.from_pretrained(student_folder(source, space))
-        return model_scorer(student, student.config.max_len)
-
     with watch.stage("evaluate"):
-        averaged = average([scorer(source) for source in sources(key)])
-        return rank_test_targets(averaged, space.dataset), {}
+        models = [_model(source, space) for source in key.sources]
+        max_len = max(length for _, length in models)
+        return evaluate(average(models), space.dataset, "test", max_len=max_len), {}
+
+
+def _model(key: RunKey, space: Workspace) -> tuple[ScoreFunction, int]:
+    """Return what a run has made, and how many of the newest items it is shown."""
+    if VARIANTS[key.variant].kind != "teacher":
+        student = Student.from_pretrained(student_folder(key, space))
+        return student, student.config.max_len
+    max_len = int(read_json(space.root / "teacher" / "teacher.json")["max_len"])
+    tensors = load_tensors(run_folder(key, space) / "states.safetensors")
+    histories = histories_before_test(space.dataset)
+    rows = {tuple(shown[-max_len:].tolist()): row for row, shown in enumerate(histories)}
+
+    def score(items: Tensor) -> Tensor:
+        shown = [tuple(item for item in row if item != PAD) for row in items.tolist()]
+        return tensors["states"][[rows[history] for history in shown]] @ tensors["item_vectors"].T
+
+    return score, max_len
+
+
+def log_probabilities(scores: Tensor) -> Tensor:
+    """Normalise scores (B, I + 1) over items 1..I; column PAD, which is no item, becomes 0.
+
+    >>> log_probabilities(torch.tensor([[9.0, 2.0, 2.0]])).exp().tolist()
+    [[1.0, 0.5, 0.5]]
+    """
+    return torch.nn.functional.pad(scores[:, 1:].log_softmax(dim=1), (1, 0))
+
+
+def average(models: Sequence[tuple[ScoreFunction, int]]) -> ScoreFunction:
+    """Return the mean of models' log-probabilities; each is shown so many of the newest items."""
+    return lambda items: torch.stack(
+        [log_probabilities(model(items[:, -max_len:]).float()) for model, max_len in models]
+    ).mean(dim=0)
 
 
 COMPUTE = {
@@ -214,3 +257,57 @@ def _describe_file(file: Path, space: Workspace) -> dict[str, Any]:
         "file_bytes": file.stat().st_size,
         "file_sha256": sha256_file(file),
     }
+
+
+# --- All runs of a grid --------------------------------------------------------------------------
+
+
+def run_grid(runs: Sequence[tuple[RunKey, Workspace]], jobs: int) -> None:
+    """Compute all runs that are not finished, `jobs` at once."""
+    todo = [work for work in runs if read_finished(*work) is None]
+    num_finished = len(runs) - len(todo)
+    logger.info("%d of %d runs are finished", num_finished, len(runs))
+    with tqdm(total=len(runs), initial=num_finished, unit="run", desc="accuracy") as bar:
+        if jobs == 1:
+            for work in todo:
+                compute_run(*work)
+                bar.update()
+            return
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+            try:
+                for future in as_completed([pool.submit(compute_logged, *work) for work in todo]):
+                    future.result()
+                    bar.update()
+            except BrokenProcessPool as error:
+                raise ModelError(
+                    "the process of a run was ended, by the system if memory was short. Type "
+                    f"the same command again, with fewer than --jobs {jobs}: it goes on"
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)  # what waits in the queue is not begun
+
+
+def compute_logged(key: RunKey, space: Workspace) -> None:
+    """Compute a run in a process of its own; what it prints goes to `log.txt` in its folder."""
+    log = run_folder(key, space) / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    set_up_logging()
+    set_up_cpu(num_threads=1, num_processes=1)
+    try:
+        compute_run(key, space)
+    except Exception as error:
+        logger.exception("failed")
+        raise ModelError(f"{key} failed: {error}; see {log}") from error
+
+
+def share_before(keys: Sequence[RunKey], space: Workspace) -> None:
+    """Make what runs share before the first begins: two at once would make the same twice."""
+    if space.knowledge is None:  # of other data it is refused here, before anything is trained
+        return
+    todo = [key for key in keys if read_finished(key, space) is None]
+    for key in {key.variant: key for key in reversed(todo)}.values():  # one of each variant
+        share_soft_targets(key, space)

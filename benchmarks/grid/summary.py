@@ -6,23 +6,21 @@ from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.files import read_json
-from seqrec.metrics import METRICS, Evaluation, bootstrap_interval, relative_gain
+from seqrec.metrics import METRICS, Evaluation, bootstrap_interval, ndcg, relative_gain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.grid.plan import RunKey, variant_runs
 from benchmarks.grid.run import load_ranks, read_finished
-from benchmarks.grid.shared import times_file
 from benchmarks.grid.variants import (
     CONTROL,
     DISTILLED,
     NO_LANGUAGE_MODEL,
     VARIANTS,
-    needs_teacher,
-    unknown_settings,
+    RunKey,
+    variant_runs,
 )
-from benchmarks.grid.workspace import Workspace, run_folder
+from benchmarks.grid.workspace import Workspace, run_folder, times_file
 from benchmarks.measure.machine import describe_machine
 from benchmarks.measure.quality import K, describe_dataset
 from benchmarks.report.schema import (
@@ -46,6 +44,9 @@ COMPARED = (CONTROL, NO_LANGUAGE_MODEL, "text-and-auxiliaries", "teacher", DISTI
 FREQUENCIES = {"0": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, np.inf)}
 Runs = dict[RunKey, RunResult]  # the finished runs of a variant under one architecture
 Ranks = dict[tuple[int, ...], Evaluation]  # by the seeds of the students in it
+# By the same, NDCG@10 of each user, (N,), headline protocol.
+Values = Mapping[tuple[int, ...], NDArray[np.float64]]
+Users = NDArray[np.bool_] | slice
 
 
 def collect(
@@ -57,8 +58,8 @@ def collect(
     """
     finished: dict[tuple[str, Arch], Runs] = {}
     for arch in archs:
-        for name in VARIANTS:
-            if unknown_settings(name) or (needs_teacher(name) and space.knowledge is None):
+        for name, variant in VARIANTS.items():
+            if variant.needs_teacher and space.knowledge is None:
                 continue
             results = {
                 key: result
@@ -72,23 +73,14 @@ def collect(
     return {key: results for key, results in finished.items() if key[1] in shown}
 
 
-def read_ranks(runs: Runs, space: Workspace) -> Ranks:
-    """Return the ranks of a variant's runs."""
-    return {key.seeds: load_ranks(run_folder(key, space) / "ranks.safetensors") for key in runs}
-
-
-def per_user(ranks: Ranks, metric: str, *, exclude_seen: bool) -> NDArray[np.float64]:
-    """Return a metric at 10 of each run and user, (S, N)."""
-    return np.stack(
-        [METRICS[metric](run.ranks(exclude_seen=exclude_seen), K) for run in ranks.values()]
-    )
-
-
 def summarize_metrics(ranks: Ranks) -> dict[Protocol, dict[str, SeedMetric]]:
     """Return the metrics of all seeds under both protocols."""
 
     def summarize_metric(metric: str, protocol: Protocol) -> SeedMetric:
-        values = per_user(ranks, metric, exclude_seen=protocol == "seen_excluded")
+        exclude_seen = protocol == "seen_excluded"
+        values = np.stack(  # (S, N)
+            [METRICS[metric](run.ranks(exclude_seen=exclude_seen), K) for run in ranks.values()]
+        )
         low, high = bootstrap_interval(values.mean(axis=0))
         by_seed = values.mean(axis=1)
         return SeedMetric(
@@ -105,64 +97,49 @@ def summarize_metrics(ranks: Ranks) -> dict[Protocol, dict[str, SeedMetric]]:
     }
 
 
-def gain(
-    ranks: Ranks,
-    others: Ranks,
-    *,
-    exclude_seen: bool,
-    users: NDArray[np.bool_] | slice = slice(None),
-) -> Gain | None:
+def gain(values: Values, others: Values, users: Users = slice(None)) -> Gain | None:
     """Return NDCG@10 of one variant over another's, in percent, paired over users and seeds.
 
     Args:
-        ranks: of the variant.
+        values: of the variant.
         others: of the one it is compared with, over the seeds that both have. Where one of the two
             has no seeds, all of the other count. An ensemble of two seeds is compared with the mean
             of both: one of them may be lucky.
-        exclude_seen: the protocol.
-        users: those that count, bool (N,); all if not given.
+        users: those that count; all if not given.
 
     Returns:
         None where they have no seed in common, or the other has too few hits.
     """
-    if () not in ranks and () not in others:
-        ranks = {s: run for s, run in ranks.items() if all((seed,) in others for seed in s)}
-        used = {(seed,) for seeds in ranks for seed in seeds}
+    if () not in values and () not in others:
+        values = {s: run for s, run in values.items() if all((seed,) in others for seed in s)}
+        used = {(seed,) for seeds in values for seed in seeds}
         others = {seeds: run for seeds, run in others.items() if seeds in used}
-    if not ranks:
+    if not values:
         return None
-    values = [
-        per_user(runs, "ndcg", exclude_seen=exclude_seen).mean(axis=0)[users]
-        for runs in (ranks, others)
-    ]
-    measured = relative_gain(*values)
+    one, other = (np.mean(list(runs.values()), axis=0)[users] for runs in (values, others))
+    measured = relative_gain(one, other)
     return measured and Gain(mean=measured[0], low=measured[1], high=measured[2])
 
 
-def frequency_groups(dataset: SequenceDataset) -> dict[str, NDArray[np.bool_]]:
-    """Mark the test targets whose items have so many events before the test, bool (N,) each."""
-    counts = dataset.before_test().train_counts()[dataset.eval_targets("test").items]
-    return {
-        name: (counts >= least) & (counts <= most) for name, (least, most) in FREQUENCIES.items()
-    }
-
-
 def by_frequency(
-    ranks: Ranks, reference: Ranks | None, groups: Mapping[str, NDArray[np.bool_]], exclude: bool
+    values: Values, reference: Values | None, dataset: SequenceDataset
 ) -> dict[str, FrequencyGroup]:
-    """Return NDCG@10 of each group of targets, and over the reference; no empty groups."""
-    values = per_user(ranks, "ndcg", exclude_seen=exclude).mean(axis=0)
-    return {
-        name: FrequencyGroup(
-            num_targets=int(members.sum()),
-            ndcg_at_10=float(values[members].mean()),
-            over_no_language_model=gain(ranks, reference, exclude_seen=exclude, users=members)
-            if reference
-            else None,
-        )
-        for name, members in groups.items()
-        if members.any()
-    }
+    """Return NDCG@10 by how many events the target's item has before the test; no empty groups.
+
+    Also over the reference, if there is one.
+    """
+    counts = dataset.before_test().train_counts()[dataset.eval_targets("test").items]
+    mean = np.mean(list(values.values()), axis=0)
+    groups = {}
+    for name, (least, most) in FREQUENCIES.items():
+        members = (counts >= least) & (counts <= most)
+        if members.any():
+            groups[name] = FrequencyGroup(
+                num_targets=int(members.sum()),
+                ndcg_at_10=float(mean[members].mean()),
+                over_no_language_model=gain(values, reference, members) if reference else None,
+            )
+    return groups
 
 
 def mean_times(runs: Sequence[Run]) -> dict[str, Cost]:
@@ -181,24 +158,28 @@ def mean_times(runs: Sequence[Run]) -> dict[str, Cost]:
 def summarize(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyResults:
     """Return the content of `accuracy.json`: all variants that are finished for some seeds."""
     finished = collect(space, ARCHS, seeds)
-    ranks = {key: read_ranks(runs, space) for key, runs in finished.items()}
-    groups, exclude = frequency_groups(space.dataset), space.dataset.exclude_seen
+    ranks: dict[tuple[str, Arch], Ranks] = {
+        who: {key.seeds: load_ranks(run_folder(key, space) / "ranks.safetensors") for key in runs}
+        for who, runs in finished.items()
+    }
+    exclude_seen = space.dataset.exclude_seen
+    values: dict[tuple[str, Arch], Values] = {
+        who: {seeds: ndcg(run.ranks(exclude_seen=exclude_seen), K) for seeds, run in runs.items()}
+        for who, runs in ranks.items()
+    }
     rows = []
     for (name, arch), runs in finished.items():
-        variant_ranks = ranks[name, arch]
+        of_variant = values[name, arch]
         compared = [other for other in COMPARED if other != name and (other, arch) in ranks]
-        reference = ranks.get((NO_LANGUAGE_MODEL, arch)) if NO_LANGUAGE_MODEL in compared else None
+        reference = values[NO_LANGUAGE_MODEL, arch] if NO_LANGUAGE_MODEL in compared else None
         rows.append(
             VariantSummary(
                 **describe_variant(name, runs, space),
                 arch=arch,
                 command=variant_command(name, arch, seeds, space),
-                metrics=summarize_metrics(variant_ranks),
-                gain_over={
-                    other: gain(variant_ranks, ranks[other, arch], exclude_seen=exclude)
-                    for other in compared
-                },
-                by_frequency=by_frequency(variant_ranks, reference, groups, exclude),
+                metrics=summarize_metrics(ranks[name, arch]),
+                gain_over={other: gain(of_variant, values[other, arch]) for other in compared},
+                by_frequency=by_frequency(of_variant, reference, space.dataset),
             )
         )
     return AccuracyResults(
@@ -229,14 +210,14 @@ def describe_variant(name: str, runs: Runs, space: Workspace) -> dict[str, Any]:
         "file_bytes": results[0].file_bytes,
         "times": mean_times(results),
         "shared_times": next((run.shared_times for run in results if run.shared_times), {}),
-        "runs": tuple(summarize_run(key, run, space) for key, run in runs.items()),
+        "runs": tuple(
+            RunSummary(
+                folder=str(run_folder(key, space).relative_to(space.root)),
+                **{kept.name: getattr(run, kept.name) for kept in fields(Run)},
+            )
+            for key, run in runs.items()
+        ),
     }
-
-
-def summarize_run(key: RunKey, run: RunResult, space: Workspace) -> RunSummary:
-    """Return what the summary keeps of a run."""
-    kept = {field.name: getattr(run, field.name) for field in fields(Run)}
-    return RunSummary(folder=str(run_folder(key, space).relative_to(space.root)), **kept)
 
 
 def describe_teacher(space: Workspace) -> TeacherCost | None:

@@ -1,10 +1,9 @@
-"""The variants of the accuracy grid: one table says what is compared with what.
+"""The variants of the accuracy grid, one table of what is compared with what, and their runs.
 
 A variant of kind "student" is `student.distill` with `overrides` put over its defaults; one that is
 not `taught` gets no knowledge of the teacher's at all. To compare something else, edit `VARIANTS`.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from seqrec.errors import ModelError
 from benchmarks.report.schema import Kind
 from benchmarks.report.tables import CONTROL, NO_LANGUAGE_MODEL
 from student.config import DistillConfig
+from student.model import Arch
 
 DISTILLED = "distilled"
 
@@ -29,6 +29,22 @@ class Variant:
     words: bool = False  # a student: item texts as bags of words, not as the language model reads
     made_of: tuple[str, ...] = ()  # int8: what is exported; ensemble: what is averaged
     ablation: bool = False  # a part taken from "distilled", and run only when asked for
+
+    def __post_init__(self) -> None:
+        """Refuse what `student.distill` does not have."""
+        DistillConfig(**self.overrides)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it can be computed only after a teacher was trained."""
+        if self.made_of:
+            return any(VARIANTS[name].needs_teacher for name in self.made_of)
+        return self.kind == "teacher" or (self.kind == "student" and self.taught)
+
+    @property
+    def averages_itself(self) -> bool:
+        """Whether it is the mean of two students that differ in their seed alone."""
+        return len(set(self.made_of)) < len(self.made_of)
 
 
 def ablation(description: str, **overrides: Any) -> Variant:
@@ -118,7 +134,7 @@ def select_variants(names: Sequence[str]) -> list[str]:
         names: variants, or sets of them: "default", "ablations", "all".
 
     Raises:
-        ModelError: there is none of that name, or `student.distill` lacks what one sets.
+        ModelError: there is none of that name.
     """
     wanted: set[str] = set()
     for name in names:
@@ -130,26 +146,77 @@ def select_variants(names: Sequence[str]) -> list[str]:
         wanted.update(SETS.get(name, (name,)))
     for name in list(wanted):
         wanted.update(VARIANTS[name].made_of)
-    for name in sorted(wanted):
-        if unknown := unknown_settings(name):
-            raise ModelError(
-                f"variant {name} sets {', '.join(unknown)}, which student.distill does not have. "
-                "Correct the table in benchmarks/grid/variants.py, or leave it out: --variants"
-            )
     return [name for name in VARIANTS if name in wanted]
 
 
-def unknown_settings(name: str) -> list[str]:
-    """Return what a variant sets that `student.distill` does not have."""
-    known = {setting.name for setting in dataclasses.fields(DistillConfig)}
-    return sorted(VARIANTS[name].overrides.keys() - known)
+@dataclass(frozen=True)
+class RunKey:
+    """What is computed; None where a variant has no architecture or no seed."""
+
+    variant: str
+    arch: Arch | None = None
+    seed: int | None = None
+    partner_seed: int | None = None  # a variant averaged with itself: the other one's seed
+
+    def __str__(self) -> str:
+        """Return its name in messages, such as `gru distilled seed 0`."""
+        seed = None if self.seed is None else f"seed {self.seed}"
+        partner = None if self.partner_seed is None else f"and {self.partner_seed}"
+        return " ".join(part for part in (self.arch, self.variant, seed, partner) if part)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the students in it."""
+        return tuple(seed for seed in (self.seed, self.partner_seed) if seed is not None)
+
+    @property
+    def sources(self) -> list["RunKey"]:
+        """The runs that it is made from."""
+        seeds = [self.seed, self.seed if self.partner_seed is None else self.partner_seed]
+        return [
+            RunKey(name) if VARIANTS[name].kind == "teacher" else RunKey(name, self.arch, seed)
+            for name, seed in zip(VARIANTS[self.variant].made_of, seeds, strict=False)
+        ]
 
 
-def needs_teacher(name: str) -> bool:
-    """Tell whether a variant can be computed only after a teacher was trained."""
-    variant = VARIANTS[name]
-    return variant.kind == "teacher" or (
-        any(map(needs_teacher, variant.made_of))
-        if variant.made_of
-        else variant.kind == "student" and variant.taught
+def seed_pairs(seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Pair each seed with the next, the last with the first; two seeds make one pair.
+
+    >>> seed_pairs([0, 1, 2])
+    [(0, 1), (1, 2), (2, 0)]
+    """
+    pairs = list(zip(seeds, [*seeds[1:], *seeds[:1]], strict=True))
+    return pairs if len(seeds) > 2 else pairs[:1]
+
+
+def variant_runs(name: str, arch: Arch, seeds: Sequence[int]) -> list[RunKey]:
+    """Return the runs of a variant."""
+    if VARIANTS[name].kind in ("popularity", "teacher"):
+        return [RunKey(name)]
+    if VARIANTS[name].averages_itself:
+        return [RunKey(name, arch, *pair) for pair in seed_pairs(seeds)]
+    return [RunKey(name, arch, seed) for seed in seeds]
+
+
+def plan(
+    variants: Sequence[str], archs: Sequence[Arch], seeds: Sequence[int]
+) -> tuple[list[RunKey], list[RunKey]]:
+    """Return a data set's runs in two phases: those of the second are made from the first's.
+
+    Raises:
+        ModelError: a variant averages students of two seeds, and there is one seed only.
+    """
+    for name in variants:
+        if VARIANTS[name].averages_itself and len(seeds) < 2:
+            raise ModelError(
+                f"variant {name} averages students of two seeds, but --seeds names {len(seeds)}: "
+                f"--seeds {' '.join(map(str, seeds))} {max(seeds) + 1}, or leave it out of "
+                "--variants"
+            )
+    keys = dict.fromkeys(
+        key for arch in archs for name in variants for key in variant_runs(name, arch, seeds)
     )
+    # Seed by seed: a grid that is stopped halfway then holds whole tables of its first seeds.
+    ordered = sorted(keys, key=lambda k: -1 if k.seed is None else seeds.index(k.seed))
+    first = [key for key in ordered if not key.sources]
+    return first, [key for key in ordered if key.sources]

@@ -1,24 +1,39 @@
-"""Where the runs of one data set are, and what decides their results."""
+"""What the runs of one data set share, and what decides their results.
 
+They share the teacher, the auxiliary teachers and the soft targets; what these cost is kept.
+"""
+
+import contextlib
 import dataclasses
+import logging
+import resource
 import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from seqrec.config import parse_flags, recipe, recipe_digest
 from seqrec.data import SequenceDataset, load_dataset
-from seqrec.errors import ModelError
+from seqrec.errors import ModelError, SeqRecError
+from seqrec.files import read_json, sha256_file, write_json
 from seqrec.knowledge import Knowledge, load_knowledge
 
 from accelerate import Accelerator
 
 from benchmarks.grid.bag_of_words import with_bag_of_words
-from benchmarks.grid.plan import RunKey, sources
-from benchmarks.grid.variants import VARIANTS, Variant, needs_teacher
-from benchmarks.report.schema import SCHEMA
+from benchmarks.grid.variants import VARIANTS, RunKey, Variant
+from benchmarks.report.schema import SCHEMA, Cost
 from student.config import DistillConfig, scheduled
+from student.distilling import auxiliary_archs, auxiliary_folder, make_soft_targets, train_auxiliary
 
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[2]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -30,7 +45,21 @@ class Workspace:
     root: Path  # teacher/, knowledge/, soft-targets/ ... as the stages write them, and cells/
     student_flags: str  # of `student.distill`, for all students alike
     device: Device
-    knowledge: Knowledge | None  # None: no teacher is needed, or none is there yet
+
+    @classmethod
+    def open(cls, data_dir: Path, root: Path, student_flags: str, device: Device) -> "Workspace":
+        """Open a data set and its folder of results; `DataError` if there is no such data."""
+        return cls(load_dataset(data_dir), root, student_flags, device)
+
+    def __reduce__(self) -> tuple[Callable[..., "Workspace"], tuple[Any, ...]]:
+        """Have another process map the data set's files itself."""
+        return Workspace.open, (self.dataset.path, self.root, self.student_flags, self.device)
+
+    @cached_property
+    def knowledge(self) -> Knowledge | None:
+        """The teacher's; None: there is none yet. `SeqRecError` if it is of other data."""
+        folder = self.root / "knowledge"
+        return load_knowledge(folder, self.dataset) if (folder / "meta.json").is_file() else None
 
     def accelerator(self) -> Accelerator:
         """Return what says where to compute."""
@@ -38,18 +67,9 @@ class Workspace:
 
     def knowledge_for(self, variant: Variant) -> Knowledge | None:
         """Return what a variant's student is given of the teacher's; None: nothing."""
-        if self.knowledge is None or not variant.taught:
+        if not variant.taught or self.knowledge is None:
             return None
         return with_bag_of_words(self.knowledge, self.dataset) if variant.words else self.knowledge
-
-
-def open_workspace(
-    data_dir: Path, root: Path, student_flags: str, device: Device, *, with_teacher: bool
-) -> Workspace:
-    """Open a data set and its folder of results; `DataError` if there is no such data."""
-    dataset = load_dataset(data_dir)
-    knowledge = load_knowledge(root / "knowledge", dataset) if with_teacher else None
-    return Workspace(dataset, root, student_flags, device, knowledge)
 
 
 def student_config(key: RunKey, space: Workspace) -> DistillConfig:
@@ -75,9 +95,9 @@ def run_recipe(key: RunKey, space: Workspace) -> dict[str, Any]:
     variant = VARIANTS[key.variant]
     wanted: dict[str, Any] = {"schema": SCHEMA, "kind": variant.kind}
     if variant.made_of:
-        return wanted | {"made_of": [run_recipe(source, space) for source in sources(key)]}
+        return wanted | {"made_of": [run_recipe(source, space) for source in key.sources]}
     wanted["dataset_fingerprint"] = space.dataset.fingerprint
-    if needs_teacher(key.variant):
+    if variant.needs_teacher:
         if space.knowledge is None:
             raise ModelError(f"{key}: no teacher in {space.root}")
         wanted["knowledge_fingerprint"] = space.knowledge.fingerprint
@@ -99,3 +119,118 @@ def run_folder(key: RunKey, space: Workspace) -> Path:
 def student_folder(key: RunKey, space: Workspace) -> Path:
     """Return where a run's trained student is."""
     return run_folder(key, space) / "students" / str(key.arch) / key.variant
+
+
+# --- What runs share, and what it cost ---------------------------------------------------------
+
+
+class Stopwatch:
+    """Wall and CPU seconds of named stages, those of processes that ended inside included."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, Cost] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        wall, cpu = time.perf_counter(), _cpu_s()
+        yield
+        self.times[name] = Cost(wall_s=time.perf_counter() - wall, cpu_s=_cpu_s() - cpu)
+
+
+def _cpu_s() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def times_file(folder: Path) -> Path:
+    """Return where it is kept what making a folder cost."""
+    return folder.with_name(f"{folder.name}_times.json")
+
+
+def make_once(record: Path, checkpoint: Path, make: Callable[[], object], **notes: str) -> None:
+    """Make a folder unless it is there; keep what that cost, and the notes, beside it.
+
+    The cost of what was killed once and went on from its checkpoint is not known.
+
+    Args:
+        record: the file in the folder that is written last.
+        checkpoint: a folder that is there while the work is not done.
+        make: makes the folder, or finds it finished.
+        notes: more to be kept.
+    """
+    before = sha256_file(record) if record.is_file() else None
+    was_killed, watch = checkpoint.is_dir(), Stopwatch()
+    with watch.stage("all"):
+        make()
+    if sha256_file(record) != before:  # else it was finished already
+        times_file(record.parent).unlink(missing_ok=True)
+        if not was_killed:
+            cost = dataclasses.asdict(watch.times["all"])
+            write_json(times_file(record.parent), {**notes, **cost})
+
+
+def share_soft_targets(key: RunKey, space: Workspace) -> dict[str, Cost]:
+    """Make what a taught student learns from and shares with others, unless it is there.
+
+    Returns:
+        What it cost, by stage ("gru auxiliary teacher", "transformer auxiliary teacher", "soft
+        targets"), kept beside what they made. A stage is missing if the student does without it,
+        or if its cost is not known.
+    """
+    variant = VARIANTS[key.variant]
+    if variant.kind != "student" or not variant.taught:
+        return {}
+    config, accelerator = student_config(key, space), space.accelerator()
+    if config.kd_weight == 0:
+        return {}
+    knowledge = space.knowledge_for(variant)
+    if knowledge is None:
+        raise ModelError(f"{key}: no teacher in {space.root}")
+    folders: dict[str, Path] = {}
+    for arch in auxiliary_archs(config):
+        folder = auxiliary_folder(arch, config, space.dataset, knowledge)
+        train = partial(train_auxiliary, arch, config, space.dataset, knowledge, accelerator)
+        checkpoint = folder.with_name(f"{folder.name}-checkpoint")
+        make_once(folder / "recipe.json", checkpoint, train)
+        folders[f"{arch} auxiliary teacher"] = folder
+    before, watch = set((space.root / "soft-targets").glob("*")), Stopwatch()
+    with watch.stage("soft targets"):
+        made = make_soft_targets(config, space.dataset, knowledge, accelerator)[0].path
+    folders["soft targets"] = made
+    if made not in before:
+        write_json(times_file(made), dataclasses.asdict(watch.times["soft targets"]))
+    files = {stage: times_file(folder) for stage, folder in folders.items()}
+    return {stage: Cost(**read_json(file)) for stage, file in files.items() if file.is_file()}
+
+
+def ensure_teacher(space: Workspace, teacher_flags: str, num_threads: int) -> None:
+    """Train the teacher unless there is one of this data; all seeds and students share it.
+
+    Raises:
+        ModelError: training failed.
+    """
+    data_dir, root = space.dataset.path, space.root
+    metrics = root / "teacher" / "metrics.json"
+    if not teacher_flags and metrics.is_file():
+        try:
+            load_knowledge(root / "knowledge", space.dataset)
+        except SeqRecError as error:
+            logger.info("%s", error)
+        else:
+            return
+    words = ["teacher/finetune.py", f"--data-dir={data_dir.resolve()}"]
+    words += [f"--output-dir={root.resolve()}", f"--num-threads={num_threads}"]
+    words += shlex.split(teacher_flags)
+    command = f"accelerate launch {shlex.join(words)}"
+    logger.info("%s", command)
+
+    def train() -> None:
+        launch = [sys.executable, "-m", "accelerate.commands.launch", *words]
+        if code := subprocess.run(launch, cwd=ROOT, check=False).returncode:
+            raise ModelError(
+                f"the teacher of {data_dir} was not trained: exit code {code}, its reason stands "
+                f"above. To try it alone: {command}"
+            )
+
+    make_once(metrics, root / "teacher" / "checkpoint", train, command=command)

@@ -43,9 +43,9 @@ def measure_here(config: StartUpConfig) -> StartUp:
     """Load what is in the folder, ask it once, and return what that cost this process."""
     started = int(os.environ.get(STARTED, time.monotonic_ns()))
     if (config.folder / "teacher.json").is_file():
-        from benchmarks.measure import systems
+        from benchmarks.measure import students
 
-        teacher = systems.TeacherSystem(config.folder, config.num_threads, config.device)
+        teacher = students.TeacherSystem(config.folder, config.num_threads, config.device)
         ready = time.monotonic_ns()
         teacher.recommend(np.array([[1]]), np.zeros((1, 0), dtype=np.int64), np.array([1]))
     else:

@@ -14,22 +14,20 @@ These calls are timed like those of the systems and in turns with them, so that 
 machine slows both.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from seqrec.data import IntArray
 
 import numpy as np
 
+from benchmarks.measure.flags import TimingFlags
 from benchmarks.measure.queries import Answer
 from benchmarks.measure.systems import System
-from benchmarks.measure.timing import Timing
-from benchmarks.report.schema import Identity, Latency, LowerBound
-from export.recommender import OUTPUT_NAMES, open_session
-
-if TYPE_CHECKING:
-    pass
+from benchmarks.measure.timing import Requests, latency_of, measure_latency
+from benchmarks.report.schema import Identity, LowerBound
+from export.contract import OUTPUT_NAMES
+from export.recommender import open_session
 
 DEFINITION = "parameters read once + each score looked at once, less NumPy's own calls"
 LEAST_MS = 1e-4  # of each part: a tenth of a microsecond is the least that differences tell
@@ -38,7 +36,7 @@ ONE_ELEMENT = 4  # bytes
 IDLE = "idle call"
 
 
-class TimedCall(System):
+class ReferenceCall(System):
     """Any call that is timed like a system's."""
 
     def __init__(self, name: str, call: Callable[[IntArray, IntArray, IntArray], Any]) -> None:
@@ -51,54 +49,71 @@ class TimedCall(System):
         return answer
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What was timed in turns with the systems."""
+def time_beside_bound(
+    systems: Sequence[System],
+    requests: Requests,
+    num_bytes: Sequence[int | None],
+    num_items: int,
+    flags: TimingFlags,
+) -> list[dict[str, Any]]:
+    """Time systems, and in turns with them what their lower bounds are made of.
 
-    p50_ms: Mapping[str, float]  # of each of `reference_calls`, by name
+    Args:
+        systems: over one catalogue.
+        requests: those of each system, as of `measure_latency`.
+        num_bytes: of each system's parameters; None: it has no lower bound.
+        num_items: of the catalogue.
+        flags: how calls are timed.
 
-    def lower_bound(self, num_bytes: int, num_items: int) -> LowerBound:
-        """Return the lower bound of a system with parameters of so many bytes."""
-        read = self.p50_ms[f"read {num_bytes}"] - self.p50_ms[f"read {ONE_ELEMENT}"]
-        top_k = self.p50_ms[f"look {num_items}"] - self.p50_ms["look 1"]
-        return LowerBound(read=max(read, LEAST_MS), top_k=max(top_k, LEAST_MS))
-
-    @property
-    def idle_call_ms(self) -> float:
-        """A call of ONNX Runtime that does nothing."""
-        return self.p50_ms[IDLE]
-
-
-def reference_calls(all_bytes: Iterable[int], num_items: int, num_threads: int) -> list[TimedCall]:
-    """Return what is timed so that `Bounds` knows those of systems over one catalogue."""
-    readers = [reader(num_bytes) for num_bytes in sorted({ONE_ELEMENT, *all_bytes})]
-    return [*readers, *map(one_look, sorted({1, num_items})), idle(num_threads)]
-
-
-def bounds_of(calls: Sequence[TimedCall], timings: Sequence[Timing]) -> Bounds:
-    """Return what the reference calls tell."""
-    pairs = zip(calls, timings, strict=True)
-    return Bounds({call.identity.system: timing.summary().p50 for call, timing in pairs})
-
-
-def ratio(latency: Latency, bound: LowerBound) -> float:
-    """Return p50 over the lower bound."""
-    return latency.p50 / bound.total
+    Returns:
+        Of each system the fields `latency_ms`, `num_timed_calls` and, where they apply,
+        `lower_bound_ms`, `ratio_to_lower_bound` and `idle_call_ms` of its row.
+    """
+    sizes = {ONE_ELEMENT} | {size for size in num_bytes if size is not None}
+    references = [reader(size) for size in sorted(sizes)]
+    references += [one_look(size) for size in sorted({1, num_items})] + [idle(flags.num_threads)]
+    asked = [*requests, *[requests[0]] * len(references)]
+    timings = measure_latency([*systems, *references], asked, flags)
+    latencies = list(map(latency_of, timings))
+    p50_ms = {
+        reference.identity.system: latency.p50
+        for reference, latency in zip(references, latencies[len(systems) :], strict=True)
+    }
+    rows = []
+    for system, size, latency, timing in zip(systems, num_bytes, latencies, timings, strict=False):
+        row: dict[str, Any] = {"latency_ms": latency, "num_timed_calls": len(timing)}
+        if size is not None:
+            row["lower_bound_ms"] = bound = lower_bound(p50_ms, size, num_items)
+            row["ratio_to_lower_bound"] = latency.p50 / bound.total
+        if system.runs_on_onnxruntime:
+            row["idle_call_ms"] = p50_ms[IDLE]
+        rows.append(row)
+    return rows
 
 
-def reader(num_bytes: int) -> TimedCall:
+def lower_bound(p50_ms: Mapping[str, float], num_bytes: int, num_items: int) -> LowerBound:
+    """Return the lower bound of a system with parameters of so many bytes.
+
+    `p50_ms` are the medians of the reference calls, by name.
+    """
+    read = p50_ms[f"read {num_bytes}"] - p50_ms[f"read {ONE_ELEMENT}"]
+    top_k = p50_ms[f"look {num_items}"] - p50_ms["look 1"]
+    return LowerBound(read=max(read, LEAST_MS), top_k=max(top_k, LEAST_MS))
+
+
+def reader(num_bytes: int) -> ReferenceCall:
     """Return what reads so many bytes as fast as it can: a dot product of two halves."""
     halves = np.ones((2, max(num_bytes // 8, 1)), dtype=np.float32)
-    return TimedCall(f"read {num_bytes}", lambda *_: np.dot(halves[0], halves[1]))
+    return ReferenceCall(f"read {num_bytes}", lambda *_: np.dot(halves[0], halves[1]))
 
 
-def one_look(num_scores: int) -> TimedCall:
+def one_look(num_scores: int) -> ReferenceCall:
     """Return what looks once at each of so many scores, as any top-k has to."""
     scores = np.random.default_rng(0).normal(size=num_scores).astype(np.float32)
-    return TimedCall(f"look {num_scores}", lambda *_: scores.max())
+    return ReferenceCall(f"look {num_scores}", lambda *_: scores.max())
 
 
-def idle(num_threads: int) -> TimedCall:
+def idle(num_threads: int) -> ReferenceCall:
     """Return a call of ONNX Runtime that does nothing, with a student's inputs and outputs."""
     from onnx import TensorProto, helper
 
@@ -123,4 +138,4 @@ def idle(num_threads: int) -> TimedCall:
     def call(items: IntArray, excluded: IntArray, k: IntArray) -> Any:
         return session.run(OUTPUT_NAMES, {"items": items, "excluded": excluded, "k": k})
 
-    return TimedCall(IDLE, call)
+    return ReferenceCall(IDLE, call)

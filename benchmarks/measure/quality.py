@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from seqrec.data import IntArray, SequenceDataset
@@ -29,14 +30,17 @@ K = 10
 PATIENCE_S = 120.0  # for one system's lists of all test users
 SAME_IN_BATCHES = 0.99  # of the items: rounding may exchange neighbours
 Histories = Sequence[NDArray[np.integer]]
+Judged = tuple[System, Quality]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A system and how good it is."""
+class Answers:
+    """What a system answered to all test users."""
 
     system: System
-    quality: Quality
+    evaluation: Evaluation
+    ndcg: NDArray[np.float64]  # (N,), NDCG@10, headline protocol
+    lists: IntArray  # (N, 20), headline protocol
 
 
 def protocols(dataset: SequenceDataset) -> tuple[Protocol, Protocol]:
@@ -68,12 +72,7 @@ def top_lists(
 ) -> IntArray:
     """Ask for every test user's list, as a rule one user at a time as in the timed calls.
 
-    Args:
-        system: who is asked.
-        dataset: whose test users.
-        exclude_seen: the protocol.
-        batch_size: users at once.
-        histories: those of some test users; of all if not given.
+    `histories` are those of some test users; of all if not given.
 
     Returns:
         int64 (N, K), K = 20 or the number of items; PAD where there is no answer.
@@ -82,9 +81,10 @@ def top_lists(
         ModelError: the system does not keep its promises; see `check_answer`.
     """
     requests = make_requests(
+        dataset,
         histories_before_test(dataset) if histories is None else histories,
         max_len=system.max_len,
-        k=min(LIST_LENGTH, dataset.num_items),
+        k=LIST_LENGTH,
         exclude_seen=exclude_seen,
         batch_size=batch_size,
     )
@@ -106,21 +106,27 @@ def affordable_batch_size(
         ModelError: the system does not keep its promises; see `check_answer`.
     """
     histories = histories_before_test(dataset)
-    first, exclude = histories[:batch_size], dataset.exclude_seen
+    first = histories[:batch_size]
+    ask = partial(top_lists, system, dataset, exclude_seen=dataset.exclude_seen, histories=first)
     start = time.perf_counter()
-    singly = top_lists(system, dataset, histories=first, exclude_seen=exclude)
+    singly = ask()
     all_singly_s = (time.perf_counter() - start) / len(first) * len(histories)
-    at_once = top_lists(
-        system, dataset, histories=first, exclude_seen=exclude, batch_size=batch_size
-    )
+    at_once = ask(batch_size=batch_size)
     is_alike = mean_overlap(singly, at_once, k=LIST_LENGTH) >= SAME_IN_BATCHES
     return batch_size if all_singly_s > patience_s and is_alike else 1
 
 
-def evaluate_lists(excluding: IntArray, keeping: IntArray, dataset: SequenceDataset) -> Evaluation:
-    """Rank the test targets in the lists (N, K) of both protocols."""
+def evaluate_lists(
+    system: System, dataset: SequenceDataset, batch_size: int = 1
+) -> tuple[Evaluation, IntArray]:
+    """Rank the test targets in a system's lists; also return those of the headline protocol."""
     targets = dataset.eval_targets("test").items
-    return Evaluation(list_ranks(excluding, targets), list_ranks(keeping, targets))
+    excluding, keeping = (
+        top_lists(system, dataset, exclude_seen=exclude_seen, batch_size=batch_size)
+        for exclude_seen in (True, False)
+    )
+    evaluation = Evaluation(list_ranks(excluding, targets), list_ranks(keeping, targets))
+    return evaluation, excluding if dataset.exclude_seen else keeping
 
 
 def mean_overlap(first: IntArray, second: IntArray, k: int = K) -> float:
@@ -139,25 +145,19 @@ def judge(
     systems: Sequence[System], dataset: SequenceDataset, failed: list[Failure], *, batch_size: int
 ) -> list[Judged]:
     """Rank the test targets in what systems answer; one that may fail and does goes to `failed`."""
-    judged: list[System] = []
-    evaluations: list[Evaluation] = []
-    lists: list[IntArray] = []
+    answers: list[Answers] = []
     for system in systems:
         try:
             size = affordable_batch_size(system, dataset, batch_size)
-            excluding, keeping = (
-                top_lists(system, dataset, exclude_seen=exclude, batch_size=size)
-                for exclude in (True, False)
-            )
+            evaluation, lists = evaluate_lists(system, dataset, size)
         except ModelError as error:
             if not system.may_fail:
                 raise
             failed.append(failure_of(system.identity, error))
             continue
-        judged.append(system)
-        evaluations.append(evaluate_lists(excluding, keeping, dataset))
-        lists.append(excluding if dataset.exclude_seen else keeping)
-    return compare(judged, evaluations, lists, dataset)
+        values = ndcg(evaluation.ranks(exclude_seen=dataset.exclude_seen), K)
+        answers.append(Answers(system, evaluation, values, lists))
+    return [(one.system, compare(one, answers, dataset)) for one in answers]
 
 
 def failure_of(identity: Identity, error: Exception) -> Failure:
@@ -167,41 +167,35 @@ def failure_of(identity: Identity, error: Exception) -> Failure:
     return Failure(system=identity.system, precision=identity.precision_label, reason=reason)
 
 
-def compare(
-    systems: Sequence[System],
-    evaluations: Sequence[Evaluation],
-    lists: Sequence[IntArray],
-    dataset: SequenceDataset,
-) -> list[Judged]:
-    """Compare distilled students with their control, and int8 files with fp32 and baselines."""
-    who = [system.identity for system in systems]
-    index = {(one.family, one.role, one.precision, one.variant): i for i, one in enumerate(who)}
-    baselines = {one.system: i for i, one in enumerate(who) if one.family == "baseline"}
-    values = [
-        ndcg(evaluation.ranks(exclude_seen=dataset.exclude_seen), K) for evaluation in evaluations
-    ]
-
-    def gain(index: int, other: int) -> Gain:
-        difference = values[index] - values[other]
-        low, high = bootstrap_interval(difference)
-        return Gain(mean=float(difference.mean()), low=low, high=high)
-
+def compare(one: Answers, every: Sequence[Answers], dataset: SequenceDataset) -> Quality:
+    """Return a system's metrics; compare distilled students with controls, int8 with fp32."""
+    who = one.system.identity
+    students = {
+        (other.system.identity.role, other.system.identity.precision_label): other
+        for other in every
+        if other.system.identity.family == who.family
+    }
+    control, fp32 = students.get(("control", "fp32")), students.get((who.role, "fp32"))
+    fields: dict[str, Any] = {}
+    if who.role == "distilled" and control is not None:
+        fields["gain_over_control"] = gain(one, control)
+        baselines = [other for other in every if other.system.identity.family == "baseline"]
+        if baselines and who.precision_label == "int8":  # what is shipped
+            fields["gain_over_baselines"] = {
+                other.system.identity.system: gain(one, other) for other in baselines
+            }
+    if who.precision == "int8" and fp32 is not None:
+        fields["gain_over_fp32"] = gain(one, fp32)
+        fields["top10_overlap_with_fp32"] = mean_overlap(one.lists, fp32.lists)
     headline, other_protocol = protocols(dataset)
-    judged = []
-    for i, (one, system) in enumerate(zip(who, systems, strict=True)):
-        report, fields = evaluations[i].report(), dict[str, Any]()
-        control = index.get((one.family, "control", "fp32", None))
-        fp32 = index.get((one.family, one.role, "fp32", None))
-        if one.role == "distilled" and control is not None:
-            fields["gain_over_control"] = gain(i, control)
-            if baselines and (one.precision, one.variant) == ("int8", None):  # what is shipped
-                over = {name: gain(i, other) for name, other in baselines.items()}
-                fields["gain_over_baselines"] = over
-        if one.precision == "int8" and fp32 is not None:
-            fields["gain_over_fp32"] = gain(i, fp32)
-            fields["top10_overlap_with_fp32"] = mean_overlap(lists[i], lists[fp32])
-        quality = Quality(
-            metrics=report[headline], metrics_other_protocol=report[other_protocol], **fields
-        )
-        judged.append(Judged(system, quality))
-    return judged
+    report = one.evaluation.report()
+    return Quality(
+        metrics=report[headline], metrics_other_protocol=report[other_protocol], **fields
+    )
+
+
+def gain(one: Answers, other: Answers) -> Gain:
+    """Return the difference in NDCG@10, paired over users."""
+    difference = one.ndcg - other.ndcg
+    low, high = bootstrap_interval(difference)
+    return Gain(mean=float(difference.mean()), low=low, high=high)

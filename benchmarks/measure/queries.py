@@ -29,19 +29,24 @@ class Request:
 
 
 def make_requests(
+    dataset: SequenceDataset,
     histories: Sequence[NDArray[np.integer]],
     *,
     max_len: int,
     k: int,
     exclude_seen: bool,
-    batch_size: int,
+    batch_size: int = 1,
 ) -> list[Request]:
-    """Prepare requests from whole histories, in order; a last, smaller batch included."""
+    """Prepare requests from whole histories, in order; a last, smaller batch included.
+
+    No more than `k` items are asked for, nor than the data set has.
+    """
     requests = []
     for start in range(0, len(histories), batch_size):
         users = histories[start : start + batch_size]
         excluded = pad_left(users) if exclude_seen else np.zeros((len(users), 0), dtype=np.int64)
-        requests.append(Request(pad_left(users, max_len), excluded, np.array([k])))
+        wanted = np.array([min(k, dataset.num_items)])
+        requests.append(Request(pad_left(users, max_len), excluded, wanted))
     return requests
 
 

@@ -4,13 +4,13 @@ import gc
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.measure.flags import TimingFlags
 from benchmarks.measure.queries import Request
 from benchmarks.measure.systems import System
 from benchmarks.report.schema import Latency
@@ -25,26 +25,20 @@ Requests = Sequence[Sequence[Request]]  # those of each system
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What one system's calls took."""
-
-    durations_ns: NDArray[np.int64]  # wall time of each call, in order
-    cpu_ns: float  # CPU time of a call, all threads, the mean
-
-    def summary(self) -> Latency:
-        """Return percentiles, and the spread over the turns."""
-        whole = percentiles_ms(self.durations_ns)
-        turns = [turn for turn in np.array_split(self.durations_ns, NUM_TURNS) if len(turn)]
-        medians = [percentiles_ms(turn)["p50"] for turn in turns]
-        return Latency(
-            p50=whole["p50"],
-            p95=whole["p95"],
-            p99=whole["p99"] if len(self.durations_ns) >= MIN_CALLS_OF_P99 else None,
-            p50_least=min(medians),
-            p50_most=max(medians),
-            cpu=self.cpu_ns / 1e6,
-        )
+def latency_of(durations_ns: NDArray[np.int64]) -> Latency:
+    """Return percentiles of calls' wall and CPU time (N, 2), and their spread over the turns."""
+    wall_ns, cpu_ns = durations_ns.T
+    whole = percentiles_ms(wall_ns)
+    turns = [turn for turn in np.array_split(wall_ns, NUM_TURNS) if len(turn)]
+    medians = [percentiles_ms(turn)["p50"] for turn in turns]
+    return Latency(
+        p50=whole["p50"],
+        p95=whole["p95"],
+        p99=whole["p99"] if len(wall_ns) >= MIN_CALLS_OF_P99 else None,
+        p50_least=min(medians),
+        p50_most=max(medians),
+        cpu=float(cpu_ns.mean()) / 1e6,
+    )
 
 
 def percentiles_ms(durations_ns: NDArray[np.int64]) -> dict[str, float]:
@@ -64,11 +58,7 @@ def take_turns(
 ) -> list[list[T]]:
     """Measure one system after the other, and all of them again, so many times.
 
-    Args:
-        num_systems: how many there are.
-        num_turns: of each.
-        measure: takes the system's index and the number of the turn.
-        what: names the progress bar.
+    `measure` takes a system's index and the number of the turn; `what` names the progress bar.
 
     Returns:
         What `measure` returned, by system, then by turn.
@@ -81,24 +71,23 @@ def take_turns(
 
 
 def measure_latency(
-    systems: Sequence[System], requests: Requests, *, num_calls: int, budget_s: float
-) -> list[Timing]:
+    systems: Sequence[System], requests: Requests, flags: TimingFlags
+) -> list[NDArray[np.int64]]:
     """Time single calls of several systems on the same requests, in turns.
 
     Args:
         systems: warmed up first, then asked in turns, some calls each.
         requests: for each system, the same users in the same order. Call number i takes request i,
             from the first again after the last.
-        num_calls: timed calls of each system.
-        budget_s: a system that would need longer than this makes fewer calls, at least 10.
+        flags: a system that would need longer than the budget makes fewer calls, at least 10.
 
     Returns:
-        Each system's, in order.
+        Each system's wall and CPU nanoseconds (N, 2), in order of the calls.
     """
-    counts = [
-        int(min(num_calls, max(MIN_CALLS, budget_s / _warm_up(system, asked, budget_s / 10))))
-        for system, asked in zip(systems, requests, strict=True)
-    ]
+    counts = []
+    for system, asked in zip(systems, requests, strict=True):
+        call_s = _warm_up(system, asked, flags.budget_s / 10)
+        counts.append(int(min(flags.num_calls, max(MIN_CALLS, flags.budget_s / call_s))))
 
     def measure(index: int, turn: int) -> NDArray[np.int64]:
         calls, asked = np.array_split(np.arange(counts[index]), NUM_TURNS)[turn], requests[index]
@@ -110,8 +99,7 @@ def measure_latency(
         by_system = take_turns(len(systems), NUM_TURNS, measure, "latency")
     finally:
         gc.enable()
-    durations = map(np.concatenate, by_system)
-    return [Timing(one[:, 0], float(one[:, 1].mean())) for one in durations]
+    return list(map(np.concatenate, by_system))
 
 
 def _warm_up(system: System, requests: Sequence[Request], budget_s: float) -> float:
@@ -130,12 +118,8 @@ def measure_throughput(
     """Return each system's users answered per second: the median over equally large batches.
 
     Two batches are answered before the clock starts: what is compiled for a new shape is compiled
-    then, a second time where the compiler sees a shape change. Then systems take turns.
-
-    Args:
-        systems: who answers.
-        requests: each one's.
-        budget_s: of each system; in each turn it answers one batch at least.
+    then, a second time where the compiler sees a shape change. Then systems take turns; in each a
+    system answers one batch at least, and in all of them for `budget_s`.
     """
     for system, asked in zip(systems, requests, strict=True):
         for request in asked[:2]:

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from benchmarks.measure.scaling_config import ScalingConfig
+from benchmarks.measure.flags import ScalingConfig
 from benchmarks.measure.startup import peak_mib
 from student.config import DistillConfig, scheduled
 from student.model import Arch, Student
@@ -68,10 +68,14 @@ def measure_prepare(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
 
 
+def _open_data(folder: Path, config: ScalingConfig) -> SequenceDataset:
+    set_up_cpu(config.num_threads, num_processes=1)
+    return load_dataset(folder / "data")
+
+
 def train_student(arch: Arch, folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Train a student for some steps."""
-    set_up_cpu(config.num_threads, num_processes=1)
-    dataset = load_dataset(folder / "data")
+    dataset = _open_data(folder, config)
     flags = scheduled(DistillConfig(seed=config.seed), dataset)
     components = np.random.default_rng(config.seed).standard_normal(
         (dataset.num_items + 1, NUM_COMPONENTS), dtype=np.float32
@@ -104,13 +108,10 @@ def plan_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     from teacher.plan import make_plan
     from teacher.tuning import work_of
 
-    set_up_cpu(config.num_threads, num_processes=1)
-    dataset = load_dataset(folder / "data")
+    dataset = _open_data(folder, config)
     flags = _teacher_flags(dataset, config)
     plan = make_plan(dataset, work_of(flags, num_processes=1), torch.device("cpu"))
-    batches = TrainingBatches(
-        dataset, flags.max_len, flags.batch_size, flags.seed, stride=flags.max_len
-    )
+    batches = TrainingBatches(dataset, flags.max_len, flags.batch_size, 0, stride=flags.max_len)
     return {
         "planned_mib": plan.peak_bytes / 2**20,
         "planned_steps_per_s": batches.steps_per_epoch() / plan.seconds["training"],
@@ -124,8 +125,7 @@ def train_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     from teacher.plan import teacher_on
     from teacher.tuning import work_of
 
-    set_up_cpu(config.num_threads, num_processes=1)
-    dataset = load_dataset(folder / "data")
+    dataset = _open_data(folder, config)
     flags = _teacher_flags(dataset, config)
     layers = flags.num_layers or None
     base = load_base(Path(flags.model), bits=flags.bits, num_layers=layers, device="cpu")
@@ -133,9 +133,8 @@ def train_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     untrained = item_mask(dataset.untrained_items, dataset.num_items)
     teacher = teacher_on(base, dataset.num_items, untrained, work_of(flags, num_processes=1))
     teacher.item_table.components[1:].normal_()
-    batches = TimedBatches(
-        dataset, flags.max_len, flags.batch_size, flags.seed, stride=flags.max_len
-    )
+    max_len = flags.max_len
+    batches = TimedBatches(dataset, max_len, flags.batch_size, flags.seed, stride=max_len)
     return _train(teacher, next_item_loss, batches, folder, config)
 
 
@@ -148,7 +147,10 @@ def _train(
 ) -> dict[str, Any]:
     """Train for some steps and validate, as `fit` does it; return times and memory."""
     batches = dataclasses.replace(batches, num_batches=NUM_WARM_UP + config.num_steps + 1, clock=[])
-    known = _few_validated(batches.dataset, config.num_validated)
+    split = batches.dataset.split.copy()
+    with_target = np.flatnonzero(split[:, 1] >= 0)
+    split[np.random.default_rng(0).permutation(with_target)[config.num_validated :], 1] = -1
+    known = dataclasses.replace(batches.dataset, split=split)  # with so many validation targets
     validation_s = 0.0
 
     def validate(trained: Any) -> float:
@@ -187,11 +189,3 @@ def _train(
         "validation_s": validation_s,
         "peak_mib": peak_mib(),
     }
-
-
-def _few_validated(dataset: SequenceDataset, num_users: int) -> SequenceDataset:
-    """Return the set with so many validation targets."""
-    split = dataset.split.copy()
-    with_target = np.flatnonzero(split[:, 1] >= 0)
-    split[np.random.default_rng(0).permutation(with_target)[num_users:], 1] = -1
-    return dataclasses.replace(dataset, split=split)

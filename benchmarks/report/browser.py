@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from benchmarks.report.files import first_fault
-from benchmarks.report.tables import Columns, make_table, number
+from benchmarks.report.tables import LATENCY_COLUMNS, Columns, make_table
 
 MAX_BYTES = 1_000_000
 
@@ -133,9 +133,7 @@ COLUMNS: Columns[BrowserResult] = {
     "data": lambda result: result.model.dataset,
     "system": lambda result: " ".join(filter(None, (result.model.arch, result.model.role))),
     "precision": lambda result: result.model.precision,
-    "p50 ms": lambda result: number(result.latency_ms.p50),
-    "p95 ms": lambda result: number(result.latency_ms.p95),
-    "p99 ms": lambda result: number(result.latency_ms.p99),
+    **LATENCY_COLUMNS,
     "requests": lambda result: (
         f"{result.num_requests:,}"
         + f", {result.calls_per_sample} at a time" * (result.calls_per_sample > 1)

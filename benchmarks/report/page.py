@@ -13,6 +13,7 @@ from benchmarks.report.tables import (
     latency_notes,
     lower_bound_note,
     make_table,
+    number,
 )
 
 SWEEPS = {
@@ -34,7 +35,6 @@ def templates() -> jinja2.Environment:
 def page(results: LatencyResults) -> str:
     """Return the page."""
     columns = latency_columns(results.throughput_batch_size)
-    sweeps = {title: sweep_table(results, *how) for title, how in SWEEPS.items()}
     return (
         templates()
         .get_template("page.html")
@@ -43,7 +43,7 @@ def page(results: LatencyResults) -> str:
             machine=results.environment,
             picture=figure_svg(draw_latency(results)),
             systems=make_table(results.rows, columns, style="html"),
-            sweeps={title: table for title, table in sweeps.items() if table},
+            sweeps={title: sweep_table(results, *field) for title, field in SWEEPS.items()},
             notes=latency_notes(results),
             busy=busy_note(results.environment),
             lower_bound=lower_bound_note(results.lower_bound),
@@ -54,10 +54,7 @@ def page(results: LatencyResults) -> str:
 def sweep_table(results: LatencyResults, field: str, style: str) -> str:
     """Return what `--sweeps` measured, a row for each system, a column for each size; "" if not."""
     curves = {row.label: getattr(row, field) for row in results.rows if getattr(row, field)}
-
-    def at(size: str) -> Callable[[str], str]:
-        return lambda label: format(curves[label][size], style) if size in curves[label] else "-"
-
     sizes = sorted({size for curve in curves.values() for size in curve}, key=int)
-    columns: dict[str, Callable[[str], str]] = {"system": str, **{n: at(n) for n in sizes}}
+    columns: dict[str, Callable[[str], str]] = {"system": str}
+    columns |= {n: lambda label, n=n: number(curves[label].get(n), style) for n in sizes}
     return make_table(curves, columns, style="html") if curves else ""

@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -34,6 +33,8 @@ KIND_MARKERS = {"int8": "D", "ensemble": "s", "teacher": "^"}
 # So far below the control that the other variants would be pressed into a corner of the picture.
 NOT_DRAWN = (CONTROL, "popularity")
 STYLE: dict[Any, Any] = {
+    "figure.dpi": 160,
+    "figure.constrained_layout.use": True,
     "font.size": 10,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "axes.spines.top": False,
@@ -46,27 +47,20 @@ STYLE: dict[Any, Any] = {
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure; sizes in inches."""
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
+@mpl.rc_context(STYLE)
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a picture beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    with mpl.rc_context(STYLE):
-        figure.savefig(beside, metadata={"Software": None})
+    figure.savefig(beside, metadata={"Software": None})
     beside.replace(path)
 
 
+@mpl.rc_context(STYLE)
 def figure_svg(figure: Figure) -> str:
     """Return a picture as an SVG element."""
     text = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
@@ -86,11 +80,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def looks(rows: Sequence[Identity]) -> dict[str, tuple[str, str]]:
     """Return the colour and the marker of each system, by its label."""
     others = dict.fromkeys(row.label for row in rows if row.family not in COLORS)
-    own_markers = {label: OTHER_MARKERS[i % len(OTHER_MARKERS)] for i, label in enumerate(others)}
+    other_markers = {label: OTHER_MARKERS[i % len(OTHER_MARKERS)] for i, label in enumerate(others)}
     return {
         row.label: (
             COLORS.get(row.family, OTHER_COLOR),
-            own_markers.get(row.label, MARKERS.get(row.precision_label, "o")),
+            other_markers.get(row.label, MARKERS.get(row.precision_label, "o")),
         )
         for row in rows
     }
@@ -114,38 +108,38 @@ def _finish(figure: Figure, caption: str, *, legend: bool = True) -> None:
 # --- Accuracy against latency ---------------------------------------------------------------------
 
 
+@mpl.rc_context(STYLE)
 def draw_latency(results: LatencyResults) -> Figure:
     """Draw NDCG@10 over the p50 of one request, a legend beside it."""
-    with mpl.rc_context(STYLE):
-        figure = new_figure(9.5, 5.2)
-        axes = figure.add_subplot()
-        axes.set_xscale("log")
-        axes.grid(color="#EEEEEE", zorder=0)
-        points = [(row.latency_ms.p50, row.metrics["ndcg@10"]) for row in results.rows]
-        front = [points[i] for i in pareto_front(points)]
-        axes.plot(*zip(*front, strict=True), color="#AAAAAA", linestyle="--", linewidth=1.2)
-        look = looks(results.rows)
-        for row, (p50, ndcg) in zip(results.rows, points, strict=True):
-            low, high = row.metrics["ndcg@10_low"], row.metrics["ndcg@10_high"]
-            bars: dict[str, Any] = {
-                "xerr": [[0], [row.latency_ms.p95 - p50]],
-                "yerr": [[ndcg - low], [high - ndcg]],
-            }
-            _point(axes, p50, ndcg, *look[row.label], row.is_untaught, **bars, label=row.label)
-        axes.xaxis.set_major_formatter(PLAIN)
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        low, high = axes.get_xlim()
-        if high / low < 30:  # powers of ten alone would leave one number on the axis
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.set_xlabel("latency of one user's request in ms, p50; bar to the right: p95")
-        axes.set_ylabel("NDCG@10 on the test targets; bar: 95 % interval")
-        axes.set_title(results.dataset.label, loc="left", fontsize=11)
-        machine = results.environment
-        _finish(
-            figure,
-            f"{machine.label}, onnxruntime {machine.versions['onnxruntime']}. Hollow: trained "
-            "without the teacher. Dashed: systems that no other beats in both.",
-        )
+    figure = Figure(figsize=(9.5, 5.2))
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    axes.grid(color="#EEEEEE", zorder=0)
+    points = [(row.latency_ms.p50, row.metrics["ndcg@10"]) for row in results.rows]
+    front = [points[i] for i in pareto_front(points)]
+    axes.plot(*zip(*front, strict=True), color="#AAAAAA", linestyle="--", linewidth=1.2)
+    look = looks(results.rows)
+    for row, (p50, ndcg) in zip(results.rows, points, strict=True):
+        low, high = row.metrics["ndcg@10_low"], row.metrics["ndcg@10_high"]
+        bars: dict[str, Any] = {
+            "xerr": [[0], [row.latency_ms.p95 - p50]],
+            "yerr": [[ndcg - low], [high - ndcg]],
+        }
+        _point(axes, p50, ndcg, *look[row.label], row.is_untaught, **bars, label=row.label)
+    axes.xaxis.set_major_formatter(PLAIN)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_xlim()
+    if high / low < 30:  # powers of ten alone would leave one number on the axis
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.set_xlabel("latency of one user's request in ms, p50; bar to the right: p95")
+    axes.set_ylabel("NDCG@10 on the test targets; bar: 95 % interval")
+    axes.set_title(results.dataset.label, loc="left", fontsize=11)
+    machine = results.environment
+    _finish(
+        figure,
+        f"{machine.label}, onnxruntime {machine.versions['onnxruntime']}. Hollow: trained "
+        "without the teacher. Dashed: systems that no other beats in both.",
+    )
     return figure
 
 
@@ -168,31 +162,31 @@ def order_variants(rows: Drawn) -> list[str]:
     return sorted(gains, key=lambda name: (-sum(gains[name]) / len(gains[name]), name))
 
 
+@mpl.rc_context(STYLE)
 def draw_accuracy(results: AccuracyResults) -> Figure:
     """Draw each variant's gain over the control, a panel for each architecture."""
     rows = drawn_rows(results)
     names = order_variants(rows)
     archs = list(dict.fromkeys(row.arch for row, _ in rows)) or ["gru"]
-    with mpl.rc_context(STYLE):
-        figure = new_figure(1.6 + 4.6 * len(archs), 1.5 + 0.36 * max(len(names), 1))
-        panels = figure.subplots(1, len(archs), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, arch in zip(panels, archs, strict=True):
-            _draw_panel(axes, [pair for pair in rows if pair[0].arch == arch], names)
-            control = results.find(CONTROL, arch)
-            level = control and control.metrics[results.dataset.protocol]["ndcg@10"].mean
-            title = f"{arch}: control at NDCG@10 {level:.4f}" if level else arch
-            axes.set_title(title, loc="left", fontsize=10, color=COLORS[arch])
-            axes.set_xlabel("NDCG@10 over the control, %; bar: 95 % interval")
-        panels[0].set_yticks(range(len(names)), names)
-        num_seeds = max((len(row.seeds) for row in results.rows), default=0)
-        title = f"{results.dataset.label}, up to {num_seeds} seed{'s' * (num_seeds != 1)}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-        _finish(
-            figure,
-            "Hollow: within chance, the interval holds zero. Diamond: int8 file. Triangle: "
-            "teacher. Square: mean of two systems.",
-            legend=False,
-        )
+    figure = Figure(figsize=(1.6 + 4.6 * len(archs), 1.5 + 0.36 * max(len(names), 1)))
+    panels = figure.subplots(1, len(archs), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, arch in zip(panels, archs, strict=True):
+        _draw_panel(axes, [pair for pair in rows if pair[0].arch == arch], names)
+        control = results.find(CONTROL, arch)
+        level = control and control.metrics[results.dataset.protocol]["ndcg@10"].mean
+        title = f"{arch}: control at NDCG@10 {level:.4f}" if level else arch
+        axes.set_title(title, loc="left", fontsize=10, color=COLORS[arch])
+        axes.set_xlabel("NDCG@10 over the control, %; bar: 95 % interval")
+    panels[0].set_yticks(range(len(names)), names)
+    num_seeds = max((len(row.seeds) for row in results.rows), default=0)
+    title = f"{results.dataset.label}, up to {num_seeds} seed{'s' * (num_seeds != 1)}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    _finish(
+        figure,
+        "Hollow: within chance, the interval holds zero. Diamond: int8 file. Triangle: "
+        "teacher. Square: mean of two systems.",
+        legend=False,
+    )
     return figure
 
 
@@ -219,6 +213,7 @@ def _draw_panel(axes: Axes, rows: Drawn, names: Sequence[str]) -> None:
 # --- Latency over catalogue sizes -----------------------------------------------------------------
 
 
+@mpl.rc_context(STYLE)
 def draw_catalogue(results: CatalogueResults) -> Figure:
     """Draw a line for each system, and the lower bound of int8.
 
@@ -229,28 +224,27 @@ def draw_catalogue(results: CatalogueResults) -> Figure:
         if row.variant != "optimum":
             by_label.setdefault(row.label, []).append(row)
     look, sizes = looks(results.rows), sorted({row.num_items for row in results.rows})
-    with mpl.rc_context(STYLE):
-        figure = new_figure(9.5, 5.2)
-        axes = figure.add_subplot()
-        for label, rows in by_label.items():
-            color, marker = look[label]
-            line: dict[str, Any] = {"linestyle": LINES.get(rows[0].precision_label, "--")}
-            line |= {"marker": marker, "markersize": 4, "linewidth": 1.4, "color": color}
-            p50 = [row.latency_ms.p50 for row in rows]
-            axes.plot([row.num_items for row in rows], p50, label=label, **line)
-        bounded = by_label.get("transformer int8", [])
-        bounds = [row.lower_bound_ms.total for row in bounded]
-        line = {"linestyle": "--", "color": "#777777", "label": "lower bound of int8"}
-        axes.plot([row.num_items for row in bounded], bounds, **line)
-        axes.set(xscale="log", yscale="log", xlabel="items in the catalogue")
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(PLAIN)
-        axes.grid(alpha=0.25)
-        axes.set_ylabel("latency of one user's request in ms, p50")
-        _finish(
-            figure,
-            f"{results.environment.label}, random weights. Dotted: fp32. The lower bound: the "
-            "table read once, each score looked at once.",
-        )
+    figure = Figure(figsize=(9.5, 5.2))
+    axes = figure.add_subplot()
+    for label, rows in by_label.items():
+        color, marker = look[label]
+        line: dict[str, Any] = {"linestyle": LINES.get(rows[0].precision_label, "--")}
+        line |= {"marker": marker, "markersize": 4, "linewidth": 1.4, "color": color}
+        p50 = [row.latency_ms.p50 for row in rows]
+        axes.plot([row.num_items for row in rows], p50, label=label, **line)
+    bounded = by_label.get("transformer int8", [])
+    bounds = [row.lower_bound_ms.total for row in bounded]
+    line = {"linestyle": "--", "color": "#777777", "label": "lower bound of int8"}
+    axes.plot([row.num_items for row in bounded], bounds, **line)
+    axes.set(xscale="log", yscale="log", xlabel="items in the catalogue")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(PLAIN)
+    axes.grid(alpha=0.25)
+    axes.set_ylabel("latency of one user's request in ms, p50")
+    _finish(
+        figure,
+        f"{results.environment.label}, random weights. Dotted: fp32. The lower bound: the "
+        "table read once, each score looked at once.",
+    )
     return figure

@@ -12,7 +12,6 @@ has is missing, which fails as well: give the flags of that run. Other libraries
 what is new counts for nothing; both are named. Exit code 1 if it is worse.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,12 +29,7 @@ COMPARED: dict[str, tuple[Callable[[SystemResult], float | None], float, float]]
 
 
 def require_comparable(
-    earlier: LatencyResults,
-    file: Path,
-    *,
-    fingerprint: str,
-    num_threads: int,
-    lower_bound: str | None,
+    earlier: LatencyResults, file: Path, fingerprint: str, num_threads: int, lower_bound: str | None
 ) -> None:
     """Refuse an earlier run on other data, with other threads or another lower bound.
 
@@ -79,37 +73,26 @@ def beyond_tolerance(compared: dict[str, float | None]) -> list[str]:
 
 def compare_runs(earlier: LatencyResults, later: LatencyResults) -> tuple[str, bool]:
     """Return the comparison as text that ends in a newline, and whether the later run is worse."""
-    before = {row.label: row for row in earlier.rows}
-    after = {row.label: row for row in later.rows}
-    compared = {
-        label: ratios(before[label], row) for label, row in after.items() if label in before
-    }
+    before, after = ({row.label: row for row in run.rows} for run in (earlier, later))
+    compared = {label: ratios(before[label], after[label]) for label in after if label in before}
     worse = {label: beyond_tolerance(values) for label, values in compared.items()}
-    rows = [
-        [label, *map(number, values.values()), ", ".join(worse[label]) or "-"]
-        for label, values in compared.items()
-    ]
-    headers = ["system", *COMPARED, "beyond tolerance"]
-    columns = {name: (lambda row, i=i: row[i]) for i, name in enumerate(headers)}
-    lines = ["", "Ratio to the earlier run:", "", make_table(rows, columns), ""]
+
+    def ratio(name: str) -> Callable[[str], str]:
+        return lambda label: number(compared[label][name])
+
+    columns: dict[str, Callable[[str], str]] = {"system": str, **{n: ratio(n) for n in COMPARED}}
+    columns["beyond tolerance"] = lambda label: ", ".join(worse[label]) or "-"
+    lines = ["", "Ratio to the earlier run:", "", make_table(compared, columns), ""]
     for one, other, which in ((before, after, "earlier"), (after, before, "new")):
         lines += [
             f"{label}: in the {which} run only, not compared" for label in one if label not in other
         ]
     num_worse = sum(map(bool, worse.values()))
-    lost = [r for r in earlier.rows if r.family != "baseline" and r.label not in after]
+    num_lost = sum(r.family != "baseline" and r.label not in after for r in earlier.rows)
     if num_worse:
         lines.append(f"Worse than the earlier run: {num_worse} of {len(compared)} systems")
-    if lost:
-        lines.append(f"Missing, with the flags of this run: {len(lost)} systems of the earlier run")
-    if not num_worse and not lost:
+    if num_lost:
+        lines.append(f"Missing, with the flags of this run: {num_lost} systems of the earlier run")
+    if not num_worse and not num_lost:
         lines.append(f"No worse than the earlier run: {len(compared)} systems compared")
-    return "\n".join(lines) + "\n", bool(num_worse or lost)
-
-
-def report(earlier: LatencyResults, later: LatencyResults) -> None:
-    """Print the comparison; exit code 1 if the later run is worse or lacks a system."""
-    text, is_worse = compare_runs(earlier, later)
-    sys.stdout.write(text)
-    if is_worse:
-        raise SystemExit(1)
+    return "\n".join(lines) + "\n", bool(num_worse or num_lost)

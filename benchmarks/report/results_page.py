@@ -22,6 +22,7 @@ from benchmarks.report.plots import draw_accuracy, draw_catalogue, draw_latency,
 from benchmarks.report.schema import (
     AccuracyResults,
     CatalogueResults,
+    Gain,
     LatencyResults,
     Results,
     ScalingResults,
@@ -99,16 +100,14 @@ def markdown(rows: Iterable[Any], columns: Columns[Any]) -> str:
 def mean_gains(every: Sequence[AccuracyResults]) -> str:
     """Return the table of gains over the control, in the mean over data sets."""
     described = {row.variant: row.description for results in every for row in results.rows}
-    archs = dict.fromkeys(arch for results in every for arch in results.archs)
-    columns: dict[str, Callable[[str], str]] = {"variant": lambda variant: variant}
-    for arch in archs:
+    columns: dict[str, Callable[[str], str]] = {"variant": str}
+    for arch in dict.fromkeys(arch for results in every for arch in results.archs):
         columns[arch] = partial(_mean_gain, every, arch)
         columns[f"{arch}: data sets"] = partial(_verdicts, every, arch)
-    columns["what it is"] = lambda variant: described[variant]
-    return markdown(described, columns)
+    return markdown(described, {**columns, "what it is": described.__getitem__})
 
 
-def _gains(every: Sequence[AccuracyResults], arch: str, variant: str) -> list[Any]:
+def _gains(every: Sequence[AccuracyResults], arch: str, variant: str) -> list[Gain]:
     rows = [results.find(variant, arch) for results in every]
     return [gain for row in rows if row and (gain := row.gain_over.get(CONTROL))]
 
@@ -132,9 +131,13 @@ def _verdicts(every: Sequence[AccuracyResults], arch: str, variant: str) -> str:
 # --- One architecture on one data set -------------------------------------------------------------
 
 
-def metric(protocol: Any, name: str) -> Cell:
-    """Return the column of a metric."""
-    return lambda row: format_metric(row.metrics[protocol][name])
+def metrics(protocol: Any) -> Columns[VariantSummary]:
+    """Return the columns of the metrics under a protocol."""
+
+    def metric(name: str) -> Cell:
+        return lambda row: format_metric(row.metrics[protocol][name])
+
+    return {name.upper(): metric(name) for name in ("hr@10", "ndcg@10", "mrr@10")}
 
 
 def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
@@ -150,7 +153,7 @@ def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
         {
             "variant": lambda row: row.variant,
             "seeds": lambda row: str(len(row.seeds) or "-"),
-            **{name.upper(): metric(protocol, name) for name in ("hr@10", "ndcg@10", "mrr@10")},
+            **metrics(protocol),
             "NDCG@10 of the seeds": seeds,
             **{f"over {n}": over(n) for n in compared if any(r.gain_over.get(n) for r in rows)},
             "parameters": lambda row: f"{row.num_parameters:,}",
@@ -161,9 +164,7 @@ def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
 
 def protocol_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
     """Return the metrics under a protocol."""
-    names = ("hr@10", "ndcg@10", "mrr@10")
-    metrics = {name.upper(): metric(protocol, name) for name in names}
-    return markdown(rows, {"variant": lambda row: row.variant, **metrics})
+    return markdown(rows, {"variant": lambda row: row.variant, **metrics(protocol)})
 
 
 def frequency_table(rows: Sequence[VariantSummary]) -> str:
@@ -172,11 +173,11 @@ def frequency_table(rows: Sequence[VariantSummary]) -> str:
     groups = dict.fromkeys(name for row in compared for name in row.by_frequency or {})
 
     def of_group(name: str) -> Cell:
-        def cell(row: VariantSummary) -> str:
+        def gain(row: VariantSummary) -> Gain | None:
             group = (row.by_frequency or {}).get(name)
-            return format_gain(group.over_no_language_model if group else None)
+            return None if group is None else group.over_no_language_model
 
-        return cell
+        return lambda row: format_gain(gain(row))
 
     columns: dict[str, Cell] = {
         "variant": lambda row: row.variant,
@@ -191,20 +192,18 @@ def cost_table(rows: Sequence[VariantSummary]) -> str:
 
     def hours(stage: str) -> Cell:
         def cell(row: VariantSummary) -> str:
-            times = {**row.shared_times, **row.times}
-            return number(times[stage].cpu_s / 3600) if stage in times else "-"
+            cost = {**row.shared_times, **row.times}.get(stage)
+            return number(None if cost is None else cost.cpu_s / 3600)
 
         return cell
 
-    shared = dict.fromkeys(f"{stage}" for row in rows for stage in row.shared_times)
+    shared = dict.fromkeys(stage for row in rows for stage in row.shared_times)
     single = dict.fromkeys(stage for row in rows for stage in row.times)
     columns: dict[str, Cell] = {
         "variant": lambda row: row.variant,
         **{f"{stage} (shared)": hours(stage) for stage in shared},
         **{stage: hours(stage) for stage in single},
-        "runs": lambda row: str(
-            max((cost.num_runs or 0 for cost in row.times.values()), default=0)
-        ),
+        "runs": lambda row: str(max((c.num_runs or 0 for c in row.times.values()), default=0)),
     }
     return markdown(rows, columns)
 

@@ -4,7 +4,7 @@ A table is described once, by its columns: the header, and what it shows of a ro
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from seqrec.report import interval
 
@@ -19,7 +19,6 @@ from benchmarks.report.schema import (
     Gain,
     LatencyResults,
     Machine,
-    Metrics,
     ScalingResults,
     ScalingRow,
     SeedMetric,
@@ -59,6 +58,18 @@ def number(value: float | None, style: str = ".3f") -> str:
     return "-" if value is None else format(value, style)
 
 
+# Of tables whose rows are systems, and whose rows were timed.
+IDENTITY_COLUMNS: Columns[Any] = {
+    "system": lambda row: row.system,
+    "precision": lambda row: row.precision_label,
+}
+LATENCY_COLUMNS: Columns[Any] = {
+    "p50 ms": lambda row: number(row.latency_ms.p50),
+    "p95 ms": lambda row: number(row.latency_ms.p95),
+    "p99 ms": lambda row: number(row.latency_ms.p99),
+}
+
+
 def format_gain(gain: Gain | None) -> str:
     """Format a relative gain with its interval: `+5.2 % [+1.1, +9.4]`; a dash for none."""
     return "-" if gain is None else f"{gain.mean:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
@@ -69,13 +80,18 @@ def format_metric(metric: SeedMetric) -> str:
     return f"{metric.mean:.4f} [{metric.low:.4f}, {metric.high:.4f}]"
 
 
+def with_notes(table: str, *notes: str) -> str:
+    """Return a table with notes below, those that are not empty."""
+    return "\n".join([table, "", *filter(None, notes)]) + "\n"
+
+
 def busy_note(machine: Machine) -> str:
-    """Return a warning, with a line's end, if others worked while it was measured; else nothing."""
+    """Return a warning if others worked while it was measured; else nothing."""
     if machine.other_work is None or machine.other_work < BUSY:
         return ""
     return (
         f"The machine was busy: other processes kept {machine.other_work:.1f} of "
-        f"{machine.num_cores} cores at work meanwhile. Compare rows, not machines.\n"
+        f"{machine.num_cores} cores at work meanwhile. Compare rows, not machines."
     )
 
 
@@ -94,13 +110,10 @@ def latency_columns(batch_size: int) -> Columns[SystemResult]:
         return row.start_up or StartUp()
 
     return {
-        "system": lambda row: row.system,
-        "precision": lambda row: row.precision_label,
+        **IDENTITY_COLUMNS,
         "NDCG@10 [95 %]": lambda row: interval(row.metrics, "ndcg@10"),
         "HR@10": lambda row: f"{row.metrics['hr@10']:.4f}",
-        "p50 ms": lambda row: number(row.latency_ms.p50),
-        "p95 ms": lambda row: number(row.latency_ms.p95),
-        "p99 ms": lambda row: number(row.latency_ms.p99),
+        **LATENCY_COLUMNS,
         "ratio to lower bound": lambda row: number(row.ratio_to_lower_bound, ".1f"),
         "load ms": lambda row: number(start_up(row).load_ms, ",.0f"),
         "peak MiB": lambda row: number(start_up(row).peak_mib, ",.0f"),
@@ -118,14 +131,13 @@ def format_latency(results: LatencyResults, *, brief: bool = False) -> str:
     columns = latency_columns(results.throughput_batch_size)
     if brief:
         columns = {name: columns[name] for name in BRIEF}
-    lines = [
+    return with_notes(
         make_table(results.rows, columns, align="lll"),
-        "",
         f"{results.dataset.label}; one user per call, {results.environment.label}",
-        *([] if brief else filter(None, [lower_bound_note(results.lower_bound)])),
+        "" if brief else lower_bound_note(results.lower_bound),
         *latency_notes(results),
-    ]
-    return "\n".join(lines) + "\n" + busy_note(results.environment)
+        busy_note(results.environment),
+    )
 
 
 def latency_notes(results: LatencyResults) -> list[str]:
@@ -162,11 +174,8 @@ def _trained(training: Training) -> str:
 
 CATALOGUE_COLUMNS: Columns[CatalogueRow] = {
     "items": lambda row: f"{row.num_items:,}",
-    "system": lambda row: row.system,
-    "precision": lambda row: row.precision_label,
-    "p50 ms": lambda row: number(row.latency_ms.p50),
-    "p95 ms": lambda row: number(row.latency_ms.p95),
-    "p99 ms": lambda row: number(row.latency_ms.p99),
+    **IDENTITY_COLUMNS,
+    **LATENCY_COLUMNS,
     "MiB": lambda row: f"{row.size_mib:.2f}",
     "lower bound ms: read + top-k": lambda row: (
         f"{row.lower_bound_ms.read:.3f} + {row.lower_bound_ms.top_k:.3f}"
@@ -183,18 +192,15 @@ def format_catalogue(results: CatalogueResults, style: str = "simple") -> str:
     machine = results.environment
     idle = max(row.idle_call_ms or 0.0 for row in results.rows)
     length = max(row.history_length for row in results.rows)
-    failed = [f"{f.system}, {f.num_items:,} items, failed: {f.reason}" for f in results.failed]
-    lines = [
+    return with_notes(
         make_table(results.rows, CATALOGUE_COLUMNS, align="rllrrrrrrl", style=style),
-        "",
         f"Random weights; one user per call, a history of {length}, all of it left out of the "
         f"top {K}; {machine.label}, {machine.num_cores} cores. A call of ONNX Runtime that does "
         f"nothing takes {idle:.3f} ms here.",
         lower_bound_note(results.lower_bound),
-        busy_note(machine).rstrip(),
-        *failed,
-    ]
-    return "\n".join([*lines[:2], *filter(None, lines[2:])]) + "\n"
+        busy_note(machine),
+        *(f"{f.system}, {f.num_items:,} items, failed: {f.reason}" for f in results.failed),
+    )
 
 
 # --- Training over catalogue sizes ----------------------------------------------------------------
@@ -202,11 +208,6 @@ def format_catalogue(results: CatalogueResults, style: str = "simple") -> str:
 
 def _gib(mib: float | None) -> str:
     return number(mib and mib / 1024, ".2f")
-
-
-def _validated_per_s(row: ScalingRow) -> float | None:
-    measured = row.validated_users and row.validation_s
-    return row.validated_users / row.validation_s if measured else None  # type: ignore[operator]
 
 
 SCALING_COLUMNS: Columns[ScalingRow] = {
@@ -218,23 +219,31 @@ SCALING_COLUMNS: Columns[ScalingRow] = {
     "steps/s": lambda row: number(row.steps_per_s, ".2f"),
     "targets/s": lambda row: number(row.targets_per_s, ",.0f"),
     "targets/CPU s": lambda row: number(row.targets_per_cpu_s, ",.0f"),
-    "validated users/s": lambda row: number(_validated_per_s(row), ".0f"),
+    "validated users/s": lambda row: number(
+        row.validated_users / row.validation_s
+        if row.validated_users and row.validation_s
+        else None,
+        ".0f",
+    ),
     "peak GiB": lambda row: _gib(row.peak_mib),
 }
 
 
 def format_scaling(results: ScalingResults) -> str:
     """Return the table of `scaling.json`."""
-    planned = [
+    planned = (
         f"{row.system}, {row.num_items:,} items: --dry-run says {_gib(row.planned_mib)} GiB and "
         f"{number(row.planned_steps_per_s, '.2f')} steps/s; it took {_gib(row.peak_mib)} GiB and "
-        f"made {number(row.steps_per_s, '.2f')} steps/s.\n"
+        f"made {number(row.steps_per_s, '.2f')} steps/s."
         for row in results.rows
         if row.planned_mib is not None
-    ]
-    table = make_table(results.rows, SCALING_COLUMNS, align="")
-    conditions = f"Invented logs; {results.environment.label}.\n"
-    return f"{table}\n\n{conditions}{''.join(planned)}{busy_note(results.environment)}"
+    )
+    return with_notes(
+        make_table(results.rows, SCALING_COLUMNS, align=""),
+        f"Invented logs; {results.environment.label}.",
+        *planned,
+        busy_note(results.environment),
+    )
 
 
 # --- Cold items -----------------------------------------------------------------------------------
@@ -242,25 +251,20 @@ def format_scaling(results: ScalingResults) -> str:
 
 def format_cold(results: ColdResults) -> str:
     """Return the table of `cold.json`."""
-
-    def column(metrics: Callable[[ColdRow], Metrics], name: str) -> Callable[[ColdRow], str]:
-        return lambda row: interval(metrics(row), name)
-
     columns: Columns[ColdRow] = {
-        "system": lambda row: row.system,
-        "precision": lambda row: row.precision_label,
-        f"cold HR@{K} [95 %]": column(lambda row: row.cold, f"hr@{K}"),
-        f"cold NDCG@{K} [95 %]": column(lambda row: row.cold, f"ndcg@{K}"),
-        f"warm HR@{K} [95 %]": column(lambda row: row.warm, f"hr@{K}"),
-        f"warm NDCG@{K} [95 %]": column(lambda row: row.warm, f"ndcg@{K}"),
+        **IDENTITY_COLUMNS,
+        f"cold HR@{K} [95 %]": lambda row: interval(row.cold, f"hr@{K}"),
+        f"cold NDCG@{K} [95 %]": lambda row: interval(row.cold, f"ndcg@{K}"),
+        f"warm HR@{K} [95 %]": lambda row: interval(row.warm, f"hr@{K}"),
+        f"warm NDCG@{K} [95 %]": lambda row: interval(row.warm, f"ndcg@{K}"),
         f"cold in top {K}": lambda row: f"{row.exposure:.1%}",
     }
     cold, warm = results.num_cold_targets, results.num_warm_targets
-    return (
-        f"{make_table(results.rows, columns, align='llllll')}\n\n{results.dataset.label}: "
-        f"{results.num_untrained_items:,} items without an event before the test "
-        f"({results.num_cold_items:,} held out); {cold:,} cold and {warm:,} warm test targets, "
-        f"{cold / (cold + warm):.1%} cold; all items ranked\n"
+    return with_notes(
+        make_table(results.rows, columns, align="llllll"),
+        f"{results.dataset.label}: {results.num_untrained_items:,} items without an event before "
+        f"the test ({results.num_cold_items:,} held out); {cold:,} cold and {warm:,} warm test "
+        f"targets, {cold / (cold + warm):.1%} cold; all items ranked",
     )
 
 
@@ -299,8 +303,6 @@ def format_accuracy(results: AccuracyResults) -> str:
         for name, group in (row.by_frequency or {}).items()
     }
     frequency = {f"{name} events ({size:,} targets)": ndcg(name) for name, size in groups.items()}
-    return (
-        f"{make_table(results.rows, accuracy, align='lllllll')}\n\n"
-        f"{make_table(results.rows, {**who, **frequency}, align='ll' + 'l' * len(groups))}\n\n"
-        f"{results.dataset.label}\n"
-    )
+    by_frequency = make_table(results.rows, {**who, **frequency}, align="ll" + "l" * len(groups))
+    overall = make_table(results.rows, accuracy, align="lllllll")
+    return with_notes(f"{overall}\n\n{by_frequency}", results.dataset.label)

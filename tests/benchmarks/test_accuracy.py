@@ -1,4 +1,4 @@
-"""The plan of the accuracy grid, and what it refuses."""
+"""What the accuracy grid refuses."""
 
 import dataclasses
 import shutil
@@ -10,28 +10,7 @@ from seqrec.errors import DataError, ModelError
 
 import pytest
 
-from benchmarks.grid.config import AccuracyConfig
-from benchmarks.grid.plan import plan
-from benchmarks.grid.running import run
-from benchmarks.grid.variants import select_variants
-
-
-def test_what_others_are_made_from_is_computed_first_and_seed_by_seed() -> None:
-    variants = select_variants(["distilled-int8", "teacher", "control+control"])
-    assert variants == ["teacher", "control", "distilled", "distilled-int8", "control+control"]
-    first, second = plan(variants, ["gru"], [4, 2])
-    assert [str(key) for key in first] == [
-        "teacher",
-        "gru control seed 4",
-        "gru distilled seed 4",
-        "gru control seed 2",
-        "gru distilled seed 2",
-    ]
-    assert [str(key) for key in second] == [
-        "gru distilled-int8 seed 4",
-        "gru control+control seed 4 and 2",
-        "gru distilled-int8 seed 2",
-    ]
+from benchmarks.accuracy import AccuracyConfig, run
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,8 @@ def as_matrix(sequences: list[Any], num_items: int) -> csr_matrix:
 
 def fit(exchange: Exchange, num_neighbours: int) -> CosineRecommender:
     """Find each item's neighbours."""
-    sequences = [exchange.sequence(user) for user in range(exchange.num_users)]
     model = CosineRecommender(K=num_neighbours, num_threads=1)
-    model.fit(as_matrix(sequences, exchange.num_items), show_progress=False)
+    model.fit(as_matrix(exchange.sequences, exchange.num_items), show_progress=False)
     return model
 
 
@@ -44,7 +43,7 @@ def recommend(model: CosineRecommender, taken: csr_matrix, left_out: IntArray, k
 def ranks(model: CosineRecommender, exchange: Exchange) -> Iterator[float]:
     """Rank the validation targets as the headline protocol does; infinite: not in the list."""
     for user, target in exchange.valid:
-        history = exchange.sequence(user)
+        history = exchange.sequences[user]
         taken = as_matrix([history[-exchange.settings["max_len"] :]], exchange.num_items)
         left_out = history if exchange.exclude_seen else history[:0]
         items = recommend(model, taken, left_out, NUM_RANKED)[0][:NUM_RANKED]

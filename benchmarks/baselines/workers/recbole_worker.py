@@ -17,7 +17,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import get_model, init_seed
-from serving import Exchange, IntArray, pad_to, rows_and_items, top_k
+from serving import Exchange, IntArray, TorchModel, pad_to, rows_and_items
 
 LIBRARIES = ("recbole", "torch")
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -61,9 +61,8 @@ def write_events(exchange: Exchange) -> None:
     """Write RecBole's file of events: positions serve as times, validation targets come last."""
     lines = [f"{USER}:token\t{ITEM}:token\t{TIME}:float"]
     target_of = dict(exchange.valid.tolist())
-    for user in range(exchange.num_users):
-        sequence = exchange.sequence(user).tolist()
-        sequence += [target_of[user]] if user in target_of else []
+    for user, known in enumerate(exchange.sequences):
+        sequence = [*known.tolist(), *([target_of[user]] if user in target_of else [])]
         lines += [f"{user}\t{item}\t{position}" for position, item in enumerate(sequence)]
     folder = Path(NAME)
     folder.mkdir()
@@ -75,8 +74,8 @@ def split(exchange: Exchange, dataset: Any) -> tuple[Any, Any]:
     whole = dataset.build()[0]
     rows = whole.inter_feat
     users = dataset.id2token(USER, rows[USER].numpy()).astype(np.int64)
-    valid_position = np.full(exchange.num_users, -1)
     lengths = np.diff(exchange.offsets)
+    valid_position = np.full(len(lengths), -1)
     valid_position[exchange.valid[:, 0]] = lengths[exchange.valid[:, 0]]
     held_out = rows[TIME].numpy().astype(np.int64) == valid_position[users]
     return tuple(whole.copy(rows[np.flatnonzero(mask)]) for mask in (~held_out, held_out))
@@ -114,42 +113,29 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     return values
 
 
-def untrained(exchange: Exchange, output: Path) -> None:
-    """Write weights that were drawn by chance; see `serving`."""
-    torch.manual_seed(exchange.seed)
-    items = np.arange(exchange.num_items + 1)
-    model = get_model(exchange.settings["model"])(make_config(exchange, 1), Catalogue(len(items)))
-    torch.save(model.state_dict(), output / WEIGHTS)
-    np.save(output / ITEMS, items)
-
-
 class Catalogue:
     """As much of RecBole's data set as its models ask for."""
 
     def __init__(self, num_items: int) -> None:
-        self._num_items = num_items
+        self._num_items = num_items  # padding included
 
     def num(self, field: str) -> int:
-        """Return the number of items, padding included."""
+        """Return the number of items."""
         return self._num_items
 
 
-class TorchModel:
-    """A model in PyTorch."""
-
-    precision = "fp32"
+class RecboleModel(TorchModel):
+    """A model of RecBole's."""
 
     def __init__(self, folder: Path, exchange: Exchange) -> None:
-        self._items = np.load(folder / ITEMS)  # RecBole's number to ours
-        self._numbers = np.zeros(exchange.num_items + 1, dtype=np.int64)  # ours to RecBole's
+        # RecBole's number to ours, and ours to RecBole's.
+        everything = np.arange(exchange.num_items + 1)
+        self._items = everything if exchange.is_untrained else np.load(folder / ITEMS)
+        self._numbers = np.zeros(exchange.num_items + 1, dtype=np.int64)
         self._numbers[self._items] = np.arange(len(self._items))
-        config = make_config(exchange, 1)
-        self._model = get_model(exchange.settings["model"])(config, Catalogue(len(self._items)))
-        self._model.load_state_dict(torch.load(folder / WEIGHTS, "cpu", weights_only=True))
-        self._model.eval()
-        self.max_len = exchange.settings["max_len"]
-        self.num_parameters = sum(p.numel() for p in self._model.parameters())
-        self.size_bytes = (folder / WEIGHTS).stat().st_size
+        torch.manual_seed(exchange.seed)
+        make, config = get_model(exchange.settings["model"]), make_config(exchange, 1)
+        super().__init__(make(config, Catalogue(len(self._items))), folder / WEIGHTS, exchange)
 
     def prepare(self, items: IntArray, excluded: IntArray, k: int) -> Any:
         """Return RecBole's interaction, the columns to leave out, and k."""
@@ -166,11 +152,10 @@ class TorchModel:
         )
         return interaction, tuple(map(torch.from_numpy, left_out)), k
 
-    def answer(self, prepared: Any) -> Any:
-        """Score, leave out, choose."""
-        interaction, left_out, k = prepared
-        with torch.inference_mode():
-            return top_k(self._model.full_sort_predict(interaction), left_out, k)
+    def predict(self, batch: Interaction) -> torch.Tensor:
+        """Return RecBole's scores, of its own numbers of items."""
+        scores: torch.Tensor = self.model.full_sort_predict(batch)
+        return scores
 
     def unpack(self, answered: Any, k: int) -> Any:
         """Return item numbers and scores (B, K)."""
@@ -178,9 +163,9 @@ class TorchModel:
         return self._items[columns.numpy()], scores.numpy()
 
 
-def open_model(folder: Path, exchange: Exchange, mode: str) -> TorchModel:
+def open_model(folder: Path, exchange: Exchange, mode: str) -> RecboleModel:
     """Open the model."""
-    return TorchModel(folder, exchange)
+    return RecboleModel(folder, exchange)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,7 @@ def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     """Train; see `serving`."""
     pytorch_lightning.seed_everything(exchange.seed)
-    dataset = as_dataset(
-        np.arange(exchange.num_users),
-        [exchange.sequence(user) for user in range(exchange.num_users)],
-    )
+    dataset = as_dataset(np.arange(len(exchange.sequences)), exchange.sequences)
     values: list[float] = []
     if num_epochs:
         model = make_model(exchange, num_epochs)

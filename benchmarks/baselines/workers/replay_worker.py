@@ -29,7 +29,7 @@ from replay.models.nn.sequential.sasrec import (
     SasRecTrainingDataset,
     SasRecValidationDataset,
 )
-from serving import Exchange, IntArray, pad_to, rows_and_items, top_k
+from serving import Exchange, IntArray, TorchModel, pad_to, rows_and_items
 from torch.utils.data import DataLoader
 
 LIBRARIES = ("replay-rec", "torch", "openvino")
@@ -96,7 +96,7 @@ def validation(
 ) -> tuple[DataLoader, list[lightning.Callback]]:
     """Return the validation batches, and the callbacks that measure and stop."""
     users = exchange.valid[:, 0]
-    histories = as_sequences(schema, users, [exchange.sequence(user) for user in users])
+    histories = as_sequences(schema, users, [exchange.sequences[user] for user in users])
     targets = as_sequences(schema, users, [exchange.valid[i : i + 1, 1] for i in range(len(users))])
     batches = DataLoader(
         SasRecValidationDataset(
@@ -121,7 +121,7 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     lengths = np.diff(exchange.offsets)
     users = np.flatnonzero(lengths >= 2)  # one event has nothing to predict
     windows = SasRecTrainingDataset(
-        as_sequences(schema, users, [exchange.sequence(user) for user in users]),
+        as_sequences(schema, users, [exchange.sequences[user] for user in users]),
         max_sequence_length=settings["max_len"],
         sliding_window_step=settings["window_step"],
     )
@@ -148,26 +148,13 @@ def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     return recorder.values
 
 
-def untrained(exchange: Exchange, output: Path) -> None:
-    """Write weights that were drawn by chance; see `serving`."""
-    torch.manual_seed(exchange.seed)
-    torch.save(make_model(exchange).state_dict(), output / WEIGHTS)
-
-
-class TorchModel:
+class SasRecModel(TorchModel):
     """SasRec in PyTorch."""
 
-    precision = "fp32"
-
     def __init__(self, folder: Path, exchange: Exchange) -> None:
-        weights = folder / WEIGHTS
-        self._model = make_model(exchange)
-        self._model.load_state_dict(torch.load(weights, "cpu", weights_only=True))
-        self._model.eval()
+        torch.manual_seed(exchange.seed)
+        super().__init__(make_model(exchange), folder / WEIGHTS, exchange)
         self._padding = exchange.num_items
-        self.max_len = exchange.settings["max_len"]
-        self.num_parameters = sum(p.numel() for p in self._model.parameters())
-        self.size_bytes = weights.stat().st_size
 
     def prepare(self, items: IntArray, excluded: IntArray, k: int) -> Any:
         """Return RePlay's batch, the columns to leave out, and k."""
@@ -183,13 +170,8 @@ class TorchModel:
 
     def predict(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return RePlay's scores (B, I)."""
-        return self._model.predict(batch)
-
-    def answer(self, prepared: Any) -> Any:
-        """Score, leave out, choose."""
-        batch, left_out, k = prepared
-        with torch.inference_mode():
-            return top_k(self.predict(batch), left_out, k)
+        scores: torch.Tensor = self.model.predict(batch)
+        return scores
 
     def unpack(self, answered: Any, k: int) -> Any:
         """Return item numbers and scores (B, K)."""
@@ -197,7 +179,7 @@ class TorchModel:
         return items.numpy() + 1, scores.numpy()
 
 
-class CompiledModel(TorchModel):
+class CompiledModel(SasRecModel):
     """SasRec compiled with OpenVINO, once for each batch size that is asked for.
 
     OpenVINO computes in bf16 on processors that can, without a word; `precision` says which.
@@ -216,7 +198,7 @@ class CompiledModel(TorchModel):
 
         if batch_size not in self._by_batch:
             self._by_batch[batch_size] = SasRecCompiled.compile(
-                self._model,
+                self.model,
                 mode="batch",
                 batch_size=batch_size,
                 num_threads=torch.get_num_threads(),
@@ -231,12 +213,13 @@ class CompiledModel(TorchModel):
 
     def predict(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return RePlay's scores (B, I)."""
-        return self._by_batch[len(batch["padding_mask"])].predict(batch)
+        scores: torch.Tensor = self._by_batch[len(batch["padding_mask"])].predict(batch)
+        return scores
 
 
-def open_model(folder: Path, exchange: Exchange, mode: str) -> TorchModel:
+def open_model(folder: Path, exchange: Exchange, mode: str) -> SasRecModel:
     """Open the model in one of its modes."""
-    return TorchModel(folder, exchange) if mode == "torch" else CompiledModel(folder, exchange)
+    return SasRecModel(folder, exchange) if mode == "torch" else CompiledModel(folder, exchange)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What the workers have in common. It runs in a library's environment and imports nothing of ours.
 
     worker.py train FOLDER NUM_EPOCHS MINUTES DEVICE
-    worker.py untrained FOLDER
     worker.py serve FOLDER MODE
 
 FOLDER/exchange holds what a training may know. 0 epochs: their number is chosen by the validation
@@ -9,7 +8,8 @@ targets, and once MINUTES are over (0: never) the epoch that is running is the l
 those of the best one. Minutes are those of CPU time: a busy machine changes nothing. Training
 writes `trained.json` beside the weights: num_epochs, minutes, cut_short (the time was over before
 validation said to stop), valid_ndcg@10 after each epoch where that was measured, device ("cpu" or
-the GPU's name), and versions. An untrained model answers as fast as a trained one.
+the GPU's name), and versions. Of an exchange without events a model is served whose weights are
+random, by libraries that can make one: it answers as fast as a trained one.
 
 Serving answers lines of JSON on stdin with lines of JSON on stdout. The first line says what is
 served: precision, size_bytes, num_parameters, max_len, versions. Then, for each line with
@@ -21,7 +21,6 @@ A worker is a module with `LIBRARIES` (names of packages, for their versions) an
 
     train(exchange, output, num_epochs)   writes weights into `output`, which is also the working
                                           directory; returns NDCG@10 after each epoch
-    untrained(exchange, output)           writes weights drawn by chance; not every library can
     open_model(folder, exchange, mode)    returns a model of what was written
 
 A model has `precision`, `num_parameters`, `size_bytes`, `max_len`, and
@@ -39,6 +38,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,14 @@ class Exchange:
         return time.process_time() >= self.deadline
 
     @property
-    def num_users(self) -> int:
-        """Number of users U."""
-        return len(self.offsets) - 1
+    def is_untrained(self) -> bool:
+        """Whether there is nothing to learn from: weights are random."""
+        return not len(self.events)
 
-    def sequence(self, user: int) -> NDArray[np.int32]:
-        """Return a user's events in time order, int32 (T,)."""
-        return self.events[self.offsets[user] : self.offsets[user + 1]]
+    @cached_property
+    def sequences(self) -> list[NDArray[np.int32]]:
+        """Each user's events in time order, int32 (T,)."""
+        return np.split(self.events, self.offsets[1:-1])
 
 
 def main(library: Any) -> None:
@@ -95,8 +96,6 @@ def main(library: Any) -> None:
         _, num_epochs, minutes, device = arguments
         exchange = Exchange.open(folder, float(minutes), device)
         _train(library, exchange, folder, int(num_epochs))
-    elif command == "untrained":
-        library.untrained(Exchange.open(folder), folder)
     else:
         _serve(library, folder, arguments[1], output)
 
@@ -126,10 +125,8 @@ def _train(library: Any, exchange: Exchange, output: Path, num_epochs: int) -> N
 
 def _serve(library: Any, folder: Path, mode: str, output: Any) -> None:
     model = library.open_model(folder, Exchange.open(folder), mode)
-    description = {
-        name: getattr(model, name)
-        for name in ("precision", "num_parameters", "size_bytes", "max_len")
-    }
+    names = ("precision", "num_parameters", "size_bytes", "max_len")
+    description = {name: getattr(model, name) for name in names}
     description["versions"] = versions(library)
     gc.collect()
     gc.freeze()  # what libraries have loaded need not be gone through before each request
@@ -155,10 +152,9 @@ def _device_name(library: Any, device: str) -> str:
 
 def answer_all(model: Any, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Answer requests one after another, nothing but the answering between two of them."""
-    ks = [int(request["k"]) for request in requests]
     prepared = [
-        model.prepare(as_rows(request["items"]), as_rows(request["excluded"]), k)
-        for request, k in zip(requests, ks, strict=True)
+        model.prepare(as_rows(request["items"]), as_rows(request["excluded"]), request["k"])
+        for request in requests
     ]
     answered = []
     gc.collect()
@@ -172,11 +168,9 @@ def answer_all(model: Any, requests: Sequence[dict[str, Any]]) -> list[dict[str,
     finally:
         gc.enable()
     answers = []
-    for (answer, (wall, cpu)), k in zip(answered, ks, strict=True):
-        items, scores = model.unpack(answer, k)
-        answers.append(
-            {"items": items.tolist(), "scores": scores.tolist(), "wall_ns": wall, "cpu_ns": cpu}
-        )
+    for request, (answer, (wall, cpu)) in zip(requests, answered, strict=True):
+        items, scores = map(np.ndarray.tolist, model.unpack(answer, request["k"]))
+        answers.append({"items": items, "scores": scores, "wall_ns": wall, "cpu_ns": cpu})
     return answers
 
 
@@ -185,13 +179,13 @@ def as_rows(rows: Sequence[Sequence[int]]) -> IntArray:
     return np.array(rows, dtype=np.int64).reshape(len(rows), -1)
 
 
-def pad_to(items: IntArray, width: int, *, left: bool, pad: int = PAD) -> IntArray:
-    """Return left-padded histories (B, T) as (B, width), padded with `pad` on one side.
+def pad_to(items: IntArray, width: int, *, left: bool) -> IntArray:
+    """Return left-padded histories (B, T) as (B, width), padded on one side.
 
     >>> pad_to(np.array([[0, 7, 8]]), 4, left=False).tolist()
     [[7, 8, 0, 0]]
     """
-    padded = np.full((len(items), width), pad, dtype=np.int64)
+    padded = np.full((len(items), width), PAD, dtype=np.int64)
     for row, history in zip(padded, items, strict=True):
         real = history[history != PAD][-width:]
         if len(real):
@@ -205,13 +199,40 @@ def rows_and_items(excluded: IntArray) -> tuple[IntArray, IntArray]:
     return rows, excluded[rows, columns]
 
 
-def top_k(scores: Any, left_out: Any, k: int) -> Any:
-    """Return the best k scores of a tensor (B, V), which it changes, and their columns.
+class TorchModel:
+    """A model in PyTorch that returns scores alone.
 
-    `left_out` are two tensors, rows and columns of what must not be among them.
+    Its `prepare` returns a batch for `predict`, two tensors, rows and columns of what is to be left
+    out of the scores (B, V) that `predict` returns, and k.
     """
-    scores[left_out] = float("-inf")
-    return scores.topk(k, dim=1)
+
+    precision = "fp32"
+
+    def __init__(self, model: Any, weights: Path, exchange: Exchange) -> None:
+        """Load the weights into a model that was just made; of an untrained one, write them."""
+        import torch
+
+        if exchange.is_untrained:
+            torch.save(model.state_dict(), weights)
+        model.load_state_dict(torch.load(weights, "cpu", weights_only=True))
+        self.model = model.eval()
+        self.max_len = exchange.settings["max_len"]
+        self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.size_bytes = weights.stat().st_size
+
+    def predict(self, batch: Any) -> Any:
+        """Return the library's scores (B, V)."""
+        raise NotImplementedError
+
+    def answer(self, prepared: Any) -> Any:
+        """Score, leave out, choose; returns scores and columns (B, K)."""
+        import torch
+
+        batch, left_out, k = prepared
+        with torch.inference_mode():
+            scores = self.predict(batch)
+            scores[left_out] = float("-inf")
+            return scores.topk(k, dim=1)
 
 
 def note(values: list[float], value: float, save: Callable[[], object]) -> None:

@@ -1,7 +1,8 @@
 """A baseline whose worker needs no library, trained once, and served in whatever mode."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,14 @@ from seqrec.data import SequenceDataset
 
 import pytest
 
-from benchmarks.baselines.libraries import Baseline
+from benchmarks.baselines import system
+from benchmarks.baselines.libraries import Baseline, BaselinesConfig
 from benchmarks.baselines.system import BaselineSystem
 from benchmarks.baselines.training import ensure_trained
-from tests.benchmarks.baselines.settings import FLAGS, PYTHON, Serve, settings
+
+PYTHON = Path(sys.executable)
+Train = Callable[..., Path]
+Serve = Callable[[str], BaselineSystem]
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +28,29 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
         name="fake popularity",
         worker=Path(__file__).with_name("fake_worker.py"),
         requirements=folder / "fake.txt",
-        settings=settings("train"),
+        settings=lambda _: {"does": "train", "patience": 3},
         modes={"honest": "fake popularity"},
         can_be_untrained=True,
     )
+
+
+@pytest.fixture
+def train(baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path) -> Train:
+    """Train it in an empty directory, with the flags given, and return its folder."""
+
+    def ensure(baseline: Baseline = baseline, **flags: object) -> Path:
+        config = BaselinesConfig(output_dir=tmp_path, **flags)  # type: ignore[arg-type]
+        return ensure_trained(baseline, PYTHON, tiny_dataset, config)
+
+    return ensure
 
 
 @pytest.fixture(scope="module")
 def trained(
     baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    output_dir = tmp_path_factory.mktemp("run")
-    return ensure_trained(baseline, PYTHON, tiny_dataset, output_dir, FLAGS)
+    config = BaselinesConfig(output_dir=tmp_path_factory.mktemp("run"))
+    return ensure_trained(baseline, PYTHON, tiny_dataset, config)
 
 
 @pytest.fixture
@@ -42,10 +58,14 @@ def serve(baseline: Baseline, trained: Path) -> Iterator[Serve]:
     with ExitStack() as stack:
 
         def start(mode: str) -> BaselineSystem:
-            runner = BaselineSystem(
-                replace(baseline, modes={mode: "fake"}), mode, PYTHON, trained, num_threads=1
-            )
-            stack.callback(runner.close)
-            return runner
+            served = replace(baseline, modes={mode: "fake"})
+            runner = BaselineSystem(served, mode, PYTHON, trained, num_threads=1)
+            return stack.enter_context(closing(runner))
 
         yield start
+
+
+@pytest.fixture
+def our_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every environment is the one that the tests run in."""
+    monkeypatch.setattr(system, "ensure_environment", lambda _: PYTHON)

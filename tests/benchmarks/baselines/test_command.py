@@ -14,15 +14,19 @@ import torch
 
 from benchmarks import catalogue
 from benchmarks.baselines import __main__ as command
-from benchmarks.baselines import opening
-from benchmarks.baselines.libraries import Baseline
+from benchmarks.baselines import system
+from benchmarks.baselines.libraries import Baseline, BaselinesConfig
 from benchmarks.report.files import load
 from benchmarks.report.schema import CatalogueResults, LatencyResults
-from tests.benchmarks.baselines.settings import PYTHON, settings
+from tests.benchmarks.baselines.conftest import PYTHON
 
 pytestmark = pytest.mark.slow
 
 Quick = Callable[[Path], list[str]]
+
+
+def failing(does: str) -> dict[str, Any]:
+    return {"settings": lambda _: {"does": does, "patience": 3}}
 
 
 @pytest.fixture
@@ -31,11 +35,11 @@ def folder(untouched_students: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(untouched_students, tmp_path / "run"))
 
 
+@pytest.mark.usefixtures("our_python")
 def test_the_device_of_trainings_reaches_the_workers(
     folder: Path, baseline: Baseline, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Choice and final training alike, and the GPU is not hidden from them."""
-    monkeypatch.setattr(opening, "ensure_environment", lambda _: PYTHON)
     monkeypatch.setattr(command, "BASELINES", (baseline,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
@@ -54,8 +58,7 @@ def test_baselines_stand_in_the_same_table_and_those_that_fail_say_why(
     missing = replace(
         baseline, name="missing", modes={"honest": "missing"}, requirements=Path("gone")
     )
-    failing: dict[str, Any] = {"settings": settings("fail"), "modes": {"": "untrained"}}
-    untrained = replace(baseline, name="untrained", **failing)
+    untrained = replace(baseline, name="untrained", modes={"": "untrained"}, **failing("fail"))
     modes = {"honest": "fake", "nan": "fake liar", "refuse": "fake refuser"}
 
     def ensure(requirements: Path) -> Path:
@@ -63,7 +66,7 @@ def test_baselines_stand_in_the_same_table_and_those_that_fail_say_why(
             raise SourceError("gone could not be installed\n(pip: no network)")
         return PYTHON
 
-    monkeypatch.setattr(opening, "ensure_environment", ensure)
+    monkeypatch.setattr(system, "ensure_environment", ensure)
     chosen = (replace(baseline, modes=modes), missing, untrained)
     monkeypatch.setattr(command, "BASELINES", chosen)
     command.main([*quick(folder), "--no-teacher"])
@@ -93,24 +96,22 @@ def test_baselines_stand_in_the_same_table_and_those_that_fail_say_why(
     table = capsys.readouterr().out.splitlines()
     said = f"gru distilled int8 over fake: NDCG@10 {difference:+.4f} ["
     assert any(line.startswith(said) for line in table)
-    for system, reason in reasons.items():
-        assert f"{system} failed: {reason}" in table
+    for name, reason in reasons.items():
+        assert f"{name} failed: {reason}" in table
     assert (folder / "benchmark.png").is_file()
 
 
+@pytest.mark.usefixtures("our_python")
 def test_untrained_baselines_are_timed_over_catalogue_sizes(
     baseline: Baseline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    failing: dict[str, Any] = {"settings": settings("fail"), "modes": {"": "broken"}}
     chosen = (
-        replace(baseline, modes={"answer slowly": "fake"}),
-        replace(baseline, name="broken", **failing),
+        replace(baseline, modes={"answer slowly": "fake", "refuse": "broken"}),
         replace(baseline, name="eventful", can_be_untrained=False, modes={"": "eventful"}),
     )
-    monkeypatch.setattr(opening, "ensure_environment", lambda requirements: PYTHON)
     monkeypatch.setattr(catalogue, "BASELINES", chosen)
     quick = ["--num-calls", "10", "--budget-s", "0.2", "--output-dir", str(tmp_path)]
     catalogue.main(["--num-items", "300", "--baselines", *quick])
@@ -121,15 +122,15 @@ def test_untrained_baselines_are_timed_over_catalogue_sizes(
     assert (row.idle_call_ms, row.profile) == (None, ())
     (failure,) = results.failed
     assert (failure.num_items, failure.system) == (300, "broken")
-    assert "RuntimeError: no weights today" in failure.reason
+    assert "RuntimeError: this mode needs another processor" in failure.reason
     assert f"broken, 300 items, failed: {failure.reason}" in capsys.readouterr().out
 
 
 def test_a_baseline_that_is_none_is_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match="--names 'sasrec' is none of 'implicit item-knn', "):
-        command.BaselinesConfig(names=("sasrec",))
+        BaselinesConfig(names=("sasrec",))
     with pytest.raises(ValueError, match="--minutes -1 is below 0"):
-        command.BaselinesConfig(minutes=-1)
+        BaselinesConfig(minutes=-1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -14,39 +14,34 @@ import pytest
 
 from benchmarks.baselines import training
 from benchmarks.baselines.libraries import BASELINES, HERE, Baseline
-from benchmarks.baselines.training import (
-    TrainingFlags,
-    ensure_trained,
-    training_report,
-    worker_environment,
-    write_exchange,
-)
+from benchmarks.baselines.training import training_report, worker_environment, write_exchange
 from benchmarks.report.schema import Training
-from tests.benchmarks.baselines.settings import FLAGS, PYTHON, settings
+from tests.benchmarks.baselines.conftest import Train
 
 pytestmark = pytest.mark.slow
+
+
+def trainings(folder: Path) -> list[str]:
+    """The epochs that each training was told, in order."""
+    return (folder.parent / "trainings.txt").read_text().split()
 
 
 def test_the_best_epoch_is_how_long_it_trains_on_everything(trained: Path) -> None:
     assert read_json(trained.parent / "choice" / "trained.json")["num_epochs"] == 2
     assert read_json(trained / "trained.json")["num_epochs"] == 2
-    assert (trained.parent / "trainings.txt").read_text().split() == ["0", "2"]
+    assert trainings(trained) == ["0", "2"]
 
 
 def test_where_nothing_is_learnt_anew_the_best_epoch_itself_is_served(
-    baseline: Baseline,
-    tiny_dataset: SequenceDataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    train: Train, tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "refit_epochs", lambda *_: 0)
-    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
-    assert (folder.parent / "trainings.txt").read_text().split() == ["0"]
+    folder = train()
+    assert trainings(folder) == ["0"]
     report = training_report(folder)
     assert report.num_epochs == 2
     assert report.minutes == read_json(folder / "trained.json")["minutes"]
-    events = exchanged(folder)["events"]
-    counts = np.bincount(events, minlength=tiny_dataset.num_items + 1)
+    counts = np.bincount(exchanged(folder)["events"], minlength=tiny_dataset.num_items + 1)
     assert np.load(folder / "counts.npy").tolist() == (counts + 2).tolist()  # of the second epoch
 
 
@@ -59,28 +54,21 @@ def test_baselines_are_as_wide_as_our_students() -> None:
 
 
 def test_a_finished_training_is_reused_until_its_recipe_changes(
-    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
+    train: Train, baseline: Baseline
 ) -> None:
-    def train(seed: int, baseline: Baseline) -> list[str]:
-        folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, TrainingFlags(seed=seed))
-        return (folder.parent / "trainings.txt").read_text().split()
-
-    assert train(0, baseline) == train(0, baseline) == ["0", "2"]
-    assert train(1, baseline) == ["0", "2"] * 2
-    wider = replace(baseline, settings=settings("train", width=3))
-    assert train(1, wider) == ["0", "2"] * 3
+    assert trainings(train()) == trainings(train()) == ["0", "2"]
+    assert trainings(train(seed=1)) == ["0", "2"] * 2
+    wider = replace(baseline, settings=lambda _: {"does": "train", "patience": 3, "width": 3})
+    assert trainings(train(wider, seed=1)) == ["0", "2"] * 3
 
 
-def test_what_a_gpu_has_trained_is_served_where_there_is_none(
-    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
-) -> None:
-    on_gpu = replace(FLAGS, device="cuda")
-    folder = ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, on_gpu)
+def test_what_a_gpu_has_trained_is_served_where_there_is_none(train: Train) -> None:
+    folder = train(train_device="cuda")
     assert training_report(folder).device == "cpu"  # a library without PyTorch needs no GPU
     trained = read_json(folder / "trained.json")
     assert trained["versions"] == {"numpy": np.__version__}
     write_json(folder / "trained.json", trained | {"device": "Some GPU"})  # as one would write it
-    assert folder == ensure_trained(baseline, PYTHON, tiny_dataset, tmp_path, FLAGS)
+    assert folder == train()
     assert training_report(folder).device == "Some GPU"
 
 
@@ -103,19 +91,17 @@ def test_what_is_chosen_is_told_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_choice_that_was_cut_short_says_so_and_counts_until_more_time_is_given(
-    baseline: Baseline, tiny_dataset: SequenceDataset, tmp_path: Path
+    train: Train,
 ) -> None:
-    def train(max_minutes: float) -> tuple[bool, list[str]]:
-        folder = ensure_trained(
-            baseline, PYTHON, tiny_dataset, tmp_path, replace(FLAGS, max_minutes=max_minutes)
-        )
+    def choose(minutes: float) -> tuple[bool, list[str]]:
+        folder = train(minutes=minutes)
         report = training_report(folder)
         assert report.num_epochs == 2
         assert report.minutes > 0
-        return report.cut_short, (folder.parent / "trainings.txt").read_text().split()
+        return report.cut_short, trainings(folder)
 
-    assert train(1e-9) == train(1e-9) == (True, ["0", "2"])
-    assert train(0) == train(1e-9) == (False, ["0", "2", "0"])  # the final one is as it was
+    assert choose(1e-9) == choose(1e-9) == (True, ["0", "2"])
+    assert choose(0) == choose(1e-9) == (False, ["0", "2", "0"])  # the final one is as it was
 
 
 def exchanged(folder: Path) -> dict[str, Any]:
@@ -144,13 +130,13 @@ def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_pa
     events[last] = events[last] % tiny_dataset.num_items + 1
     twin = replace(tiny_dataset, events=events)
     for name in ("choice", "final"):
-        found = []
+        files = []
         for number, dataset in enumerate((tiny_dataset, twin)):
             known = dataset if name == "choice" else dataset.before_test()
             folder = tmp_path / f"{name}-{number}"
             write_exchange(folder, known, num_items=dataset.num_items, seed=0, settings={})
-            found.append({file.name: file.read_bytes() for file in folder.iterdir()})
-        assert found[0] == found[1]
+            files.append({file.name: file.read_bytes() for file in folder.iterdir()})
+        assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("requirements", sorted({one.requirements for one in BASELINES}))

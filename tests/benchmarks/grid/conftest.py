@@ -6,9 +6,8 @@ from seqrec.data import SequenceDataset
 
 import pytest
 
-from benchmarks.grid.config import AccuracyConfig
-from benchmarks.grid.running import run
-from benchmarks.grid.workspace import Workspace, open_workspace
+from benchmarks.accuracy import AccuracyConfig, run
+from benchmarks.grid.workspace import Workspace
 from benchmarks.report.files import load
 from benchmarks.report.schema import AccuracyResults
 
@@ -46,12 +45,10 @@ def grid(config: AccuracyConfig) -> AccuracyResults:
 
 @pytest.fixture
 def space(config: AccuracyConfig, grid: AccuracyResults) -> Workspace:
-    return open_workspace(
-        config.data_dir[0], config.output_dir / "tiny", STUDENT_FLAGS, "cpu", with_teacher=True
-    )
+    return Workspace.open(config.data_dir[0], config.output_dir / "tiny", STUDENT_FLAGS, "cpu")
 
 
 @pytest.fixture
 def elsewhere(tiny_dataset: SequenceDataset, tmp_path: Path) -> Workspace:
-    """A place where nothing is finished, without a teacher."""
-    return open_workspace(tiny_dataset.path, tmp_path, STUDENT_FLAGS, "cpu", with_teacher=False)
+    """A folder where nothing is finished, without a teacher."""
+    return Workspace.open(tiny_dataset.path, tmp_path, STUDENT_FLAGS, "cpu")

@@ -19,16 +19,17 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.accuracy import AccuracyConfig, run
 from benchmarks.grid import run as runs
-from benchmarks.grid import running, shared
-from benchmarks.grid.config import AccuracyConfig
-from benchmarks.grid.ensembles import average
-from benchmarks.grid.plan import RunKey, plan
-from benchmarks.grid.run import compute_run, load_ranks, read_finished, save_ranks
-from benchmarks.grid.running import run
-from benchmarks.grid.shared import share_soft_targets
-from benchmarks.grid.variants import VARIANTS
-from benchmarks.grid.workspace import Workspace, open_workspace, run_folder, student_folder
+from benchmarks.grid import workspace
+from benchmarks.grid.run import average, compute_run, load_ranks, read_finished, save_ranks
+from benchmarks.grid.variants import VARIANTS, RunKey, plan
+from benchmarks.grid.workspace import (
+    Workspace,
+    run_folder,
+    share_soft_targets,
+    student_folder,
+)
 from benchmarks.report.schema import AccuracyResults, RunResult
 from export.recommender import open_session
 from student import training
@@ -37,14 +38,18 @@ from student.model import Student
 pytestmark = pytest.mark.slow  # a whole grid is trained first
 
 
+def end_process(*_: Any) -> None:
+    os._exit(9)
+
+
 def refuse(*_: Any, **__: Any) -> Any:
     raise AssertionError("computed again")
 
 
 def finished(key: RunKey, space: Workspace) -> RunResult:
-    found = read_finished(key, space)
-    assert found is not None
-    return found
+    result = read_finished(key, space)
+    assert result is not None
+    return result
 
 
 def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -60,29 +65,33 @@ def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
+def die_after_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = seqrec.training._save_checkpoint
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+
+
 # --- What is finished stays -----------------------------------------------------------------------
 
 
 def test_a_finished_grid_is_not_computed_again(
     config: AccuracyConfig, grid: AccuracyResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And a report without training shows what is finished."""
     files = sorted((config.output_dir / "tiny" / "cells").glob("*/*"))
     before = {file: file.stat().st_mtime_ns for file in files}
     monkeypatch.setattr(runs, "COMPUTE", dict.fromkeys(runs.COMPUTE, refuse))
-    monkeypatch.setattr(shared.subprocess, "run", refuse)
+    monkeypatch.setattr(workspace.subprocess, "run", refuse)
     (again,) = run(dataclasses.replace(config, teacher_flags=""), "again")
     assert again.rows == grid.rows
     assert {file: file.stat().st_mtime_ns for file in files} == before
-
-
-def test_a_report_without_training_shows_what_is_finished(
-    config: AccuracyConfig, grid: AccuracyResults, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "COMPUTE", dict.fromkeys(runs.COMPUTE, refuse))
     more = dataclasses.replace(config, seeds=(0, 1, 7), train=False, variants=("control",))
     (report,) = run(more, "report")
-    seeds = {row.variant: row.seeds for row in report.rows}
-    assert seeds["control"] == seeds["distilled"] == (0, 1)
+    assert {row.seeds for row in report.rows if row.variant in ("control", "distilled")} == {(0, 1)}
 
 
 def test_a_changed_recipe_is_computed_beside_the_old_one(
@@ -109,20 +118,13 @@ def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to
     ruled = [RunKey("control", "gru", 0), RunKey("distilled-int8", "gru", 0)]
     fixed = RunKey("all-items", "gru", 0)  # names its negatives itself
     before = {key: run_folder(key, space) for key in (*ruled, fixed)}
+    changed = dataclasses.replace(VARIANTS["control"], description="Other.")
+    monkeypatch.setitem(VARIANTS, "control", changed)  # no recipe says how it is described
+    assert {key: run_folder(key, space) for key in before} == before
     monkeypatch.setattr(schedule, "num_negatives", lambda dataset: 7)
     for key in ruled:
         assert run_folder(key, space) != before[key]
     assert run_folder(fixed, space) == before[fixed]
-
-
-def test_another_sentence_about_a_variant_does_not_change_its_recipe(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = RunKey("distilled", "gru", 0)
-    before = run_folder(key, space)
-    changed = dataclasses.replace(VARIANTS["distilled"], description="Other.")
-    monkeypatch.setitem(VARIANTS, "distilled", changed)
-    assert run_folder(key, space) == before
 
 
 def test_the_control_does_not_depend_on_the_teacher(space: Workspace, elsewhere: Workspace) -> None:
@@ -135,15 +137,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
 ) -> None:
     key, save, saved = RunKey("control", "gru", 0), seqrec.training._save_checkpoint, []
 
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
     def save_and_count(*arguments: Any) -> None:
         saved.append(arguments[1].epoch)
         save(*arguments)
 
-    monkeypatch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+    die_after_the_first_checkpoint(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         compute_run(key, elsewhere)
     assert read_finished(key, elsewhere) is None
@@ -159,8 +157,8 @@ def test_runs_in_processes_of_their_own_give_the_same_results(
     config: AccuracyConfig, space: Workspace, tmp_path: Path
 ) -> None:
     two = dataclasses.replace(config, output_dir=tmp_path, variants=("control",), jobs=2)
-    (found,) = run(two, "two at once")
-    (row,) = found.rows
+    (results,) = run(two, "two at once")
+    (row,) = results.rows
     for one in row.runs:
         before = finished(RunKey("control", "gru", one.seed), space)
         assert one.file_sha256 == before.file_sha256
@@ -175,18 +173,17 @@ def test_a_run_without_its_source_names_the_command(elsewhere: Workspace) -> Non
 def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    space = open_workspace(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu", with_teacher=False)
+    space = Workspace.open(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu")
     with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
-        running.run_grid([[(RunKey("control", "transformer", 0), space)]], jobs=2)
+        runs.run_grid([(RunKey("control", "transformer", 0), space)], jobs=2)
 
 
 def test_a_run_whose_process_is_killed_is_one_line(
     elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "compute_logged", os._exit)
-    monkeypatch.setattr(running, "told", lambda *_: (9,))
+    monkeypatch.setattr(runs, "compute_logged", end_process)
     with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
-        running.run_grid([[(RunKey("control", "gru", 0), elsewhere)]], jobs=2)
+        runs.run_grid([(RunKey("control", "gru", 0), elsewhere)], jobs=2)
 
 
 def test_ranks_survive_the_disk(tmp_path: Path) -> None:
@@ -201,7 +198,7 @@ def test_ranks_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_what_is_shared_is_there_before_the_first_run_begins(
-    config: AccuracyConfig, space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: AccuracyConfig, beside: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
     fit = training.fit
@@ -218,16 +215,15 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
         raise Begun
 
     monkeypatch.setattr(training, "fit", counting)
-    monkeypatch.setattr(running, "compute_run", begin)
-    for part in ("teacher", "knowledge"):
-        shutil.copytree(space.root / part, tmp_path / "tiny" / part)
+    monkeypatch.setattr(runs, "compute_run", begin)
     variants = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
-    start = dataclasses.replace(config, output_dir=tmp_path, variants=variants, teacher_flags="")
+    output_dir = beside.root.parent
+    start = dataclasses.replace(config, output_dir=output_dir, variants=variants, teacher_flags="")
     with pytest.raises(Begun):
         run(start, "")
     auxiliaries = ["transformer auxiliary teacher", "gru auxiliary teacher"]
     assert made == [f"{a}{part}" for a in auxiliaries for part in ("", " refit")] + ["first run"]
-    folders = [path for path in (tmp_path / "tiny" / "soft-targets").iterdir() if path.is_dir()]
+    folders = [path for path in (beside.root / "soft-targets").iterdir() if path.is_dir()]
     recipes = [read_json(folder / "meta.json")["recipe"] for folder in folders]
     # The fourth variant learns otherwise from the same soft targets as the first.
     asked = {str(recipe["teacher_weight"]) for recipe in recipes if not recipe["refit"]}
@@ -239,21 +235,28 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
     assert len(recipes) > 3
 
 
+@pytest.fixture
+def beside(space: Workspace, tmp_path: Path) -> Workspace:
+    """A folder where nothing but a teacher is finished."""
+    for part in ("teacher", "knowledge"):
+        shutil.copytree(space.root / part, tmp_path / "tiny" / part)
+    return dataclasses.replace(space, root=tmp_path / "tiny")
+
+
 @pytest.mark.parametrize("variants", [("control",), ("text",)])
 def test_variants_without_soft_targets_share_nothing(
-    space: Workspace, variants: tuple[str, ...], tmp_path: Path
+    beside: Workspace, variants: tuple[str, ...]
 ) -> None:
-    elsewhere = dataclasses.replace(space, root=tmp_path)
     (keys, _) = plan(variants, ["gru"], [0])
-    running.share_before(keys, elsewhere)
-    assert list(tmp_path.iterdir()) == []
+    runs.share_before(keys, beside)
+    assert {path.name for path in beside.root.iterdir()} == {"teacher", "knowledge"}
 
 
 def test_nothing_is_made_for_runs_that_are_finished(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "share_soft_targets", refuse)
-    running.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
+    monkeypatch.setattr(runs, "share_soft_targets", refuse)
+    runs.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
 
 
 def test_the_cost_of_what_is_shared_is_kept_and_told(
@@ -274,21 +277,15 @@ def test_the_cost_of_what_is_shared_is_kept_and_told(
 
 
 def test_the_cost_of_an_auxiliary_teacher_whose_training_was_killed_is_not_known(
-    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beside: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere, save = dataclasses.replace(space, root=tmp_path), seqrec.training._save_checkpoint
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(seqrec.training, "_save_checkpoint", save_and_die)
+        die_after_the_first_checkpoint(patch)
         with pytest.raises(KeyboardInterrupt):
-            share_soft_targets(RunKey("distilled", "gru", 0), elsewhere)
-    found = share_soft_targets(RunKey("distilled", "gru", 0), elsewhere)
+            share_soft_targets(RunKey("distilled", "gru", 0), beside)
+    costs = share_soft_targets(RunKey("distilled", "gru", 0), beside)
     # The Transformer's was broken off.
-    assert found.keys() == {"gru auxiliary teacher", "soft targets"}
+    assert costs.keys() == {"gru auxiliary teacher", "soft targets"}
 
 
 # --- Ensembles, the teacher and int8 --------------------------------------------------------------
@@ -297,9 +294,9 @@ def test_the_cost_of_an_auxiliary_teacher_whose_training_was_killed_is_not_known
 def test_an_ensemble_is_the_mean_of_log_probabilities() -> None:
     def system(*probabilities: float) -> Any:
         scores = torch.tensor([[99.0, *(math.log(p) + 5 for p in probabilities)]])
-        return lambda chosen, histories: scores
+        return lambda items: scores, 1
 
-    mean = average([system(0.8, 0.1, 0.1), system(0.2, 0.4, 0.4)])(np.array([0]), [])
+    mean = average([system(0.8, 0.1, 0.1), system(0.2, 0.4, 0.4)])(torch.tensor([[1]]))
     expected = [math.sqrt(0.8 * 0.2), math.sqrt(0.1 * 0.4), math.sqrt(0.1 * 0.4)]
     assert mean[0, 1:].exp().tolist() == pytest.approx(expected)
 
@@ -307,7 +304,7 @@ def test_an_ensemble_is_the_mean_of_log_probabilities() -> None:
 def direct_ranks(space: Workspace, *systems: Any) -> list[int]:
     """Average and rank user by user, seen items left out, in plain Python."""
     targets = space.dataset.eval_targets("test")
-    found = []
+    ranks = []
     for user, position, target in zip(
         targets.users, targets.positions, targets.items.tolist(), strict=True
     ):
@@ -319,34 +316,37 @@ def direct_ranks(space: Workspace, *systems: Any) -> list[int]:
             total += scores.double().log_softmax(dim=0).numpy() / len(systems)
         left = [i for i in range(1, len(total) + 1) if i not in set(history.tolist())]
         order = sorted(left, key=lambda item: (-total[item - 1], item))
-        found.append(order.index(target) + 1 if target in order else NOT_RANKED)
-    return found
+        ranks.append(order.index(target) + 1 if target in order else NOT_RANKED)
+    return ranks
 
 
 def stored_ranks(key: RunKey, space: Workspace) -> Any:
     return load_ranks(run_folder(key, space) / "ranks.safetensors").excluding_seen
 
 
-@pytest.mark.parametrize("partner", ["control", "teacher"])
-def test_an_ensemble_is_what_a_direct_computation_gives(space: Workspace, partner: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        (RunKey("control+control", "gru", 0, 1), (0, 1)),
+        (RunKey("control+teacher", "gru", 0), (0, "teacher")),
+        (RunKey("teacher"), ("teacher",)),
+    ],
+    ids=str,
+)
+def test_the_ranks_are_those_of_a_direct_computation(
+    space: Workspace, key: RunKey, parts: tuple[int | str, ...]
+) -> None:
+    """A part is the control of a seed, or the teacher; they are shown 8 and 6 items."""
     from teacher.model import Teacher
 
-    def student(seed: int) -> tuple[Student, int]:
-        return Student.from_pretrained(student_folder(RunKey("control", "gru", seed), space)), 8
-
-    if partner == "control":
-        key, other = RunKey("control+control", "gru", 0, 1), student(1)
-    else:
-        teacher = Teacher.from_pretrained(space.root / "teacher")
-        key, other = RunKey("control+teacher", "gru", 0), (teacher, 6)
-    assert stored_ranks(key, space).tolist() == direct_ranks(space, student(0), other)
-
-
-def test_the_teachers_run_is_the_teacher(space: Workspace) -> None:
-    from teacher.model import Teacher
-
-    teacher = Teacher.from_pretrained(space.root / "teacher")
-    assert stored_ranks(RunKey("teacher"), space).tolist() == direct_ranks(space, (teacher, 6))
+    systems: list[tuple[Any, int]] = []
+    for part in parts:
+        if isinstance(part, int):
+            folder = student_folder(RunKey("control", "gru", part), space)
+            systems.append((Student.from_pretrained(folder), 8))
+        else:
+            systems.append((Teacher.from_pretrained(space.root / "teacher"), 6))
+    assert stored_ranks(key, space).tolist() == direct_ranks(space, *systems)
 
 
 def test_the_int8_run_comes_from_the_very_file(space: Workspace) -> None:

@@ -8,11 +8,10 @@ from seqrec.metrics import Evaluation, relative_gain
 import numpy as np
 import pytest
 
-from benchmarks.grid.config import AccuracyConfig
-from benchmarks.grid.plan import RunKey, seed_pairs
+from benchmarks.accuracy import AccuracyConfig
 from benchmarks.grid.run import load_ranks
-from benchmarks.grid.summary import gain, mean_times, summarize_metrics
-from benchmarks.grid.variants import VARIANTS
+from benchmarks.grid.summary import Values, gain, mean_times, summarize_metrics
+from benchmarks.grid.variants import VARIANTS, RunKey
 from benchmarks.grid.workspace import Workspace, run_folder
 from benchmarks.report.schema import AccuracyResults, Cost, Gain, Run, SeedMetric
 
@@ -22,10 +21,9 @@ def ranks(*values: int) -> Evaluation:
     return Evaluation(np.array(values), np.array(values))
 
 
-def same(found: Gain | None, value: float) -> bool:
-    """Whether a gain has no spread and this value."""
-    assert found is not None
-    return (found.mean, found.low, found.high) == pytest.approx((value, value, value))
+def values(**by_seeds: float) -> Values:
+    """Return NDCG@10 of a single user by seeds: `s01` is an ensemble of 0 and 1, `s` has none."""
+    return {tuple(map(int, name[1:])): np.array([value]) for name, value in by_seeds.items()}
 
 
 @pytest.mark.parametrize(
@@ -48,39 +46,42 @@ def test_there_is_no_gain_over_next_to_nothing() -> None:
 
 
 def test_a_row_is_the_mean_of_its_seeds_with_an_interval_over_users() -> None:
-    found = summarize_metrics({(0,): ranks(1, 11), (1,): ranks(3, 1)})["seen_kept"]
+    metrics = summarize_metrics({(0,): ranks(1, 11), (1,): ranks(3, 1)})["seen_kept"]
     # NDCG@10 by seed: (1 + 0) / 2 and (0.5 + 1) / 2; by user: 0.75 and 0.5
-    assert found["ndcg@10"] == SeedMetric(
+    assert metrics["ndcg@10"] == SeedMetric(
         mean=0.625, low=0.5, high=0.75, seed_min=0.5, seed_max=0.75
     )
-    assert found["hr@10"].mean == 0.75
-    assert found["mrr@10"].mean == pytest.approx((1 + 0 + 1 / 3 + 1) / 4)
+    assert metrics["hr@10"].mean == 0.75
+    assert metrics["mrr@10"].mean == pytest.approx((1 + 0 + 1 / 3 + 1) / 4)
 
 
 def test_the_protocols_are_kept_apart() -> None:
-    found = summarize_metrics({(): Evaluation(np.array([1]), np.array([3]))})
-    assert found["seen_excluded"]["ndcg@10"].mean == 1.0
-    assert found["seen_kept"]["ndcg@10"].mean == 0.5
+    metrics = summarize_metrics({(): Evaluation(np.array([1]), np.array([3]))})
+    assert metrics["seen_excluded"]["ndcg@10"].mean == 1.0
+    assert metrics["seen_kept"]["ndcg@10"].mean == 0.5
 
 
-def test_variants_are_compared_over_the_seeds_that_both_have() -> None:
-    runs, other = {(0,): ranks(1), (5,): ranks(11)}, {(0,): ranks(3), (1,): ranks(1)}
-    assert same(gain(runs, other, exclude_seen=True), 100.0)  # 1 over 0.5
-    assert gain({(5,): ranks(1)}, other, exclude_seen=True) is None
-
-
-def test_a_variant_without_seeds_is_compared_with_all_seeds_of_the_other() -> None:
-    found = gain({(): ranks(3)}, {(0,): ranks(1), (1,): ranks(11)}, exclude_seen=True)
-    assert same(found, 0.0)  # 0.5 over (1 + 0) / 2
-
-
-def test_an_ensemble_of_two_seeds_is_compared_with_the_mean_of_both() -> None:
-    ensemble, controls = (
-        {(0, 1): ranks(3)},
-        {(0,): ranks(1), (1,): ranks(11)},
-    )  # 0.5 over (1 + 0) / 2
-    assert same(gain(ensemble, controls, exclude_seen=True), 0.0)
-    assert gain(ensemble, {(0,): ranks(1)}, exclude_seen=True) is None
+@pytest.mark.parametrize(
+    ("variant", "other", "expected"),
+    [
+        # Over the seeds that both have: 1 over 0.5.
+        (values(s0=1.0, s5=0.0), values(s0=0.5, s1=1.0), 100.0),
+        (values(s5=1.0), values(s0=0.5, s1=1.0), None),
+        # One without seeds with all of the other's: 0.5 over (1 + 0) / 2.
+        (values(s=0.5), values(s0=1.0, s1=0.0), 0.0),
+        # An ensemble of two seeds with the mean of both.
+        (values(s01=0.5), values(s0=1.0, s1=0.0), 0.0),
+        (values(s01=0.5), values(s0=1.0), None),
+    ],
+)
+def test_variants_are_compared_over_seeds_that_match(
+    variant: Values, other: Values, expected: float | None
+) -> None:
+    measured = gain(variant, other)
+    if expected is None:
+        assert measured is None
+    else:  # of one user there is no spread
+        assert measured == Gain(mean=expected, low=expected, high=expected)
 
 
 def test_interrupted_runs_are_left_out_of_the_cost() -> None:
@@ -91,11 +92,6 @@ def test_interrupted_runs_are_left_out_of_the_cost() -> None:
     made = [run(10, interrupted=False), run(20, interrupted=False), run(1, interrupted=True)]
     assert mean_times(made) == {"train": Cost(wall_s=30.0, cpu_s=15.0, num_runs=2)}
     assert mean_times(made[2:]) == {}
-
-
-def test_seeds_are_paired_in_a_ring() -> None:
-    assert seed_pairs([3, 5, 7]) == [(3, 5), (5, 7), (7, 3)]
-    assert seed_pairs([3, 5]) == [(3, 5)]  # (5, 3) is the same pair
 
 
 def test_the_table_says_what_the_runs_ranks_say(

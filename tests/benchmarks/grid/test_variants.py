@@ -1,12 +1,10 @@
-"""The table of variants."""
+"""The table of variants, and the plan of their runs."""
 
 import dataclasses
 
-from seqrec.errors import ModelError
-
 import pytest
 
-from benchmarks.grid.variants import VARIANTS, needs_teacher, select_variants
+from benchmarks.grid.variants import VARIANTS, plan, seed_pairs, select_variants
 from student.config import DistillConfig
 
 
@@ -33,13 +31,33 @@ def test_the_variants_without_soft_targets_and_distilled_itself_are_what_they_sa
 
 
 def test_the_variants_that_need_no_teacher_are_known() -> None:
-    without = [name for name in VARIANTS if not needs_teacher(name)]
+    without = [name for name, variant in VARIANTS.items() if not variant.needs_teacher]
     assert without == ["popularity", "control", "control+control"]
 
 
-def test_a_variant_that_sets_what_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    variant = dataclasses.replace(VARIANTS["distilled"], overrides={"warmth": 1.0})
-    monkeypatch.setitem(VARIANTS, "distilled", variant)
-    message = r"variant distilled sets warmth, .*benchmarks/grid/variants\.py"
-    with pytest.raises(ModelError, match=message):
-        select_variants(["distilled-int8"])
+def test_a_variant_that_sets_what_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match="warmth"):
+        dataclasses.replace(VARIANTS["distilled"], overrides={"warmth": 1.0})
+
+
+def test_what_others_are_made_from_is_computed_first_and_seed_by_seed() -> None:
+    variants = select_variants(["distilled-int8", "teacher", "control+control"])
+    assert variants == ["teacher", "control", "distilled", "distilled-int8", "control+control"]
+    first, second = plan(variants, ["gru"], [4, 2])
+    assert [str(key) for key in first] == [
+        "teacher",
+        "gru control seed 4",
+        "gru distilled seed 4",
+        "gru control seed 2",
+        "gru distilled seed 2",
+    ]
+    assert [str(key) for key in second] == [
+        "gru distilled-int8 seed 4",
+        "gru control+control seed 4 and 2",
+        "gru distilled-int8 seed 2",
+    ]
+
+
+def test_seeds_are_paired_in_a_ring() -> None:
+    assert seed_pairs([3, 5, 7]) == [(3, 5), (5, 7), (7, 3)]
+    assert seed_pairs([3, 5]) == [(3, 5)]  # (5, 3) is the same pair

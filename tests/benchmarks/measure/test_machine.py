@@ -2,6 +2,7 @@
 
 import os
 from collections import namedtuple
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,28 +18,22 @@ def test_others_are_told_from_ourselves_and_our_workers(monkeypatch: pytest.Monk
     spent = CPU(10, 1, 4, 50, 10, 1, 1, 3, 5, 1)
     ours = os.times_result((2.0, 1.0, 0.5, 0.5, 100.0))  # with children that ended: 4 s
 
-    class Process:
-        def __init__(self, pid: int) -> None:
-            if pid != 77:
-                raise psutil.NoSuchProcess(pid)
+    def ended() -> Any:
+        raise psutil.NoSuchProcess(78)
 
-        def cpu_times(self) -> Any:
-            return namedtuple("Times", "user system")(2, 3)
-
+    worker = SimpleNamespace(cpu_times=lambda: (2, 3, 1, 0, 50))  # 6 s, and 50 of waiting
+    children: list[Any] = []
     monkeypatch.setattr(machine.os, "times", lambda: ours)
     monkeypatch.setattr(machine.psutil, "cpu_times", lambda: spent)
-    monkeypatch.setattr(machine.psutil, "Process", Process)
-    assert machine.others_s([]) == pytest.approx(20 - 4)
-    assert machine.others_s([77]) == pytest.approx(20 - 4 - 5)
-    assert machine.others_s([78]) is None  # it has ended
+    process = SimpleNamespace(children=lambda: children)
+    monkeypatch.setattr(machine.psutil, "Process", lambda: process)
+    assert machine.others_s() == pytest.approx(20 - 4)
+    children += [worker, SimpleNamespace(cpu_times=ended)]
+    assert machine.others_s() == pytest.approx(20 - 4 - 6)
 
 
 def test_others_work_is_told_in_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, 110.0])
-    seconds: Any = iter([50.0, 65.0])
+    clock, seconds = iter([100.0, 110.0]), iter([50.0, 65.0])
     monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(machine, "others_s", lambda workers: next(seconds))
-    with machine.watch_others() as found:
-        assert found.cores is None
-    assert found.cores == 1.5  # 15 s of work in 10 s
-    assert found.tell(machine.describe_machine(1)).other_work == 1.5
+    monkeypatch.setattr(machine, "others_s", lambda: next(seconds))
+    assert machine.OtherWork().cores() == 1.5  # 15 s of work in 10 s

@@ -1,6 +1,7 @@
 """What systems are asked, and what is no answer."""
 
 import math
+from functools import partial
 from typing import Any
 
 from seqrec.data import SequenceDataset
@@ -18,7 +19,7 @@ from benchmarks.measure.queries import (
     make_requests,
     top_k,
 )
-from benchmarks.measure.systems import torch_top_k
+from benchmarks.measure.students import torch_top_k
 
 HISTORY, TWO = np.array([[3, 4]]), np.array([2])
 ASKED = Request(HISTORY, NOTHING, TWO)
@@ -26,17 +27,16 @@ EXCLUDING = Request(HISTORY, HISTORY, TWO)
 HONEST = (np.array([[7, 8]]), np.array([[2.0, 1.0]]))
 
 
-def test_an_honest_answer_passes() -> None:
-    assert check_answer("it", HONEST, ASKED, 10).tolist() == [[7, 8]]
-
-
-def test_lists_are_an_answer_too() -> None:
-    assert check_answer("it", ([[7, 8]], [[2.0, 1.0]]), ASKED, 10).tolist() == [[7, 8]]
-
-
-def test_a_place_without_an_answer_is_padding() -> None:
-    answer = (HONEST[0], np.array([[2.0, -math.inf]]))
-    assert check_answer("it", answer, ASKED, 10).tolist() == [[7, 0]]
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (HONEST, [7, 8]),
+        (([[7, 8]], [[2.0, 1.0]]), [7, 8]),  # lists are an answer, too
+        ((HONEST[0], np.array([[2.0, -math.inf]])), [7, 0]),  # one place without an answer
+    ],
+)
+def test_an_honest_answer_passes(answer: Any, expected: list[int]) -> None:
+    assert check_answer("it", answer, ASKED, 10).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -84,25 +84,23 @@ def test_top_k_is_what_sorting_everything_gives() -> None:
         assert by_torch.tolist() == best.tolist()
 
 
-def test_top_k_leaves_out_padding_and_excluded_items_and_breaks_ties_by_number() -> None:
-    scores = np.array([[99.0, 1.0, 3.0, 3.0, 2.0]], dtype=np.float32)
-    items, best = top_k(scores, np.array([[4, 0]]), k=3)
-    assert items.tolist() == [[2, 3, 1]]
-    assert best.tolist() == [[3.0, 3.0, 1.0]]
-
-
-def test_requests_show_the_newest_items_and_exclude_the_whole_history() -> None:
+def test_requests_show_the_newest_items_and_exclude_the_whole_history(
+    tiny_dataset: SequenceDataset,
+) -> None:
     histories = [np.array([1, 2, 3, 4]), np.array([5])]
-    (both,) = make_requests(histories, max_len=2, k=3, exclude_seen=True, batch_size=2)
+    ask = partial(make_requests, tiny_dataset, histories, max_len=2)
+    (both,) = ask(k=3, exclude_seen=True, batch_size=2)
     assert both.items.tolist() == [[3, 4], [0, 5]]
     assert both.excluded.tolist() == [[1, 2, 3, 4], [0, 0, 0, 5]]
-    _, second = make_requests(histories, max_len=2, k=3, exclude_seen=False, batch_size=1)
+    assert both.k.tolist() == [3]
+    _, second = ask(k=99, exclude_seen=False)
     assert second.items.tolist() == [[5]]
     assert second.excluded.shape == (1, 0)
+    assert second.k.tolist() == [30]  # all that there are
 
 
 def test_histories_end_right_before_the_test_target(
     tiny_dataset: SequenceDataset, tiny_sequences: list[list[int]]
 ) -> None:
-    found = [history.tolist() for history in histories_before_test(tiny_dataset)]
-    assert found == [sequence[:-1] for sequence in tiny_sequences]
+    histories = [history.tolist() for history in histories_before_test(tiny_dataset)]
+    assert histories == [sequence[:-1] for sequence in tiny_sequences]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measure import systems
+from benchmarks.measure import students
 from benchmarks.measure.first_answer import StartUpConfig, measure_here
 from benchmarks.measure.startup import last_line, measure_start_up, median_start_up
 from benchmarks.report.schema import LatencyResults, StartUp
@@ -53,9 +53,9 @@ def test_a_teacher_is_asked_for_no_more_items_than_there_are(
 
         def recommend(self, items: np.ndarray, excluded: np.ndarray, k: np.ndarray) -> object:
             asked.append(int(k[0]))
-            return systems.torch_top_k(torch.zeros(1, 2), excluded, int(k[0]))  # of one item
+            return students.torch_top_k(torch.zeros(1, 2), excluded, int(k[0]))  # of one item
 
-    monkeypatch.setattr(systems, "TeacherSystem", Teacher)
+    monkeypatch.setattr(students, "TeacherSystem", Teacher)
     (tmp_path / "teacher.json").write_text("{}")
     measure_here(StartUpConfig(folder=tmp_path))
     assert asked == [1]

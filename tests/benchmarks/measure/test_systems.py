@@ -13,54 +13,42 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measure.client import CallSystem
 from benchmarks.measure.quality import top_lists
 from benchmarks.measure.queries import NOTHING, Request
-from benchmarks.measure.systems import (
+from benchmarks.measure.students import (
+    CallSystem,
     OnnxSystem,
     StepSystem,
     TeacherSystem,
     TorchSystem,
-    load_runner,
 )
+from benchmarks.measure.systems import load_runner
 from benchmarks.report.schema import LatencyResults
 from teacher.config import FinetuneConfig
 from teacher.tuning import build_teacher
 
 
-def test_one_event_on_a_kept_state_gives_the_lists_of_the_whole_history(
-    results: LatencyResults, run_folder: Path, tiny_dataset: SequenceDataset
+@pytest.mark.parametrize("other", [StepSystem, CallSystem])
+def test_a_kept_state_and_the_clients_call_give_the_lists_of_the_file(
+    other: type[OnnxSystem],
+    results: LatencyResults,
+    run_folder: Path,
+    tiny_dataset: SequenceDataset,
 ) -> None:
     folder = run_folder / "export" / "gru-distilled-int8"
-    whole, step = (one.from_pretrained(folder, 1) for one in (OnnxSystem, StepSystem))
-    for batch_size in (1, 16):
-        lists = [
-            top_lists(system, tiny_dataset, exclude_seen=True, batch_size=batch_size)
-            for system in (whole, step)
-        ]
-        np.testing.assert_array_equal(*lists)
-    newest = (np.array([[3]]), NOTHING, np.array([2]))  # nothing came before
-    np.testing.assert_array_equal(step.recommend(*newest)[0], whole.recommend(*newest)[0])
-    rows = {row.precision_label: row for row in results.rows if row.role == "distilled"}
-    assert rows["int8 step"].metrics == rows["int8"].metrics
-
-
-def test_the_clients_call_gives_the_lists_of_the_file(
-    results: LatencyResults, run_folder: Path, tiny_dataset: SequenceDataset
-) -> None:
-    folder = run_folder / "export" / "gru-distilled-int8"
-    file, call = (one.from_pretrained(folder, 1) for one in (OnnxSystem, CallSystem))
+    systems = [one.from_pretrained(folder, 1) for one in (OnnxSystem, other)]
     for batch_size in (1, 16):
         for exclude_seen in (True, False):
             lists = [
                 top_lists(system, tiny_dataset, exclude_seen=exclude_seen, batch_size=batch_size)
-                for system in (file, call)
+                for system in systems
             ]
             np.testing.assert_array_equal(*lists)
-    timed = call.timed([Request(np.array([[3]]), NOTHING, np.array([2]))] * 3)
-    assert timed.shape == (3, 2)
+    newest = Request(np.array([[3]]), NOTHING, np.array([2]))  # nothing came before
+    np.testing.assert_array_equal(*[system.checked(newest, 30) for system in systems])
+    assert systems[1].timed([newest] * 3).shape == (3, 2)
     rows = {row.precision_label: row for row in results.rows if row.role == "distilled"}
-    assert rows["int8 call"].metrics == rows["int8"].metrics
+    assert rows[systems[1].identity.precision_label].metrics == rows["int8"].metrics
 
 
 def test_the_teacher_answers_with_its_own_scores(
@@ -86,10 +74,8 @@ def test_a_student_in_pytorch_gives_the_lists_of_its_exported_file(
     folder = run_folder / "students" / "gru" / "distilled"
     in_torch = TorchSystem(folder, 1, is_compiled=is_compiled)
     exported = OnnxSystem.from_pretrained(run_folder / "export" / "gru-distilled-fp32", 1)
-    found, expected = (
-        top_lists(system, tiny_dataset, exclude_seen=True) for system in (in_torch, exported)
-    )
-    assert np.array_equal(found, expected)
+    lists = [top_lists(system, tiny_dataset, exclude_seen=True) for system in (in_torch, exported)]
+    np.testing.assert_array_equal(*lists)
     assert in_torch.identity.system == exported.identity.system
     # Rows are told apart by it.
     assert in_torch.identity.precision_label != exported.identity.precision_label
@@ -97,7 +83,7 @@ def test_a_student_in_pytorch_gives_the_lists_of_its_exported_file(
 
 def no_length(dataset: SequenceDataset) -> SimpleNamespace:
     return SimpleNamespace(
-        system="own",
+        system="short",
         precision="fp32",
         size_mib=0.0,
         num_parameters=0,
@@ -113,8 +99,8 @@ def no_length(dataset: SequenceDataset) -> SimpleNamespace:
         ("math:Runner", "AttributeError: .*Runner"),
         ("math", "AttributeError"),
         ("builtins:iter", "TypeError"),  # it fails on the data set
-        ("builtins:id", "made something that lacks system, precision"),
-        ("runners_here:make", "max_len is 0, expected a number"),
+        ("builtins:id", "AttributeError: 'int' object has no attribute 'recommend'"),
+        ("runners_here:make", "max_len is 1 or more"),
     ],
 )
 def test_what_is_no_runner_is_refused_in_one_line(

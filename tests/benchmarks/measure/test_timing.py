@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from seqrec.data import SequenceDataset
+
 import numpy as np
 import pytest
 
 from benchmarks.measure import timing
+from benchmarks.measure.flags import TimingFlags
 from benchmarks.measure.queries import NOTHING, Request, make_requests
 from benchmarks.measure.systems import System
 from benchmarks.measure.timing import (
-    Timing,
+    latency_of,
     measure_latency,
     measure_throughput,
     percentiles_ms,
@@ -47,18 +50,19 @@ def test_in_turns_each_is_measured_before_any_is_measured_again() -> None:
         asked.append((index, turn))
         return 10 * index + turn
 
-    found = take_turns(2, 3, measure, "test")
+    measured = take_turns(2, 3, measure, "test")
     assert asked == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
-    assert found == [[0, 1, 2], [10, 11, 12]]
+    assert measured == [[0, 1, 2], [10, 11, 12]]
 
 
-def test_systems_take_turns_on_the_same_requests() -> None:
+def test_systems_take_turns_on_the_same_requests(tiny_dataset: SequenceDataset) -> None:
     calls: list[tuple[str, int]] = []
     systems = [Recorder(name, calls) for name in ("first", "second")]
     users = [np.array([user]) for user in range(1, 31)]
-    requests = make_requests(users, max_len=5, k=1, exclude_seen=False, batch_size=1)
-    measured = measure_latency(systems, [requests] * 2, num_calls=60, budget_s=60.0)
-    assert [len(one.durations_ns) for one in measured] == [60, 60]
+    requests = make_requests(tiny_dataset, users, max_len=5, k=1, exclude_seen=False)
+    flags = TimingFlags(num_calls=60, budget_s=60.0)
+    measured = measure_latency(systems, [requests] * 2, flags)
+    assert [one.shape for one in measured] == [(60, 2), (60, 2)]
     timed = calls[-120:]
     for name in ("first", "second"):
         assert [user for system, user in timed if system == name] == list(range(1, 31)) * 2
@@ -93,11 +97,12 @@ def test_throughput_leaves_out_what_is_compiled_first() -> None:
 
 def test_a_p99_takes_two_hundred_calls_and_turns_show_the_spread() -> None:
     # 20 turns of ten calls: turn n takes n milliseconds a call.
-    durations = np.repeat(np.arange(1, 21), 10) * 1_000_000
-    found = Timing(durations, 2e6).summary()
-    assert (found.p50, found.p95, found.p99) == (10.0, 19.0, 20.0)
-    assert (found.p50_least, found.p50_most, found.cpu) == (1.0, 20.0, 2.0)
-    assert Timing(durations[:-1], 2e6).summary().p99 is None
+    wall = np.repeat(np.arange(1, 21), 10) * 1_000_000
+    durations = np.stack([wall, np.full(200, 2_000_000)], axis=1)
+    latency = latency_of(durations)
+    assert (latency.p50, latency.p95, latency.p99) == (10.0, 19.0, 20.0)
+    assert (latency.p50_least, latency.p50_most, latency.cpu) == (1.0, 20.0, 2.0)
+    assert latency_of(durations[:-1]).p99 is None
 
 
 def test_a_slow_system_is_asked_less_often() -> None:
@@ -106,6 +111,7 @@ def test_a_slow_system_is_asked_less_often() -> None:
             timing.time.sleep(0.01 * len(requests))
             return np.full((len(requests), 2), 10**7)
 
-    (measured,) = measure_latency([Slow()], [[REQUEST]], num_calls=1000, budget_s=0.05)
-    assert len(measured.durations_ns) == timing.MIN_CALLS
-    assert measured.summary().p50 == pytest.approx(10.0)
+    flags = TimingFlags(num_calls=1000, budget_s=0.05)
+    (measured,) = measure_latency([Slow()], [[REQUEST]], flags)
+    assert len(measured) == timing.MIN_CALLS
+    assert latency_of(measured).p50 == pytest.approx(10.0)

@@ -59,34 +59,29 @@ def test_the_page_shows_and_sorts_in_a_browser(
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-def test_the_page_says_what_was_gained_and_that_the_machine_was_busy(
+def test_the_page_says_what_was_gained_what_failed_and_that_the_machine_was_busy(
     results: LatencyResults,
 ) -> None:
-    text = page(results)
-    assert "gru distilled int8 over control: NDCG@10 +0.0200 [+0.0100, +0.0300]" in text
-    assert "The machine was busy: other processes kept 1.8 of 2 cores at work" in text
-    assert "The machine was busy" not in page(replace(results, environment=MACHINE))
-    assert HOSTILE not in text
-
-
-def test_a_system_that_failed_is_named_with_its_reason(results: LatencyResults) -> None:
     failure = Failure(system="knn", precision="-", reason="no <b> on the machine")
     text = page(replace(results, failed=(failure,)))
+    assert "gru distilled int8 over control: NDCG@10 +0.0200 [+0.0100, +0.0300]" in text
     assert "<li>knn failed: no &lt;b&gt; on the machine</li>" in text
-
-
-def test_what_was_not_swept_has_no_table(results: LatencyResults) -> None:
+    assert "The machine was busy: other processes kept 1.8 of 2 cores at work" in text
+    assert HOSTILE not in text
+    # What was not swept has no table.
+    assert "Users per second, by users at once" in text
     rows = (*results.rows[:-1], replace(results.rows[-1], throughput_by_batch=None))
-    text = page(replace(results, rows=rows))
+    text = page(replace(results, rows=rows, environment=MACHINE))
     assert "Users per second, by users at once" not in text
     assert "p50 in ms, by items in the history" in text
+    assert "The machine was busy" not in text
 
 
-def test_how_other_libraries_were_trained_is_said(results: LatencyResults) -> None:
+def test_how_other_libraries_were_trained_is_said() -> None:
     training = Training(num_epochs=3, num_tried=5, minutes=4.0, cut_short=True)
-    more = system("one sasrec", "fp32", 0.05, 1.0, family="baseline", training=training)
-    text = page(replace(results, rows=(*results.rows, more)))
+    row = system("one sasrec", "fp32", 0.05, 1.0, family="baseline", training=training)
+    text = page(latency_results(row))
     assert "one sasrec: 3 epochs of 5 tried in 4.0 CPU minutes, cut short by --minutes" in text
     gpu = replace(training, cut_short=False, device="Some GPU")
-    text = page(replace(results, rows=(replace(more, training=gpu),)))
+    text = page(latency_results(replace(row, training=gpu)))
     assert "in 4.0 CPU minutes with a GPU, Some GPU" in text

@@ -22,8 +22,14 @@ from benchmarks.report.schema import (
     LatencyResults,
     LowerBound,
 )
-from tests.benchmarks.report.made import MACHINE, latency_results, over, system
-from tests.benchmarks.report.made_accuracy import accuracy_results, variant
+from tests.benchmarks.report.made import (
+    MACHINE,
+    accuracy_results,
+    latency_results,
+    over,
+    system,
+    variant,
+)
 
 
 @pytest.fixture
@@ -38,11 +44,6 @@ def results() -> LatencyResults:
         system("one sasrec", "fp32", 1.0, 0.05, family="baseline", role=None),
         system("two sasrec", "fp32", 1.1, 0.06, family="baseline", role=None),
     )
-
-
-def points(figure: Any) -> list[Any]:
-    """The markers of the systems, in order."""
-    return [line for line in figure.axes[0].lines if line.get_marker() != "None"]
 
 
 @pytest.mark.parametrize(
@@ -60,28 +61,21 @@ def test_the_front_holds_what_no_other_beats(
     assert pareto_front(given) == expected
 
 
-def test_every_system_is_drawn_where_it_was_measured(results: LatencyResults) -> None:
-    drawn = [
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
-        for line in points(draw_latency(results))
+def test_every_system_is_drawn_where_it_was_measured_and_told_apart(
+    results: LatencyResults,
+) -> None:
+    figure: Any = draw_latency(results)
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in drawn] == [
+        (row.latency_ms.p50, row.metrics["ndcg@10"]) for row in results.rows
     ]
-    assert drawn == [(row.latency_ms.p50, row.metrics["ndcg@10"]) for row in results.rows]
-
-
-def test_the_legend_names_every_system_and_they_are_told_apart(results: LatencyResults) -> None:
-    figure = draw_latency(results)
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [row.label for row in results.rows]
-    looks = {
-        (line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in points(figure)
-    }
-    assert len(looks) == len(results.rows)
-    hollow = [
-        row.label
-        for row, line in zip(results.rows, points(figure), strict=True)
-        if line.get_markerfacecolor() == "white"
-    ]
+    looks = [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in drawn]
+    assert len(set(looks)) == len(results.rows)
+    labels = [row.label for row in results.rows]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
+    hollow = [label for label, (*_, face) in zip(labels, looks, strict=True) if face == "white"]
     assert hollow == ["gru control fp32", "one sasrec fp32", "two sasrec fp32"]
+    assert "Abacus 9, 1 thread" in figure.get_supxlabel()
 
 
 def test_the_legend_hides_no_system_and_is_not_cut_off(results: LatencyResults) -> None:
@@ -91,10 +85,6 @@ def test_the_legend_hides_no_system_and_is_not_cut_off(results: LatencyResults) 
     assert box.x0 >= figure.axes[0].get_window_extent().x1
     assert box.x1 <= figure.bbox.x1
     assert box.y0 >= 0
-
-
-def test_the_machine_is_in_the_caption(results: LatencyResults) -> None:
-    assert "Abacus 9, 1 thread" in draw_latency(results).get_supxlabel()
 
 
 def test_the_same_json_gives_the_same_picture(results: LatencyResults, tmp_path: Path) -> None:
@@ -121,13 +111,13 @@ def test_variants_are_drawn_in_the_order_of_their_gain_at_their_gain() -> None:
     names = [label.get_text() for label in gru.get_yticklabels()]
     # distilled: (9 + 1) / 2; the control is the line at zero, popularity is far off
     assert names == ["temperature-2", "distilled-int8", "distilled", "teacher"]
-    found = {
+    drawn = {
         (names[int(line.get_ydata()[0])], float(line.get_xdata()[0]), line.get_markerfacecolor())
         for axes in (gru, transformer)
         for line in axes.lines
         if line.get_marker() not in ("None", "")
     }
-    assert {(name, x) for name, x, _ in found} == {
+    assert {(name, x) for name, x, _ in drawn} == {
         ("temperature-2", 9.1),
         ("distilled-int8", 9.0),
         ("distilled", 9.0),
@@ -135,7 +125,7 @@ def test_variants_are_drawn_in_the_order_of_their_gain_at_their_gain() -> None:
         ("teacher", -5.0),
     }
     # Its interval holds zero.
-    assert {(name, x) for name, x, face in found if face == "white"} == {("distilled", 1.0)}
+    assert {(name, x) for name, x, face in drawn if face == "white"} == {("distilled", 1.0)}
     assert "0.0815" in gru.get_title(loc="left")
 
 
