@@ -86,7 +86,7 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
         Workspace.open(data_dir, config.output_dir / name, config.student_flags, config.device)
         for data_dir, name in zip(config.data_dir, names, strict=True)
     ]
-    variants = select_variants(config.variants)
+    variants = select_variants(config.variants, config.seeds)
     phases = plan(variants, config.archs, config.seeds)
     if config.train and any(VARIANTS[name].needs_teacher for name in variants):
         for space in spaces:

@@ -127,23 +127,32 @@ SETS = {
 }
 
 
-def select_variants(names: Sequence[str]) -> list[str]:
+def select_variants(names: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """Return the variants that are meant, and those they are made of, in the table's order.
 
     Args:
-        names: variants, or sets of them: "default", "ablations", "all".
+        names: variants, or sets of them: "default", "ablations", "all". With one seed sets are
+            without what averages students of two.
+        seeds: of the students.
 
     Raises:
-        ModelError: there is none of that name.
+        ModelError: there is none of that name, or a named one averages students of two seeds.
     """
     wanted: set[str] = set()
+    alone = len(seeds) < 2
     for name in names:
         if name not in VARIANTS and name not in SETS:
             raise ModelError(
                 f"--variants {name}: there is no such variant; expected {', '.join(VARIANTS)}, or "
                 f"a set of them: {', '.join(SETS)}"
             )
-        wanted.update(SETS.get(name, (name,)))
+        if name in VARIANTS and VARIANTS[name].averages_itself and alone:
+            raise ModelError(
+                f"variant {name} averages students of two seeds, but --seeds names {len(seeds)}: "
+                f"--seeds {' '.join(map(str, seeds))} {max(seeds) + 1}"
+            )
+        named = SETS.get(name, (name,))
+        wanted.update(v for v in named if not (alone and VARIANTS[v].averages_itself))
     for name in list(wanted):
         wanted.update(VARIANTS[name].made_of)
     return [name for name in VARIANTS if name in wanted]
@@ -201,18 +210,7 @@ def variant_runs(name: str, arch: Arch, seeds: Sequence[int]) -> list[RunKey]:
 def plan(
     variants: Sequence[str], archs: Sequence[Arch], seeds: Sequence[int]
 ) -> tuple[list[RunKey], list[RunKey]]:
-    """Return a data set's runs in two phases: those of the second are made from the first's.
-
-    Raises:
-        ModelError: a variant averages students of two seeds, and there is one seed only.
-    """
-    for name in variants:
-        if VARIANTS[name].averages_itself and len(seeds) < 2:
-            raise ModelError(
-                f"variant {name} averages students of two seeds, but --seeds names {len(seeds)}: "
-                f"--seeds {' '.join(map(str, seeds))} {max(seeds) + 1}, or leave it out of "
-                "--variants"
-            )
+    """Return a data set's runs in two phases: those of the second are made from the first's."""
     keys = dict.fromkeys(
         key for arch in archs for name in variants for key in variant_runs(name, arch, seeds)
     )

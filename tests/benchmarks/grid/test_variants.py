@@ -2,14 +2,16 @@
 
 import dataclasses
 
+from seqrec.errors import ModelError
+
 import pytest
 
-from benchmarks.grid.variants import VARIANTS, plan, seed_pairs, select_variants
+from benchmarks.grid.variants import SETS, VARIANTS, plan, seed_pairs, select_variants
 from student.config import DistillConfig
 
 
 def test_each_ablation_changes_one_thing_of_distilled() -> None:
-    for name in select_variants(["ablations"]):
+    for name in select_variants(["ablations"], [0]):
         variant = VARIANTS[name]
         if not variant.ablation:
             continue
@@ -41,7 +43,7 @@ def test_a_variant_that_sets_what_there_is_not_is_refused() -> None:
 
 
 def test_what_others_are_made_from_is_computed_first_and_seed_by_seed() -> None:
-    variants = select_variants(["distilled-int8", "teacher", "control+control"])
+    variants = select_variants(["distilled-int8", "teacher", "control+control"], [4, 2])
     assert variants == ["teacher", "control", "distilled", "distilled-int8", "control+control"]
     first, second = plan(variants, ["gru"], [4, 2])
     assert [str(key) for key in first] == [
@@ -56,6 +58,13 @@ def test_what_others_are_made_from_is_computed_first_and_seed_by_seed() -> None:
         "gru control+control seed 4 and 2",
         "gru distilled-int8 seed 2",
     ]
+
+
+def test_with_one_seed_nothing_averages_students_of_two() -> None:
+    assert set(SETS["default"]) - set(select_variants(["default"], [0])) == {"control+control"}
+    assert "control+control" in select_variants(["default"], [0, 1])
+    with pytest.raises(ModelError, match="averages students of two seeds.*--seeds 3 4"):
+        select_variants(["control+control"], [3])
 
 
 def test_seeds_are_paired_in_a_ring() -> None:
