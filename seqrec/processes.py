@@ -8,9 +8,10 @@ directory has to be the same for all.
 
 import logging
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seqrec.errors import SeqRecError
 from seqrec.tracking import require_tracker
@@ -28,6 +29,7 @@ from accelerate.utils import (
 from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+Part = TypeVar("Part")
 
 # Others wait while process 0 reads a catalogue's texts with a language model.
 TIMEOUT = timedelta(hours=6)
@@ -149,6 +151,20 @@ def sum_over_processes(
     total = accelerator.reduce(torch.from_numpy(array).to(accelerator.device), "sum")
     summed: NDArray[np.int64] = total.cpu().numpy()
     return summed
+
+
+def gathered(accelerator: Accelerator, parts: Iterator[Part]) -> Iterator[Part]:
+    """Yield what all processes yield, to all of them; each has to read on until the last ends.
+
+    Args:
+        accelerator: of this process.
+        parts: of this process; none is None.
+    """
+    if accelerator.num_processes == 1:
+        yield from parts
+        return
+    while found := [part for part in gather_object([next(parts, None)]) if part is not None]:
+        yield from found
 
 
 def require_agreement(accelerator: Accelerator, value: Any, what: str) -> None:

@@ -17,7 +17,6 @@ from seqrec.text_tables import CsvFile, open_text
 
 import polars as pl
 
-ROWS_IN_FILE = 2**18  # of what is read from text
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -35,14 +34,13 @@ class Table:
         """How many rows all parts have."""
         return sum(count for _, count in self.parts)
 
-    def look(self, *columns: pl.Expr, head: int | None = None) -> pl.DataFrame:
-        """Read columns, or what is worked out from them, of all rows or the first; in file order.
+    def look(self, *columns: pl.Expr) -> pl.DataFrame:
+        """Read columns, or what is worked out from them, in file order.
 
         Rows stream through: only what comes out has to fit into memory.
         """
         with reading(self.label):
-            frame = self.frame if head is None else self.frame.head(head)
-            return frame.select(columns).collect(engine="streaming")
+            return self.frame.select(columns).collect(engine="streaming")
 
     def refuse_rows(self, bad: pl.Expr, complaint: str, value: pl.Expr | None = None) -> None:
         """Raise a `DataError` that names the first row where `bad` is true, if there is one.
@@ -59,24 +57,41 @@ class Table:
                 .filter("bad")
                 .collect(engine="streaming")
             )
-        if len(rows):
-            more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
-            complaint = complaint.replace("{}", repr(rows["value"][0]))
-            label, row = self._part_of(rows["row"][0])
-            raise DataError(f"{label}, row {row}: {complaint}{more}")
-
-    def _part_of(self, row: int) -> tuple[str, int]:
-        """Return the part that a row of the table is in, and its number there, from 1."""
+        if not len(rows):
+            return
+        more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
+        row = rows["row"][0]
         for label, count in self.parts:
             if row <= count:
-                return label, row
+                shown = complaint.replace("{}", repr(rows["value"][0]))
+                raise DataError(f"{label}, row {row}: {shown}{more}")
             row -= count
         raise AssertionError("a row beyond the last one")
 
     @classmethod
-    def of_frame(cls, label: str, frame: pl.DataFrame) -> "Table":
-        """Make a table of one part."""
-        return cls(label, frame.lazy(), ((label, len(frame)),), tuple(frame.columns))
+    def of_parts(
+        cls,
+        label: object,
+        frame: pl.LazyFrame,
+        parts: Sequence[tuple[str, int]],
+        names: Iterable[str],
+        wanted: Mapping[str, str],
+    ) -> "Table":
+        """Make a table that has rows, and each wanted column (mapped to its flag) somewhere.
+
+        Raises:
+            DataError: it has not.
+        """
+        table = cls(str(label), frame, tuple(parts), tuple(names))
+        if table.num_rows == 0:
+            raise DataError(f"{label} holds no rows. Export it again")
+        require(table.label, table.names, wanted)
+        return table
+
+    @classmethod
+    def of_frame(cls, label: str, frame: pl.DataFrame, wanted: Mapping[str, str]) -> "Table":
+        """Make such a table of one part."""
+        return cls.of_parts(label, frame.lazy(), [(label, len(frame))], frame.columns, wanted)
 
 
 @contextlib.contextmanager
@@ -146,92 +161,7 @@ def refuse_empty(table: Table, ids: pl.Expr, column: str) -> None:
     table.refuse_rows(ids.is_null(), f"column {column!r} is empty. Fill it in or remove the row")
 
 
-def refuse_no_rows(table: Table) -> None:
-    """Refuse a table without rows."""
-    if table.num_rows == 0:
-        raise DataError(f"{table.label} holds no rows. Export it again")
-
-
-def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType:
-    """Return what a column of several parts is read as.
-
-    Raises:
-        DataError: parts disagree in more than the width of whole numbers.
-    """
-    (first, common), *others = dtypes.items()
-    for part, dtype in others:
-        if dtype == common:
-            continue
-        if all(each.is_integer() and each != pl.UInt64 for each in (common, dtype)):
-            common = pl.Int64()
-        elif common in TEXT_TYPES and dtype in TEXT_TYPES:
-            common = pl.String()
-        else:
-            raise DataError(
-                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
-                "alike"
-            )
-    return common
-
-
-def open_log(path: Path, wanted: Mapping[str, str], kept: contextlib.ExitStack) -> Table:
-    """Open a large table for reading a few columns, more than once.
-
-    Args:
-        path: a file or a folder of parts.
-        wanted: the columns, two of ids and one of times, mapped to their flags.
-        kept: what is read of text is kept in a temporary folder until this is left.
-
-    Raises:
-        DataError: a part cannot be read, or lacks a column.
-    """
-    parts = table_files(path)
-    if kind_of(parts[0]) == ".parquet":
-        return _scan_parquet(path, parts, wanted)
-    ids = list(wanted)[:2]
-    names: dict[str, None] = {}
-    counts: list[tuple[str, int]] = []
-
-    def frames() -> Iterator[pl.DataFrame]:
-        for part in parts:
-            counts.append((str(part), 0))
-            for frame in _read_text(part, path, list(wanted), ids, names, wanted):
-                counts[-1] = (str(part), counts[-1][1] + len(frame))
-                yield frame
-
-    try:
-        folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
-    except OSError as error:
-        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
-    frame = _keep(frames(), wanted, folder)
-    if sum(count for _, count in counts):
-        require(str(path), names, wanted)
-    return Table(str(path), frame, tuple(counts), tuple(names))
-
-
-def _keep(frames: Iterator[pl.DataFrame], columns: Iterable[str], folder: Path) -> pl.LazyFrame:
-    """Write frames to a folder as they come, and return all of them."""
-    files: list[Path] = []
-    waiting: list[pl.DataFrame] = [pl.DataFrame(schema=dict.fromkeys(columns, pl.String))]
-
-    def write() -> None:
-        files.append(folder / f"{len(files):06d}.parquet")
-        try:
-            pl.concat(waiting).write_parquet(files[-1], compression="lz4", statistics=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"{folder} cannot be written ({error}), where what is read of the log is kept for "
-                "a moment. Set TMPDIR to a folder with more room"
-            ) from error
-        waiting.clear()
-
-    for frame in frames:
-        waiting.append(frame)
-        if sum(map(len, waiting)) >= ROWS_IN_FILE:
-            write()
-    if waiting:
-        write()
-    return pl.scan_parquet(files, glob=False, hive_partitioning=False)
+# --- Text ---------------------------------------------------------------------------------------
 
 
 def _read_text(
@@ -243,44 +173,122 @@ def _read_text(
     wanted: Mapping[str, str],
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file of text, all columns if None; `names` gets those that occur."""
-    present: dict[str, None] = {}
+    in_path = columns_in_path(part, root)
     with open_text(part) as stream:
         if kind_of(part) in (".jsonl", ".ndjson"):
-            frames = json_lines(part, stream, columns, ids, present)
-        else:
-            file = CsvFile(part, stream, set(wanted) - set(columns_in_path(part, root, ())))
-            present.update(dict.fromkeys(file.names))
-            unnamed = [name for name in file.names if not name.strip()]
-            twice = {name for name in present if file.names.count(name) > 1} - set(unnamed)
-            require(
-                str(part),
-                [*file.names, *columns_in_path(part, root, present)],
-                wanted if columns else {**wanted, **dict.fromkeys(sorted(twice), "a header")},
-            )
-            frames = _without_headers(
-                part, file.frames([c for c in columns or present if c in present])
-            )
-        for frame in frames:
-            if in_path := columns_in_path(part, root, present):
-                frame = frame.with_columns(**in_path)
+            yield from json_lines(part, stream, columns, ids, in_path, names)
+            return
+        file = CsvFile(part, stream, set(wanted) - set(in_path))
+        present = dict.fromkeys(file.names)
+        literals = _literals(in_path, present)
+        read = {**wanted}
+        if columns is None:
+            read |= {name: "" for name in present if name.strip() and name not in wanted}
+        require(str(part), [*file.names, *literals], read)
+        names.update(dict.fromkeys([*present, *literals]))
+        for frame in file.frames([name for name in columns or present if name in present]):
+            frame = frame.with_columns(**literals)
             yield frame if columns is None else frame[list(columns)]
-    names.update(present)
-    names.update(dict.fromkeys(columns_in_path(part, root, present)))
 
 
-def _without_headers(part: Path, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Refuse a file that is several, one after the other, each with its header."""
-    num_rows = 0
-    for frame in frames:
-        names = tuple(frame.columns)
-        for row in (frame.to_series(0) == names[0]).arg_true():
-            if frame.row(row) == names:
+def _literals(in_path: Mapping[str, str | None], held: Iterable[str]) -> dict[str, pl.Expr]:
+    """Return the columns in a file's path that the file itself does not have."""
+    return {name: pl.lit(in_path[name], pl.String) for name in in_path if name not in held}
+
+
+# --- Logs ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_log(path: Path, wanted: Mapping[str, str]) -> Iterator[Table]:
+    """Open a large table for reading a few columns, more than once.
+
+    What is read of text is kept in a temporary folder until the block is left.
+
+    Args:
+        path: a file or a folder of parts.
+        wanted: the columns, two of ids and one of times, mapped to their flags.
+
+    Raises:
+        DataError: a part cannot be read, or lacks a column.
+    """
+    parts = table_files(path)
+    if kind_of(parts[0]) == ".parquet":
+        yield _scan_log(path, parts, wanted)
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="seqrec-")
+    except OSError as error:
+        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
+    with folder as name:
+        yield _keep_log(path, parts, wanted, Path(name))
+
+
+def _keep_log(path: Path, parts: Sequence[Path], wanted: Mapping[str, str], folder: Path) -> Table:
+    """Write the wanted columns of text to a folder, as text, and open what was written."""
+    columns = list(wanted)
+    names: dict[str, None] = {}
+    files: list[Path] = []
+    counts: list[tuple[str, int]] = []
+    for part in parts:
+        num_rows = 0
+        for frame in _read_text(part, path, columns, columns[:2], names, wanted):
+            num_rows += len(frame)
+            files.append(folder / f"{len(files):06d}.parquet")
+            try:
+                frame.write_parquet(files[-1], compression="lz4", statistics=False)
+            except (OSError, pl.exceptions.PolarsError) as error:
                 raise DataError(
-                    f"{part}, row {num_rows + row + 1}: the header again. Remove it, or keep the "
-                    "files apart as parts in a folder"
-                )
-        num_rows += len(frame)
-        yield frame
+                    f"{folder} cannot be written ({error}), where what is read of the log is kept "
+                    "for a moment. Set TMPDIR to a folder with more room"
+                ) from error
+        counts.append((str(part), num_rows))
+    scan = pl.scan_parquet(files, glob=False, hive_partitioning=False) if files else pl.LazyFrame()
+    return Table.of_parts(path, scan, counts, names, wanted)
+
+
+def _scan_log(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) -> Table:
+    """Open Parquet parts, whose columns may have different orders; rows are counted by footers."""
+    scans: list[pl.LazyFrame] = []
+    counts: list[tuple[str, int]] = []
+    names: dict[str, None] = {}
+    for part in parts:
+        scan = _scan_part_of(part, path, wanted)
+        with reading(str(part)):
+            counts.append((str(part), int(scan.select(pl.len()).collect().item())))
+        names.update(dict.fromkeys(scan.collect_schema()))
+        scans.append(scan.select(list(wanted)))
+    schemas = [scan.collect_schema() for scan in scans]
+    common = {
+        name: _common_type(
+            [(part, schema[name]) for part, schema in zip(parts, schemas, strict=True)], name
+        )
+        for name in wanted
+    }
+    frame = pl.concat([scan.cast(common) for scan in scans])  # type: ignore[arg-type]
+    return Table.of_parts(path, frame, counts, names, wanted)
+
+
+def _common_type(dtypes: Sequence[tuple[Path, pl.DataType]], column: str) -> pl.DataType:
+    """Return what a column of several parts is read as.
+
+    Raises:
+        DataError: parts disagree in more than the width of whole numbers.
+    """
+
+    def kind(dtype: pl.DataType) -> pl.DataType:
+        if dtype.is_integer() and dtype != pl.UInt64:
+            return pl.Int64()
+        return pl.String() if dtype in TEXT_TYPES else dtype
+
+    (first, common), *others = dtypes
+    for part, dtype in others:
+        if kind(dtype) != kind(common):
+            raise DataError(
+                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
+                "alike"
+            )
+    return common if all(dtype == common for _, dtype in others) else kind(common)
 
 
 def scan_part(part: Path) -> pl.LazyFrame:
@@ -288,33 +296,17 @@ def scan_part(part: Path) -> pl.LazyFrame:
     return pl.scan_parquet(part, glob=False, hive_partitioning=False)
 
 
-def _scan_parquet(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) -> Table:
-    """Open Parquet parts, whose columns may have different orders; rows are counted by footers."""
-    dtypes: dict[str, dict[Path, pl.DataType]] = {name: {} for name in wanted}
-    scans: list[pl.LazyFrame] = []
-    counts: list[tuple[str, int]] = []
-    names: dict[str, None] = {}
-    uniform = True
-    for part in parts:
-        with reading(str(part)):
-            scan = scan_part(part)
-            schema = scan.collect_schema()
-            counts.append((str(part), int(scan.select(pl.len()).collect().item())))
-        in_path = columns_in_path(part, path, schema)
-        names.update(dict.fromkeys([*schema, *in_path]))
-        require(str(part), [*schema, *in_path], wanted)
-        for name in wanted:
-            dtypes[name][part] = schema.get(name, pl.String())
-            uniform &= name in schema
-        scans.append(scan.with_columns(**in_path).select(list(wanted)))
-    common = {name: _common_type(by_part, name) for name, by_part in dtypes.items()}
-    if uniform and all(set(dtypes[name].values()) == {common[name]} for name in wanted):
-        frame = pl.scan_parquet(
-            list(parts), glob=False, hive_partitioning=False, extra_columns="ignore", schema=common
-        )
-    else:
-        frame = pl.concat([scan.cast(common) for scan in scans])  # type: ignore[arg-type]
-    return Table(str(path), frame, tuple(counts), tuple(names))
+def _scan_part_of(part: Path, root: Path, wanted: Mapping[str, str]) -> pl.LazyFrame:
+    """Open a Parquet file of a table with the columns of its path; refuse it if one is missing."""
+    with reading(str(part)):
+        scan = scan_part(part)
+        held = scan.collect_schema()
+    literals = _literals(columns_in_path(part, root), held)
+    require(str(part), [*held, *literals], wanted)
+    return scan.with_columns(**literals)
+
+
+# --- Catalogues ---------------------------------------------------------------------------------
 
 
 def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[str, str]]:
@@ -330,7 +322,6 @@ def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[s
     Raises:
         DataError: a part cannot be read, or lacks a wanted column.
     """
-    id_column, title_column = wanted
     names: dict[str, None] = {}
     not_text: dict[str, str] = {}
     frames: list[pl.DataFrame] = []
@@ -339,15 +330,12 @@ def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[s
         if kind_of(part) == ".parquet":
             read = [_parquet_as_text(part, path, wanted, not_text)]
         else:
-            read = list(_read_text(part, path, None, [id_column], names, wanted))
+            read = list(_read_text(part, path, None, list(wanted)[:1], names, wanted))
         frames += read
         counts.append((str(part), sum(map(len, read))))
     frame = pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
     names.update(dict.fromkeys(frame.columns))
-    if len(frame):
-        require(str(path), names, wanted)
-    table = Table(str(path), frame.lazy(), tuple(counts), tuple(names))
-    return table, not_text
+    return Table.of_parts(path, frame.lazy(), counts, names, wanted), not_text
 
 
 def _parquet_as_text(
@@ -355,23 +343,19 @@ def _parquet_as_text(
 ) -> pl.DataFrame:
     """Read a Parquet file of items; `not_text` gets the types of the columns that are no text."""
     id_column, title_column = wanted
-    with reading(str(part)):
-        schema = scan_part(part).collect_schema()
-        in_path = columns_in_path(part, root, schema)
-        require(str(part), [*schema, *in_path], wanted)
-        if id_column in schema:
-            require_ids(str(part), id_column, schema[id_column], wanted[id_column])
-        foreign = {name: str(dtype) for name, dtype in schema.items() if not _is_text(dtype)}
-        if title_column in foreign:
-            raise DataError(
-                f"{part}: column {title_column!r} is {foreign[title_column]}, which is no text. "
-                f"Name another with {wanted[title_column]}"
-            )
-        not_text.update(foreign)
-        frame = scan_part(part).drop(foreign).collect(engine="streaming")
-        return pl.DataFrame({column.name: _as_text(column) for column in frame}).with_columns(
-            **in_path
+    scan = _scan_part_of(part, root, wanted)
+    schema = scan.collect_schema()
+    require_ids(str(part), id_column, schema[id_column], wanted[id_column])
+    foreign = {name: str(dtype) for name, dtype in schema.items() if not _is_text(dtype)}
+    if title_column in foreign:
+        raise DataError(
+            f"{part}: column {title_column!r} is {foreign[title_column]}, which is no text. "
+            f"Name another with {wanted[title_column]}"
         )
+    not_text.update(foreign)
+    with reading(str(part)):
+        frame = scan.drop(foreign).collect(engine="streaming")
+        return pl.DataFrame([_as_text(column) for column in frame])
 
 
 def _is_text(dtype: pl.DataType) -> bool:

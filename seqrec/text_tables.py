@@ -1,11 +1,10 @@
 """CSV and TSV -> frames of text, with every row of a file accounted for.
 
-A block of CSV is handed to Polars only where its meaning is beyond doubt: each field is quoted
-whole or not at all (RFC 4180), no line is blank, no carriage return stands alone. The rows that
-come back are compared with the line ends that were counted in the bytes. All else, such as an inch
-mark or a short row, is read by Python's `csv` in strict mode, and what that cannot read is refused
-with its row. Columns that nobody asked for are parsed too: a quote in one of them could swallow
-rows.
+A block of CSV is handed to Polars only where its meaning is beyond doubt: it holds no quote, no
+blank line and no carriage return that stands alone, and the rows that come back are as many as its
+lines. From the first other block on, a file is read by Python's `csv` in strict mode, at a third of
+the speed, and what that cannot read is refused with its row. Columns that nobody asked for are
+parsed too: a quote in one of them could swallow rows.
 """
 
 import bz2
@@ -25,7 +24,6 @@ from typing import Any, NoReturn
 
 from seqrec.errors import DataError
 
-import numpy as np
 import polars as pl
 
 BLOCK = 2**24  # bytes that are parsed at once
@@ -68,6 +66,10 @@ class _Pieces(io.RawIOBase):
 
 def _as_file(pieces: Iterable[bytes]) -> io.BufferedReader:
     return io.BufferedReader(_Pieces(pieces), 2**18)
+
+
+def _blocks(stream: Stream) -> Iterator[bytes]:
+    return iter(lambda: stream.read(BLOCK), b"")
 
 
 def _unpack_zstd(path: Path) -> io.BufferedReader:
@@ -122,34 +124,37 @@ def refuse_row(path: Path, row: int, complaint: str) -> NoReturn:
     raise DataError(f"{path}, {f'row {row}' if row else 'header'}: {complaint}")
 
 
-def _to_frame(path: Path, num_before: int, columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """Make a frame of rows, all text; refuse what is no Unicode."""
-    try:
-        return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
-    except UnicodeEncodeError:
-        for name, values in columns.items():
-            for row, value in enumerate(values, num_before + 1):
-                if value is not None and re.search("[\ud800-\udfff]", value):
-                    refuse_row(path, row, f"column {name!r} is not UTF-8. Export it again as UTF-8")
-        raise
-
-
 def to_frames(
     path: Path, num_before: int, chunks: Iterable[tuple[int, Mapping[str, Sequence[Any]]]]
 ) -> Iterator[pl.DataFrame]:
-    """Put chunks of rows, their number and their columns, together to frames of text."""
+    """Put chunks of rows, their number and their columns, together to frames of text.
+
+    Raises:
+        DataError: a value is no Unicode.
+    """
     columns: dict[str, list[Any]] = {}
     count = 0
+
+    def frame() -> pl.DataFrame:
+        try:
+            return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+        except UnicodeEncodeError:
+            for name, values in columns.items():
+                for row, value in enumerate(values, num_before + 1):
+                    if value is not None and re.search("[\ud800-\udfff]", value):
+                        refuse_row(path, row, f"column {name!r} is not UTF-8. Export it as UTF-8")
+            raise
+
     for num_rows, chunk in chunks:
         for name in {**columns, **chunk}:
             column = columns.setdefault(name, [None] * count)
             column.extend(chunk.get(name, [None] * num_rows))
         count += num_rows
         if count >= ROWS_IN_FRAME:
-            yield _to_frame(path, num_before, columns)
+            yield frame()
             num_before, count, columns = num_before + count, 0, {}
     if count:
-        yield _to_frame(path, num_before, columns)
+        yield frame()
 
 
 # --- CSV ----------------------------------------------------------------------------------------
@@ -172,92 +177,76 @@ class CsvFile:
             needed: columns by which the separator is known, if it is not the usual one.
         """
         self.path, self.stream, self.num_rows = path, stream, 0
-        self.separator = "\t" if ".tsv" in path.name.lower() else ","
         line = self._next_line()
-        while line.strip("\r\n \t") == "" != line:
+        while line and not line.strip("\r\n \t"):
             line = self._next_line()
-        if said := re.fullmatch(
-            r'"?sep=([,;:|\t^~])"?', line.rstrip("\r\n"), re.IGNORECASE
-        ):  # Excel's
-            self.separator = said[1]
+        said = re.fullmatch(r'"?sep=([,;:|\t^~])"?', line.rstrip("\r\n"), re.IGNORECASE)
+        if said:  # by Excel
             line = self._next_line()
-        else:
-            self._choose_separator(line, needed)
+        self.separator = said[1] if said else self._separator_of(line, needed)
         lines = chain([line], iter(self._next_line, ""))  # a quoted name may have several lines
         try:
-            names = next(csv.reader(lines, delimiter=self.separator, strict=True), [])
+            self.names: list[str] = next(csv.reader(lines, delimiter=self.separator, strict=True))
+        except StopIteration:
+            raise DataError(f"{path} is empty. Export it again") from None
         except csv.Error as error:
             refuse_row(path, 0, f"{error}. A quote inside quoted text has to be doubled")
-        if not names:
-            raise DataError(f"{path} is empty. Export it again")
-        self.names: list[str] = names
 
     def _next_line(self) -> str:
-        stream = self.stream
-        line = stream.readline(BLOCK)
+        line = self.stream.readline(BLOCK)
         if b"\r" in line.rstrip(b"\r\n"):  # a line end of its own
             line, rest = line.split(b"\r", 1)
-            self.stream = _as_file(chain([rest], iter(lambda: stream.read(BLOCK), b"")))
+            self.stream = _as_file(chain([rest], _blocks(self.stream)))
             line += b"\n"
         return line.decode("utf-8", "surrogateescape")
 
-    def _choose_separator(self, line: str, needed: Collection[str]) -> None:
-        for separator in (self.separator, *SEPARATORS):
+    def _separator_of(self, line: str, needed: Collection[str]) -> str:
+        usual = "\t" if ".tsv" in self.path.name.lower() else ","
+        for separator in (usual, *SEPARATORS):
             with contextlib.suppress(csv.Error):
                 if set(needed) <= set(next(csv.reader([line], delimiter=separator), [])):
-                    self.separator = separator
-                    return
+                    return separator
+        return usual
 
     def frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Yield all rows in file order, of these columns; a field that is not there is null.
 
         Raises:
-            DataError: a row cannot be read.
+            DataError: a row cannot be read, or is the header again, as where files were joined.
         """
+        num_rows, header = 0, tuple(columns)
+        for frame in self._frames(columns):
+            for row in (frame.to_series(0) == header[0]).arg_true():
+                if frame.row(row) == header:
+                    advice = "Remove it, or keep the files apart as parts in a folder"
+                    refuse_row(self.path, num_rows + row + 1, f"the header again. {advice}")
+            num_rows += len(frame)
+            yield frame
+
+    def _frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         rest = b""
-        while (read := self.stream.read(BLOCK)) or rest:
-            block = rest + read
-            if not read and not block.endswith(b"\n"):
-                block += b"\n"
-            end, num_rows = self._plain_rows(block)
-            if num_rows is None or (end == 0 and (not read or len(block) > 4 * BLOCK)):
-                # Where a row ends is known only by reading on from here.
-                pieces = chain([block], iter(lambda: self.stream.read(BLOCK), b""))
-                yield from to_frames(self.path, self.num_rows, self._strict_rows(pieces, columns))
+        for block in _blocks(self.stream):
+            rows, end, rest = (rest + block).rpartition(b"\n")
+            if not end:
+                continue
+            frame = self._read_plainly(rows + end, columns)
+            if frame is None:  # where a row ends is known only by reading on from here
+                pieces = chain([rows, end, rest], _blocks(self.stream))
+                yield from self._read_strictly(pieces, columns)
                 return
-            rows, rest = block[:end], block[end:]
-            frame = self._read_plainly(rows, num_rows, columns) if rows else None
-            if frame is not None:
-                self.num_rows += len(frame)
-                yield frame
-            elif rows:
-                yield from to_frames(self.path, self.num_rows, self._strict_rows([rows], columns))
+            self.num_rows += len(frame)
+            yield frame
+        yield from self._read_strictly([rest], columns)
 
-    def _plain_rows(self, block: bytes) -> tuple[int, int | None]:
-        """Return where the last whole row ends and how many there are, None if quotes are odd."""
-        if b'"' not in block:
-            end = block.rfind(b"\n") + 1
-            return end, block.count(b"\n", 0, end)
-        codes = np.frombuffer(block, dtype=np.uint8)
-        quotes, ends = np.flatnonzero(codes == ord('"')), np.flatnonzero(codes == ord("\n"))
-        ends = ends[np.searchsorted(quotes, ends) % 2 == 0]  # the others are inside quoted text
-        if not len(ends):
-            return 0, 0
-        quotes = quotes[: np.searchsorted(quotes, ends[-1])]
-        opening, closing = quotes[::2], quotes[1::2]
-        around = np.frombuffer(f'"\r\n{self.separator}'.encode(), dtype=np.uint8)
-        is_plain = (
-            np.isin(codes[opening[opening > 0] - 1], around).all()
-            and np.isin(codes[closing + 1], around).all()
-        )
-        return int(ends[-1]) + 1, len(ends) if is_plain else None
-
-    def _read_plainly(
-        self, rows: bytes, num_rows: int, columns: Sequence[str]
-    ) -> pl.DataFrame | None:
-        """Have Polars read rows, None if that might be wrong."""
+    def _read_plainly(self, rows: bytes, columns: Sequence[str]) -> pl.DataFrame | None:
+        """Have Polars read whole lines, None if that might be wrong."""
         blank = rows.startswith((b"\n", b"\r\n")) or b"\n\n" in rows or b"\n\r\n" in rows
-        if blank or rows.count(b"\r") != rows.count(b"\r\n") or len(self.names) == 1:
+        if (
+            b'"' in rows
+            or blank
+            or rows.count(b"\r") != rows.count(b"\r\n")
+            or len(self.names) == 1
+        ):
             return None
         # A header of ours: the beginning of a block would be taken for a mark or a magic number.
         header = self.separator.join(f"column_{number}" for number in range(len(self.names)))
@@ -265,41 +254,45 @@ class CsvFile:
             frame = pl.read_csv(
                 header.encode() + b"\n" + rows,
                 separator=self.separator,
-                quote_char='"' if b'"' in rows else None,
+                quote_char=None,
                 infer_schema=False,  # all as text: an id such as "007" must not become a number
                 empty_string_is_null=False,
             )
         except pl.exceptions.PolarsError:
             return None
-        if len(frame) != num_rows:
+        if len(frame) != rows.count(b"\n"):
             return None
         first, second = frame.to_series(0), frame.to_series(1)
         if (first.filter(second == "").str.strip_chars() == "").any():  # a line of blanks, perhaps
             return None
-        frame.columns = [str(number) for number in range(len(self.names))]
-        indices = {name: str(self.names.index(name)) for name in columns}
-        return frame.select(pl.col(index).alias(name) for name, index in indices.items())
+        read = {name: frame.to_series(self.names.index(name)) for name in columns}
+        return pl.DataFrame(read)
 
-    def _strict_rows(
+    def _read_strictly(
         self, pieces: Iterable[bytes], columns: Sequence[str]
-    ) -> Iterator[tuple[int, dict[str, Sequence[Any]]]]:
+    ) -> Iterator[pl.DataFrame]:
         """Have Python read rows, and name one that it cannot read."""
         text = io.TextIOWrapper(_as_file(pieces), "utf-8", "surrogateescape", newline="")
         reader = csv.reader(text, delimiter=self.separator, strict=True)
         indices = {name: self.names.index(name) for name in columns}
-        while True:
-            rows: list[list[Any]] = []  # of text, None where a row is short
-            try:
-                rows.extend(islice(reader, ROWS_AT_ONCE))
-            except csv.Error as error:
-                row = self.num_rows + len(self._same_width(rows)) + 1
-                refuse_row(self.path, row, f"{error}. A quote inside quoted text has to be doubled")
-            if not rows:
-                return
-            if rows := self._same_width(rows):
-                fields = list(zip(*rows, strict=True))
-                self.num_rows += len(rows)
-                yield len(rows), {name: fields[index] for name, index in indices.items()}
+
+        def chunks() -> Iterator[tuple[int, dict[str, Sequence[Any]]]]:
+            while True:
+                rows: list[list[Any]] = []  # of text, None where a row is short
+                try:
+                    rows.extend(islice(reader, ROWS_AT_ONCE))
+                except csv.Error as error:
+                    row = self.num_rows + len(self._same_width(rows)) + 1
+                    advice = "A quote inside quoted text has to be doubled"
+                    refuse_row(self.path, row, f"{error}. {advice}")
+                if not rows:
+                    return
+                if rows := self._same_width(rows):
+                    fields = list(zip(*rows, strict=True))
+                    self.num_rows += len(rows)
+                    yield len(rows), {name: fields[index] for name, index in indices.items()}
+
+        return to_frames(self.path, self.num_rows, chunks())
 
     def _same_width(self, rows: list[list[Any]]) -> list[list[Any]]:
         """Drop blank lines, fill short rows up; refuse rows with more fields than names."""

@@ -2,8 +2,6 @@
 
 import contextlib
 import ctypes
-import hashlib
-import json
 import logging
 import math
 import os
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.batching import Batch, TrainingBatches
+from seqrec.config import recipe_digest
 from seqrec.errors import SeqRecError
 from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.processes import require_agreement
@@ -193,18 +192,35 @@ def _load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str,
 
 
 def _save_checkpoint(
-    folder: Path,
-    progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    recipe: str,
+    folder: Path, recipe: str, progress: Progress, **parts: dict[str, Tensor]
 ) -> None:
     with atomic_directory(folder) as beside:
-        save_file(trainable_state(model), beside / "model.safetensors")
-        save_file(best, beside / "best.safetensors")
-        save_file(_optimizer_tensors(optimizer), beside / "optimizer.safetensors")
+        for name, tensors in parts.items():
+            save_file(tensors, beside / f"{name}.safetensors")
         write_json(beside / "progress.json", {**vars(progress), "recipe": recipe})
+
+
+def _read_checkpoint(
+    folder: Path, recipe: str
+) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return progress, model, best model and optimizer; None: no whole one of this recipe."""
+    if not (folder / "progress.json").is_file():
+        return None
+    try:
+        values = read_json(folder / "progress.json")
+        if values.pop("recipe", None) != recipe:
+            logger.info("%s holds another recipe's checkpoint: starting anew", folder)
+            return None
+        progress = Progress(**values)
+        if not all(type(value) is int for value in (progress.epoch, progress.step)):
+            raise ValueError(f"epoch {progress.epoch!r}, step {progress.step!r}")
+        model, best, optimizer = (
+            load_file(folder / f"{name}.safetensors") for name in ("model", "best", "optimizer")
+        )
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        logger.warning("the checkpoint in %s is damaged (%s): starting anew", folder, error)
+        return None
+    return progress, model, best, optimizer
 
 
 def cosine_with_warmup(step: int, total_steps: int, warmup_share: float) -> float:
@@ -257,7 +273,7 @@ def fit(
     Raises:
         SeqRecError: the loss is no longer a finite number.
     """
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    digest = recipe_digest(recipe)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if accelerator.num_processes > 1:  # among GPUs, NCCL adds up dense gradients alone
         for module in model.modules():
@@ -265,12 +281,10 @@ def fit(
                 module.sparse = False
     optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     progress, best = Progress(), trainable_state(model)
-    checkpoint = _read_checkpoint(checkpoint_dir, digest)
-    if checkpoint is not None:
-        progress = checkpoint.progress
-        load_trainable_state(model, checkpoint.model)
-        best = checkpoint.best
-        _load_optimizer_tensors(optimizer, checkpoint.optimizer)
+    if (checkpoint := _read_checkpoint(checkpoint_dir, digest)) is not None:
+        progress, weights, best, moments = checkpoint
+        load_trainable_state(model, weights)
+        _load_optimizer_tensors(optimizer, moments)
         logger.info("%s: resumed after epoch %d from %s", label, progress.epoch, checkpoint_dir)
     require_agreement(accelerator, progress.step, f"{checkpoint_dir} at step")
     objective, prepared = accelerator.prepare(Objective(model, loss_function), optimizer)
@@ -323,7 +337,10 @@ def fit(
                 f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
             )
         if accelerator.is_main_process:
-            _save_checkpoint(checkpoint_dir, progress, model, optimizer, best, digest)
+            weights, moments = trainable_state(model), _optimizer_tensors(optimizer)
+            _save_checkpoint(
+                checkpoint_dir, digest, progress, model=weights, best=best, optimizer=moments
+            )
     bar.close()
     load_trainable_state(model, best)
     model.eval()
@@ -360,32 +377,3 @@ def _out_of_patience(progress: Progress, config: FitConfig) -> bool:
         and progress.best_epoch > 0
         and waited >= config.patience * config.evaluate_every
     )
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """What `_save_checkpoint` wrote."""
-
-    progress: Progress
-    model: dict[str, Tensor]
-    best: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-
-
-def _read_checkpoint(folder: Path, recipe: str) -> _Checkpoint | None:
-    """Return the checkpoint in `folder`; None if there is no whole one for this recipe."""
-    if not (folder / "progress.json").is_file():
-        return None
-    try:
-        values = read_json(folder / "progress.json")
-        if values.pop("recipe", None) != recipe:
-            logger.info("%s holds another recipe's checkpoint: starting anew", folder)
-            return None
-        progress = Progress(**values)
-        if not all(type(value) is int for value in (progress.epoch, progress.step)):
-            raise ValueError(f"epoch {progress.epoch!r}, step {progress.step!r}")
-        names = ("model", "best", "optimizer")
-        return _Checkpoint(progress, *(load_file(folder / f"{n}.safetensors") for n in names))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        logger.warning("the checkpoint in %s is damaged (%s): starting anew", folder, error)
-        return None
