@@ -15,7 +15,6 @@ from typing import Any
 from seqrec import json_lines, text_tables
 from seqrec.errors import DataError
 from seqrec.events import read_events
-from seqrec.prepare import PrepareConfig, prepare
 from seqrec.tables import Table
 from seqrec.text_tables import CsvFile, open_text
 
@@ -24,7 +23,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.seqrec.table_folder import HEADER, ITEMS, Tables, rows
+from tests.seqrec.table_folder import ABC, HEADER, Tables, rows
 
 
 def by_the_csv_module(body: str, width: int) -> list[list[str]]:
@@ -147,9 +146,8 @@ def _part(
     }
     if kind == ".parquet":
         types = {"query": pl.String, "user_id": pl.String, "item_id": pl.String}
-        path = tables.write(stem + kind, b"")
-        pl.DataFrame(columns, schema_overrides={**types, "timestamp": pl.Int64}).write_parquet(path)
-        return path
+        frame = pl.DataFrame(columns, schema_overrides={**types, "timestamp": pl.Int64})
+        return tables.write(stem + kind, frame)
     if kind == ".jsonl":
         lines = [json.dumps(row) for row in pl.DataFrame(columns).iter_rows(named=True)]
         text = "".join(line + "\n" for line in [*lines, ""])
@@ -212,13 +210,9 @@ def test_a_path_with_brackets_is_itself_and_not_its_neighbour(tables: Tables) ->
     output = tables.folder / "out [v1]"
     assert tables.read(inside, output_dir=output) == {"right": "abc"}
     assert tables.read(inside.parent, output_dir=output) == {"right": "abc"}
-    assert prepare(
-        PrepareConfig(
-            interactions=inside,
-            items=tables.write("i?.csv", ITEMS),
-            output_dir=tables.folder / "*",
-        )
-    ).items["title"].to_list() == ["Alpha", "Beta", "Gamma"]
+    items = tables.write("i?.csv", ABC)
+    texts = tables.prepare(inside, items, output_dir=tables.folder / "*").items
+    assert texts["title"].to_list() == ["Alpha", "Beta", "Gamma"]
 
 
 @pytest.mark.parametrize(
@@ -239,13 +233,6 @@ def test_tables_that_keep_removed_files_are_refused(tables: Tables, mark: str, n
         assert f'spark.read.format("{name.lower()}")' in message
 
 
-def test_parts_in_subfolders_and_packed_parts_are_read(tables: Tables) -> None:
-    tables.write("log/part-0.csv", rows("u1"))
-    tables.write("log/2025/part-1.csv", rows("u2"))
-    tables.write("log/part-2.csv.gz", gzip.compress(rows("u3").encode()))
-    assert tables.read(tables.folder / "log") == dict.fromkeys(["u1", "u2", "u3"], "abc")
-
-
 @pytest.mark.parametrize("kind", [".csv", ".parquet"])
 def test_columns_in_the_names_of_folders_are_read(tables: Tables, kind: str) -> None:
     for user in ("u%201", "u2"):
@@ -253,14 +240,14 @@ def test_columns_in_the_names_of_folders_are_read(tables: Tables, kind: str) -> 
             tables.write(f"log/user_id={user}/a.csv", "item_id,timestamp\nb,2\na,1\n")
         else:
             columns = {"item_id": ["b", "a"], "timestamp": [2, 1]}
-            tables.parquet(f"log/user_id={user}/a.parquet", columns)
+            tables.write(f"log/user_id={user}/a.parquet", columns)
     tables.write(
         f"log/user_id=u2/b{kind}", (tables.folder / f"log/user_id=u2/a{kind}").read_bytes()
     )
     assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabb"}
     if kind == ".parquet":  # a part that has the column itself, in the last place
         columns = {"item_id": ["c"], "timestamp": [3], "user_id": ["u2"]}
-        tables.parquet("log/user_id=u3/z.parquet", columns)
+        tables.write("log/user_id=u3/z.parquet", columns)
         assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabbc"}
 
 
@@ -329,7 +316,7 @@ def test_files_put_together_with_their_headers_are_refused(tables: Tables) -> No
     message = tables.refusal(tables.write("log.csv", rows("u") + rows("v")))
     assert "log.csv, row 4: the header again" in message
     log = tables.write("ok.csv", rows("u"))
-    items = tables.write("twice.csv", ITEMS + ITEMS.replace("a,", "d,"))
+    items = tables.write("twice.csv", ABC + ABC.replace("a,", "d,"))
     assert "twice.csv, row 4: the header again" in tables.refusal(log, items)
 
 
@@ -337,15 +324,15 @@ def test_parquet_parts_may_differ_in_the_width_of_numbers_and_in_nothing_else(
     tables: Tables,
 ) -> None:
     columns: dict[str, Any] = {"user_id": [1, 1], "item_id": ["b", "a"]}
-    tables.parquet("log/0.parquet", {**columns, "timestamp": pl.Series([2, 1], dtype=pl.Int32)})
-    tables.parquet("log/1.parquet", {"timestamp": [4, 3], "x": [None, None], **columns})
+    tables.write("log/0.parquet", {**columns, "timestamp": pl.Series([2, 1], dtype=pl.Int32)})
+    tables.write("log/1.parquet", {"timestamp": [4, 3], "x": [None, None], **columns})
     assert tables.read(tables.folder / "log") == {"1": "abab"}
-    part = tables.parquet("log/2.parquet", {**columns, "timestamp": ["4", "3"]})
+    part = tables.write("log/2.parquet", {**columns, "timestamp": ["4", "3"]})
     message = tables.refusal(part.parent)
     assert "column 'timestamp' is Int32 in " in message
     assert "2.parquet" in message
     for unit in ("ms", "us"):
         times = pl.Series([4, 3], dtype=pl.Datetime(unit))  # type: ignore[arg-type]
-        tables.parquet(f"units/{unit}.parquet", {**columns, "timestamp": times})
+        tables.write(f"units/{unit}.parquet", {**columns, "timestamp": times})
     message = tables.refusal(tables.folder / "units")
     assert "column 'timestamp' is Datetime" in message
