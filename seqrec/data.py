@@ -107,7 +107,7 @@ class SequenceDataset:
 
     @cached_property
     def item_ids(self) -> list[str]:
-        """The user's own item ids; element i is item i + 1."""
+        """Item ids as they were given; element i is item i + 1."""
         return self.items["item_id"].to_list()
 
     def sequence(self, user: int) -> NDArray[np.int32]:

@@ -92,11 +92,11 @@ def _to_object(path: Path, row: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        value, found = None, f"no JSON ({getattr(error, 'msg', error)})"
+        value, is_what = None, f"no JSON ({getattr(error, 'msg', error)})"
     else:
-        found = f"a {type(value).__name__}"
+        is_what = f"a {type(value).__name__}"
     if not isinstance(value, dict):
-        refuse_row(path, row, f"{found}. Expected one JSON object on each line")
+        refuse_row(path, row, f"{is_what}. Expected one JSON object on each line")
     return value
 
 

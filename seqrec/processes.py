@@ -61,12 +61,15 @@ def start_accelerator(
             hold a part of the model each; or there is no GPU, or no tracker, where one was asked
             for by name.
     """
-    if sharding := [name for variable, name in SHARDED.items() if _is_on(variable)]:
-        raise SeqRecError(
-            f"accelerate was told to split the model over the processes ({sharding[0]}); here each "
-            "holds the whole of it, which in 4 bit takes half a gigabyte for each billion of "
-            f"weights. Type: {_how()}"
-        )
+    has_gpu = torch.accelerator.is_available()
+    for variable, name in SHARDED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on"):
+            how = "accelerate launch --config_file configs/multi_gpu.yaml"
+            raise SeqRecError(
+                f"accelerate was told to split the model over the processes ({name}); here each "
+                "holds the whole of it, which in 4 bit takes half a gigabyte for each billion of "
+                f"weights. Type: {how if has_gpu else HOW_ON_CPU}"
+            )
     if device == "cuda" and not torch.cuda.is_available():
         raise SeqRecError(
             "--device cuda asks for an NVIDIA GPU, and PyTorch finds none. Type --device cpu"
@@ -76,7 +79,7 @@ def start_accelerator(
     _say_what_is_left_aside()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without cpu=True Accelerate leaves processes without GPUs to themselves.
-    on_cpu = device == "cpu" or (started > 1 and not torch.accelerator.is_available())
+    on_cpu = device == "cpu" or (started > 1 and not has_gpu)
     accelerator = Accelerator(
         cpu=on_cpu,
         log_with=log_with,
@@ -104,18 +107,6 @@ def start_accelerator(
             HOW_ON_CPU,
         )
     return accelerator
-
-
-def _is_on(variable: str) -> bool:
-    """Tell whether accelerate's launcher has set a switch."""
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on")
-
-
-def _how() -> str:
-    """Return the command that starts several processes here."""
-    if torch.accelerator.is_available():
-        return "accelerate launch --config_file configs/multi_gpu.yaml"
-    return HOW_ON_CPU
 
 
 def _say_what_is_left_aside() -> None:
@@ -163,8 +154,8 @@ def gathered(accelerator: Accelerator, parts: Iterator[Part]) -> Iterator[Part]:
     if accelerator.num_processes == 1:
         yield from parts
         return
-    while found := [part for part in gather_object([next(parts, None)]) if part is not None]:
-        yield from found
+    while answers := [part for part in gather_object([next(parts, None)]) if part is not None]:
+        yield from answers
 
 
 def require_agreement(accelerator: Accelerator, value: Any, what: str) -> None:

@@ -6,8 +6,9 @@ are counted when the files are opened, so that the reader can tell whether all h
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from seqrec.errors import DataError
@@ -161,44 +162,6 @@ def refuse_empty(table: Table, ids: pl.Expr, column: str) -> None:
     table.refuse_rows(ids.is_null(), f"column {column!r} is empty. Fill it in or remove the row")
 
 
-# --- Text ---------------------------------------------------------------------------------------
-
-
-def _read_text(
-    part: Path,
-    root: Path,
-    columns: Sequence[str] | None,
-    ids: Sequence[str],
-    names: dict[str, None],
-    wanted: Mapping[str, str],
-) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a file of text, all columns if None; `names` gets those that occur."""
-    in_path = columns_in_path(part, root)
-    with open_text(part) as stream:
-        if kind_of(part) in (".jsonl", ".ndjson"):
-            yield from json_lines(part, stream, columns, ids, in_path, names)
-            return
-        file = CsvFile(part, stream, set(wanted) - set(in_path))
-        present = dict.fromkeys(file.names)
-        literals = _literals(in_path, present)
-        read = {**wanted}
-        if columns is None:
-            read |= {name: "" for name in present if name.strip() and name not in wanted}
-        require(str(part), [*file.names, *literals], read)
-        names.update(dict.fromkeys([*present, *literals]))
-        for frame in file.frames([name for name in columns or present if name in present]):
-            frame = frame.with_columns(**literals)
-            yield frame if columns is None else frame[list(columns)]
-
-
-def _literals(in_path: Mapping[str, str | None], held: Iterable[str]) -> dict[str, pl.Expr]:
-    """Return the columns in a file's path that the file itself does not have."""
-    return {name: pl.lit(in_path[name], pl.String) for name in in_path if name not in held}
-
-
-# --- Logs ---------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def open_log(path: Path, wanted: Mapping[str, str]) -> Iterator[Table]:
     """Open a large table for reading a few columns, more than once.
@@ -212,101 +175,18 @@ def open_log(path: Path, wanted: Mapping[str, str]) -> Iterator[Table]:
     Raises:
         DataError: a part cannot be read, or lacks a column.
     """
-    parts = table_files(path)
-    if kind_of(parts[0]) == ".parquet":
-        yield _scan_log(path, parts, wanted)
-        return
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="seqrec-")
-    except OSError as error:
-        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
-    with folder as name:
-        yield _keep_log(path, parts, wanted, Path(name))
-
-
-def _keep_log(path: Path, parts: Sequence[Path], wanted: Mapping[str, str], folder: Path) -> Table:
-    """Write the wanted columns of text to a folder, as text, and open what was written."""
-    columns = list(wanted)
-    names: dict[str, None] = {}
-    files: list[Path] = []
-    counts: list[tuple[str, int]] = []
-    for part in parts:
-        num_rows = 0
-        for frame in _read_text(part, path, columns, columns[:2], names, wanted):
-            num_rows += len(frame)
-            files.append(folder / f"{len(files):06d}.parquet")
-            try:
-                frame.write_parquet(files[-1], compression="lz4", statistics=False)
-            except (OSError, pl.exceptions.PolarsError) as error:
-                raise DataError(
-                    f"{folder} cannot be written ({error}), where what is read of the log is kept "
-                    "for a moment. Set TMPDIR to a folder with more room"
-                ) from error
-        counts.append((str(part), num_rows))
-    scan = pl.scan_parquet(files, glob=False, hive_partitioning=False) if files else pl.LazyFrame()
-    return Table.of_parts(path, scan, counts, names, wanted)
-
-
-def _scan_log(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) -> Table:
-    """Open Parquet parts, whose columns may have different orders; rows are counted by footers."""
-    scans: list[pl.LazyFrame] = []
-    counts: list[tuple[str, int]] = []
-    names: dict[str, None] = {}
-    for part in parts:
-        scan = _scan_part_of(part, path, wanted)
-        with reading(str(part)):
-            counts.append((str(part), int(scan.select(pl.len()).collect().item())))
-        names.update(dict.fromkeys(scan.collect_schema()))
-        scans.append(scan.select(list(wanted)))
-    schemas = [scan.collect_schema() for scan in scans]
-    common = {
-        name: _common_type(
-            [(part, schema[name]) for part, schema in zip(parts, schemas, strict=True)], name
+    empty = pl.DataFrame(schema=dict.fromkeys(wanted, pl.String))
+    with contextlib.ExitStack() as kept:
+        parts, counts, names = _open_parts(
+            path, wanted, list(wanted), lambda frames: _keep_on_disk(chain([empty], frames), kept)
         )
-        for name in wanted
-    }
-    frame = pl.concat([scan.cast(common) for scan in scans])  # type: ignore[arg-type]
-    return Table.of_parts(path, frame, counts, names, wanted)
-
-
-def _common_type(dtypes: Sequence[tuple[Path, pl.DataType]], column: str) -> pl.DataType:
-    """Return what a column of several parts is read as.
-
-    Raises:
-        DataError: parts disagree in more than the width of whole numbers.
-    """
-
-    def kind(dtype: pl.DataType) -> pl.DataType:
-        if dtype.is_integer() and dtype != pl.UInt64:
-            return pl.Int64()
-        return pl.String() if dtype in TEXT_TYPES else dtype
-
-    (first, common), *others = dtypes
-    for part, dtype in others:
-        if kind(dtype) != kind(common):
-            raise DataError(
-                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
-                "alike"
-            )
-    return common if all(dtype == common for _, dtype in others) else kind(common)
-
-
-def scan_part(part: Path) -> pl.LazyFrame:
-    """Open one Parquet file, its path taken literally."""
-    return pl.scan_parquet(part, glob=False, hive_partitioning=False)
-
-
-def _scan_part_of(part: Path, root: Path, wanted: Mapping[str, str]) -> pl.LazyFrame:
-    """Open a Parquet file of a table with the columns of its path; refuse it if one is missing."""
-    with reading(str(part)):
-        scan = scan_part(part)
-        held = scan.collect_schema()
-    literals = _literals(columns_in_path(part, root), held)
-    require(str(part), [*held, *literals], wanted)
-    return scan.with_columns(**literals)
-
-
-# --- Catalogues ---------------------------------------------------------------------------------
+        scans = {part: scan.select(list(wanted)) for part, scan in parts.items()}
+        common = {
+            name: _common_type({part: s.collect_schema()[name] for part, s in scans.items()}, name)
+            for name in wanted
+        }
+        frame = pl.concat([scan.cast(common) for scan in scans.values()])  # type: ignore[arg-type]
+        yield Table.of_parts(path, frame, counts, names, wanted)
 
 
 def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[str, str]]:
@@ -322,30 +202,104 @@ def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[s
     Raises:
         DataError: a part cannot be read, or lacks a wanted column.
     """
-    names: dict[str, None] = {}
+    parts, counts, names = _open_parts(
+        path,
+        wanted,
+        None,
+        lambda frames: pl.concat([pl.DataFrame(), *frames], how="diagonal").lazy(),
+    )
     not_text: dict[str, str] = {}
-    frames: list[pl.DataFrame] = []
+    frames = [_as_texts(part, scan, wanted, not_text) for part, scan in parts.items()]
+    frame = pl.concat(frames, how="diagonal").lazy()
+    return Table.of_parts(path, frame, counts, names, wanted), not_text
+
+
+def _open_parts(
+    path: Path,
+    wanted: Mapping[str, str],
+    columns: Sequence[str] | None,
+    keep: Callable[[Iterator[pl.DataFrame]], pl.LazyFrame],
+) -> tuple[dict[Path, pl.LazyFrame], list[tuple[str, int]], dict[str, None]]:
+    """Open the files of a table.
+
+    Args:
+        path: a file or a folder of parts.
+        wanted: the columns that each file of Parquet or CSV has to have, mapped to their flags.
+        columns: those to read of text; None: all.
+        keep: what to do with the frames that are read of a file of text.
+
+    Returns:
+        The files' rows, with the columns of their paths; how many rows each has; and the names of
+        all columns.
+    """
+    opened: dict[Path, pl.LazyFrame] = {}
     counts: list[tuple[str, int]] = []
+    names: dict[str, None] = {}
     for part in table_files(path):
         if kind_of(part) == ".parquet":
-            read = [_parquet_as_text(part, path, wanted, not_text)]
+            scan = _scan_with_path(part, path, wanted)
+            names.update(dict.fromkeys(scan.collect_schema()))
         else:
-            read = list(_read_text(part, path, None, list(wanted)[:1], names, wanted))
-        frames += read
-        counts.append((str(part), sum(map(len, read))))
-    frame = pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
-    names.update(dict.fromkeys(frame.columns))
-    return Table.of_parts(path, frame.lazy(), counts, names, wanted), not_text
+            scan = keep(_read_text(part, path, wanted, columns, names))
+        with reading(str(part)):
+            counts.append((str(part), int(scan.select(pl.len()).collect().item())))
+        opened[part] = scan
+    return opened, counts, names
 
 
-def _parquet_as_text(
-    part: Path, root: Path, wanted: Mapping[str, str], not_text: dict[str, str]
+# --- Parquet ------------------------------------------------------------------------------------
+
+
+def scan_part(part: Path) -> pl.LazyFrame:
+    """Open one Parquet file, its path taken literally."""
+    return pl.scan_parquet(part, glob=False, hive_partitioning=False)
+
+
+def _scan_with_path(part: Path, root: Path, wanted: Mapping[str, str]) -> pl.LazyFrame:
+    """Open a Parquet file of a table with the columns of its path; refuse it if one is missing."""
+    with reading(str(part)):
+        scan = scan_part(part)
+        held = scan.collect_schema()
+    literals = _literals(columns_in_path(part, root), held)
+    require(str(part), [*held, *literals], wanted)
+    return scan.with_columns(**literals)
+
+
+def _literals(in_path: Mapping[str, str | None], held: Iterable[str]) -> dict[str, pl.Expr]:
+    """Return the columns in a file's path that the file itself does not have."""
+    return {name: pl.lit(in_path[name], pl.String) for name in in_path if name not in held}
+
+
+def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType:
+    """Return what a column of several parts is read as.
+
+    Raises:
+        DataError: parts disagree in more than the width of whole numbers.
+    """
+
+    def kind(dtype: pl.DataType) -> pl.DataType:
+        if dtype.is_integer() and dtype != pl.UInt64:
+            return pl.Int64()
+        return pl.String() if dtype in TEXT_TYPES else dtype
+
+    (first, common), *others = dtypes.items()
+    for part, dtype in others:
+        if kind(dtype) != kind(common):
+            raise DataError(
+                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
+                "alike"
+            )
+    return common if all(dtype == common for _, dtype in others) else kind(common)
+
+
+def _as_texts(
+    part: Path, scan: pl.LazyFrame, wanted: Mapping[str, str], not_text: dict[str, str]
 ) -> pl.DataFrame:
-    """Read a Parquet file of items; `not_text` gets the types of the columns that are no text."""
+    """Read the items of a file as text; `not_text` gets the types of the columns that are none."""
     id_column, title_column = wanted
-    scan = _scan_part_of(part, root, wanted)
     schema = scan.collect_schema()
-    require_ids(str(part), id_column, schema[id_column], wanted[id_column])
+    if id_column in schema:  # JSON lines may lack it
+        require_ids(str(part), id_column, schema[id_column], wanted[id_column])
     foreign = {name: str(dtype) for name, dtype in schema.items() if not _is_text(dtype)}
     if title_column in foreign:
         raise DataError(
@@ -376,3 +330,52 @@ def _as_text(column: pl.Series) -> pl.Series:
     if column.dtype.is_nested() or column.dtype == pl.Duration:
         return pl.Series(column.name, [text_of(value) for value in column.to_list()], pl.String)
     return column.cast(pl.String)
+
+
+# --- Text ---------------------------------------------------------------------------------------
+
+
+def _read_text(
+    part: Path,
+    root: Path,
+    wanted: Mapping[str, str],
+    columns: Sequence[str] | None,
+    names: dict[str, None],
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a file of text, all columns if None; `names` gets those that occur."""
+    in_path = columns_in_path(part, root)
+    with open_text(part) as stream:
+        if kind_of(part) in (".jsonl", ".ndjson"):
+            ids = list(wanted)[:-1]  # then comes a time or a title
+            yield from json_lines(part, stream, columns, ids, in_path, names)
+            return
+        file = CsvFile(part, stream, set(wanted) - set(in_path))
+        literals = _literals(in_path, file.names)
+        read = {**wanted}
+        if columns is None:
+            read |= {name: "" for name in file.names if name.strip() and name not in wanted}
+        require(str(part), [*file.names, *literals], read)
+        names.update(dict.fromkeys([*file.names, *literals]))
+        present = dict.fromkeys(columns or file.names)
+        for frame in file.frames([name for name in present if name in file.names]):
+            frame = frame.with_columns(**literals)
+            yield frame if columns is None else frame[list(columns)]
+
+
+def _keep_on_disk(frames: Iterator[pl.DataFrame], kept: contextlib.ExitStack) -> pl.LazyFrame:
+    """Write frames to a folder that is there until the stack is left, and open what was written."""
+    try:
+        folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
+    except OSError as error:
+        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
+    files: list[Path] = []
+    for frame in frames:
+        files.append(folder / f"{len(files):06d}.parquet")
+        try:
+            frame.write_parquet(files[-1], compression="lz4", statistics=False)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"{folder} cannot be written ({error}), where what is read of the log is kept for "
+                "a moment. Set TMPDIR to a folder with more room"
+            ) from error
+    return pl.scan_parquet(files, glob=False, hive_partitioning=False)

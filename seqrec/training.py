@@ -31,6 +31,9 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 LossFunction = Callable[[Any, Batch], Tensor]
+WEIGHT_DECAY = 0.01
+WARMUP = 0.05  # of all steps
+MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,8 @@ class FitConfig:
 
     num_epochs: int
     learning_rate: float
-    weight_decay: float = 0.01
-    warmup_share: float = 0.05
     patience: int = 0  # evaluations without a new best before stopping; 0: never stop early
     evaluate_every: int = 1  # epochs
-    max_grad_norm: float = 1.0
     gradient_accumulation: int = 1  # parts that a batch is computed in, one after the other
     seed: int = 0
 
@@ -223,13 +223,13 @@ def _read_checkpoint(
     return progress, model, best, optimizer
 
 
-def cosine_with_warmup(step: int, total_steps: int, warmup_share: float) -> float:
+def cosine_with_warmup(step: int, total_steps: int) -> float:
     """Return the learning-rate factor: linear to 1, then a half cosine to 0 (arXiv:1608.03983).
 
-    >>> [cosine_with_warmup(step, 100, 0.1) for step in (0, 9, 100)]
-    [0.1, 1.0, 0.0]
+    >>> [cosine_with_warmup(step, 100) for step in (0, 4, 100)]
+    [0.2, 1.0, 0.0]
     """
-    warmup = max(1, round(total_steps * warmup_share))
+    warmup = max(1, round(total_steps * WARMUP))
     if step < warmup:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
@@ -279,7 +279,7 @@ def fit(
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 module.sparse = False
-    optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
     progress, best = Progress(), trainable_state(model)
     if (checkpoint := _read_checkpoint(checkpoint_dir, digest)) is not None:
         progress, weights, best, moments = checkpoint
@@ -302,9 +302,9 @@ def fit(
         rank = accelerator.process_index
         torch.manual_seed(config.seed * 100_003 + progress.epoch + rank * 1_000_003)
         for batch in batches.epoch(progress.epoch)[1]:
-            factor = cosine_with_warmup(progress.step, total_steps, config.warmup_share)
+            rate = config.learning_rate * cosine_with_warmup(progress.step, total_steps)
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
+                group["lr"] = rate
             loss = _backward(objective, batch, config, accelerator)
             if not math.isfinite(loss):
                 raise SeqRecError(
@@ -312,16 +312,12 @@ def fit(
                     f"is in {checkpoint_dir}. Try half the learning rate: --learning-rate "
                     f"{config.learning_rate / 2:g}"
                 )
-            if any(p.grad is not None and p.grad.is_sparse for p in parameters):
-                clip_gradients(parameters, config.max_grad_norm)
-            else:
-                accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            clip_gradients(parameters, MAX_GRAD_NORM)
             prepared.step()
             prepared.zero_grad()
             progress.step += 1
             bar.update()
             if progress.step % LOG_EVERY == 0:  # to trackers, if there are any
-                rate = config.learning_rate * factor
                 accelerator.log({"loss": loss, "learning_rate": rate}, step=progress.step)
         progress.epoch += 1
         if progress.epoch % config.evaluate_every and progress.epoch < config.num_epochs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.config import default_output_dir, flag, parse_flags, recipe, recipe_digest, to_json
+from seqrec.config import flag, parse_flags, recipe, recipe_digest, to_json
 
 import pytest
 
@@ -49,13 +49,10 @@ def parse(*argv: str) -> Config:
     return parse_flags(Config, "A test.", argv)
 
 
-def test_no_flag_gives_the_defaults() -> None:
-    assert parse() == Config()
-
-
 @pytest.mark.parametrize(
     ("argv", "field", "expected"),
     [
+        ([], "num_epochs", 5),  # the defaults
         (["--output-dir", "a/b"], "output_dir", Path("a/b")),
         (["--num-epochs", "7"], "num_epochs", 7),
         (["--learning-rate", "1e-4"], "learning_rate", 1e-4),
@@ -147,10 +144,6 @@ def test_a_config_survives_the_way_through_json() -> None:
     assert values["cutoffs"] == [1, 20]
     values |= {"output_dir": Path(values["output_dir"]), "cutoffs": tuple(values["cutoffs"])}
     assert Config(**values) == config
-
-
-def test_the_default_output_directory_bears_the_name_of_the_data() -> None:
-    assert default_output_dir(Path("data/ml-100k")) == Path("runs/ml-100k")
 
 
 def test_a_recipe_holds_the_flags_that_affect_the_result_and_no_others() -> None:

@@ -201,7 +201,7 @@ def test_only_what_is_ours_or_empty_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_file_says_what_its_json_says(tmp_path: Path) -> None:
-    path = tmp_path / "about.json"
+    path = tmp_path / "description.json"
     assert not says(path, "format", "seqrec")
     write_json(path, {"format": "seqrec-thing/2", "version": 2})
     assert says(path, "format", "seqrec-thing/")

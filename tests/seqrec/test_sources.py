@@ -19,7 +19,7 @@ RATINGS = "196\t242\t3\t881250949\n186\t1412\t5\t891717742\n196\t267\t1\t8812509
 
 
 def flags(*positions: int) -> str:
-    return "|".join("1" if place in positions else "0" for place in range(19))
+    return "|".join("1" if flag in positions else "0" for flag in range(19))
 
 
 # As GroupLens writes it; positions of the genres as in the order of its README.

@@ -74,11 +74,11 @@ def test_any_text_and_any_time_give_what_plain_python_makes_of_them(
     log, items = tables
     with tempfile.TemporaryDirectory() as folder:
         dataset = Tables(Path(folder)).prepare(log, items, suffix)
-        found, kept = sequences(dataset), dataset.items
+        taken_by_user, kept = sequences(dataset), dataset.items
     expected: dict[str, list[tuple[int, str]]] = {}
     for user, item, time in log.iter_rows():
         expected.setdefault(user, []).append((time, item))
-    assert found == {
+    assert taken_by_user == {
         user: [item for _, item in sorted(events, key=lambda event: event[0])]
         for user, events in expected.items()
     }
@@ -95,8 +95,8 @@ def test_strange_ids_and_titles_are_recommended_as_they_were_given(
     dataset = tables.prepare(log, items)
     torch.manual_seed(0)
     student = Student(StudentConfig(arch="gru", num_items=len(STRANGE), hidden_dim=8, max_len=9))
-    about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
-    student.save_pretrained(tmp_path / "student", **about)
+    description = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
+    student.save_pretrained(tmp_path / "student", **description)
     export_student(tmp_path / "student", dataset, tmp_path / "export", "int8")
     answers = Recommender.from_pretrained(tmp_path / "export").recommend(
         [STRANGE[0]], k=len(STRANGE), exclude_seen=False

@@ -28,14 +28,14 @@ from tests.seqrec.table_folder import ABC, HEADER, Tables, rows
 
 def by_the_csv_module(body: str, width: int) -> list[list[str]]:
     """Read rows as Python does; raises if a row is not what its writer can have meant."""
-    found = []
+    rows_read = []
     for row in csv.reader(io.StringIO(body, newline=""), strict=True):
         if not row or (len(row) == 1 and not row[0].strip()):
             continue  # a blank line
         if any(row[width:]):
             raise csv.Error("too many fields")
-        found.append(row[:width] + [""] * (width - len(row)))
-    return found
+        rows_read.append(row[:width] + [""] * (width - len(row)))
+    return rows_read
 
 
 def by_us(path: Path, columns: list[str]) -> list[list[str]]:
@@ -125,11 +125,11 @@ def test_the_events_are_those_of_all_parts_whatever_their_names_and_packing(
                 _part(tables, f"{odd}/{below}{name}", kind, packing, events)
                 contents[file] = events
         # One time for all: the order is that of the files, by name, and of the rows in them.
-        found: dict[str, str] = {}
+        expected: dict[str, str] = {}
         for file in sorted(contents, key=lambda file: Path(file).parts):
             for user, item, _ in contents[file]:
-                found[user] = found.get(user, "") + item
-        assert tables.read(tables.folder / odd) == found
+                expected[user] = expected.get(user, "") + item
+        assert tables.read(tables.folder / odd) == expected
 
 
 FIRST = [("u", item, 'an "x"') for item in "abc"]
@@ -245,7 +245,7 @@ def test_columns_in_the_names_of_folders_are_read(tables: Tables, kind: str) -> 
         f"log/user_id=u2/b{kind}", (tables.folder / f"log/user_id=u2/a{kind}").read_bytes()
     )
     assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabb"}
-    if kind == ".parquet":  # a part that has the column itself, in the last place
+    if kind == ".parquet":  # a part that has the column itself, as its last
         columns = {"item_id": ["c"], "timestamp": [3], "user_id": ["u2"]}
         tables.write("log/user_id=u3/z.parquet", columns)
         assert tables.read(tables.folder / "log") == {"u 1": "ab", "u2": "aabbc"}
