@@ -1,14 +1,13 @@
 """JSON lines -> frames of text, with every row of a file accounted for."""
 
-import io
 import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from seqrec.text_tables import Stream, refuse_row, to_frames
+from seqrec.text_tables import refuse_row, to_frames
 
 import polars as pl
 
@@ -40,7 +39,7 @@ def text_of(value: Any) -> str:
 
 def json_lines(
     path: Path,
-    stream: Stream,
+    text: TextIO,
     columns: Sequence[str] | None,
     ids: Collection[str],
     in_path: dict[str, str | None],
@@ -50,7 +49,7 @@ def json_lines(
 
     Args:
         path: what messages name.
-        stream: from `open_text`.
+        text: from `open_text`, whose lines end with a line feed.
         columns: those to read, numbers and text; or None for all, which then are text for a reader.
         ids: columns whose numbers have to be whole; they are read in any case.
         in_path: what a row has in columns that it leaves out.
@@ -59,7 +58,6 @@ def json_lines(
     Raises:
         DataError: a row cannot be read.
     """
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")  # type: ignore
     lines = (line for line in text if not line.isspace())
 
     def read(name: str, values: list[Any], first: int) -> list[str | None]:

@@ -344,12 +344,13 @@ def _read_text(
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file of text, all columns if None; `names` gets those that occur."""
     in_path = columns_in_path(part, root)
-    with open_text(part) as stream:
-        if kind_of(part) in (".jsonl", ".ndjson"):
+    is_json = kind_of(part) in (".jsonl", ".ndjson")
+    with open_text(part, "\n" if is_json else "") as text:
+        if is_json:
             ids = list(wanted)[:-1]  # then comes a time or a title
-            yield from json_lines(part, stream, columns, ids, in_path, names)
+            yield from json_lines(part, text, columns, ids, in_path, names)
             return
-        file = CsvFile(part, stream, set(wanted) - set(in_path))
+        file = CsvFile(part, text, set(wanted) - set(in_path))
         literals = _literals(in_path, file.names)
         read = {**wanted}
         if columns is None:

@@ -2,7 +2,7 @@
 
 A block of CSV is handed to Polars only where its meaning is beyond doubt: it holds no quote, no
 blank line and no carriage return that stands alone, and the rows that come back are as many as its
-lines. From the first other block on, a file is read by Python's `csv` in strict mode, at a third of
+lines. From the first other block on, a file is read by Python's `csv` in strict mode, at a quarter of
 the speed, and what that cannot read is refused with its row. Columns that nobody asked for are
 parsed too: a quote in one of them could swallow rows.
 """
@@ -16,21 +16,23 @@ import io
 import lzma
 import re
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from seqrec.errors import DataError
 
 import polars as pl
 
-BLOCK = 2**24  # bytes that are parsed at once
+BLOCK = 2**24  # characters that are parsed at once
 ROWS_AT_ONCE = 1000  # by Python: more of them leave a processor's cache
 ROWS_IN_FRAME = 2**16  # a frame costs a millisecond, whatever is in it
 SEPARATORS = ",;\t|"
-ENCODINGS = {
+MARKS = {  # with which a file of this encoding begins
+    codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is the beginning of this one
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -38,45 +40,13 @@ ENCODINGS = {
 }
 csv.field_size_limit(sys.maxsize)  # Python's own limit is 128 KiB
 
-Stream = io.BufferedIOBase
 
-
-# --- Bytes --------------------------------------------------------------------------------------
-
-
-class _Pieces(io.RawIOBase):
-    """Pieces of bytes as a file to read."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self.pieces, self.rest = iter(pieces), memoryview(b"")  # whose parts are no copies
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self.rest:
-            piece = next(self.pieces, None)
-            if piece is None:
-                return 0
-            self.rest = memoryview(piece)
-        count = min(len(buffer), len(self.rest))
-        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
-        return count
-
-
-def _as_file(pieces: Iterable[bytes]) -> io.BufferedReader:
-    return io.BufferedReader(_Pieces(pieces), 2**18)
-
-
-def _blocks(stream: Stream) -> Iterator[bytes]:
-    return iter(lambda: stream.read(BLOCK), b"")
-
-
-def _unpack_zstd(path: Path) -> io.BufferedReader:
+def _unpack_zstd(path: Path) -> Any:
     """Unpack Zstandard by Polars; Python can from 3.14 on. Line ends become plain ones."""
-    batches = pl.scan_lines(path, glob=False).collect_batches(maintain_order=True)
-    some = (part for batch in batches for part in batch.iter_slices(2**14))
-    return _as_file("\n".join([*part.to_series(), ""]).encode() for part in some)
+    file = tempfile.TemporaryFile()
+    pl.scan_lines(path, glob=False).sink_csv(file, include_header=False, quote_style="never")
+    file.seek(0)
+    return file
 
 
 # By a file's first bytes, whatever its name says.
@@ -89,8 +59,12 @@ UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
 
 
 @contextlib.contextmanager
-def open_text(path: Path) -> Iterator[Stream]:
-    """Open a file as UTF-8 without a byte-order mark, unpacked if it is packed.
+def open_text(path: Path, newline: str = "") -> Iterator[TextIO]:
+    """Open a file of text without its byte-order mark, unpacked if it is packed.
+
+    Args:
+        path: of UTF-8, whose wrong bytes become surrogates, or of UTF-16 or UTF-32 with a mark.
+        newline: as of `open`.
 
     Raises:
         DataError: while it is read in the block, if it is damaged.
@@ -99,17 +73,12 @@ def open_text(path: Path) -> Iterator[Stream]:
         with path.open("rb") as file:
             start = file.read(6)
         unpack = next((UNPACKERS[magic] for magic in UNPACKERS if start.startswith(magic)), None)
-        opened: Any = unpack(path) if unpack else path.open("rb", 2**18)
+        opened: Any = unpack(path) if unpack else path.open("rb")
         with opened as stream:
             start = stream.peek(4)[:4]
-            if start.startswith(codecs.BOM_UTF8):
-                stream.read(len(codecs.BOM_UTF8))
-            encoding = next((ENCODINGS[mark] for mark in ENCODINGS if start.startswith(mark)), None)
-            if encoding is None:
-                yield stream
-            else:
-                text = io.TextIOWrapper(stream, encoding, newline="")
-                yield _as_file(piece.encode() for piece in iter(lambda: text.read(2**18), ""))
+            encoding = next((MARKS[mark] for mark in MARKS if start.startswith(mark)), "utf-8")
+            errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+            yield io.TextIOWrapper(stream, encoding, errors, newline)
     except (
         *(OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeError),
         *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
@@ -168,37 +137,29 @@ class CsvFile:
         num_rows: how many were read so far; blank lines are none.
     """
 
-    def __init__(self, path: Path, stream: Stream, needed: Collection[str]) -> None:
+    def __init__(self, path: Path, text: TextIO, needed: Collection[str]) -> None:
         """Read the header.
 
         Args:
             path: what messages name.
-            stream: from `open_text`.
+            text: from `open_text`.
             needed: columns by which the separator is known, if it is not the usual one.
         """
-        self.path, self.stream, self.num_rows = path, stream, 0
-        line = self._next_line()
+        self.path, self.text, self.num_rows = path, text, 0
+        line = text.readline(BLOCK)
         while line and not line.strip("\r\n \t"):
-            line = self._next_line()
+            line = text.readline(BLOCK)
         said = re.fullmatch(r'"?sep=([,;:|\t^~])"?', line.rstrip("\r\n"), re.IGNORECASE)
         if said:  # by Excel
-            line = self._next_line()
+            line = text.readline(BLOCK)
         self.separator = said[1] if said else self._separator_of(line, needed)
-        lines = chain([line], iter(self._next_line, ""))  # a quoted name may have several lines
+        lines = chain([line], text)  # a quoted name may have several
         try:
             self.names: list[str] = next(csv.reader(lines, delimiter=self.separator, strict=True))
         except StopIteration:
             raise DataError(f"{path} is empty. Export it again") from None
         except csv.Error as error:
             refuse_row(path, 0, f"{error}. A quote inside quoted text has to be doubled")
-
-    def _next_line(self) -> str:
-        line = self.stream.readline(BLOCK)
-        if b"\r" in line.rstrip(b"\r\n"):  # a line end of its own
-            line, rest = line.split(b"\r", 1)
-            self.stream = _as_file(chain([rest], _blocks(self.stream)))
-            line += b"\n"
-        return line.decode("utf-8", "surrogateescape")
 
     def _separator_of(self, line: str, needed: Collection[str]) -> str:
         usual = "\t" if ".tsv" in self.path.name.lower() else ","
@@ -224,35 +185,34 @@ class CsvFile:
             yield frame
 
     def _frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        rest = b""
-        for block in _blocks(self.stream):
-            rows, end, rest = (rest + block).rpartition(b"\n")
-            if not end:
-                continue
+        rest = ""
+        while block := self.text.read(BLOCK):
+            rows, end, rest = (rest + block).rpartition("\n")
             frame = self._read_plainly(rows + end, columns)
             if frame is None:  # where a row ends is known only by reading on from here
-                pieces = chain([rows, end, rest], _blocks(self.stream))
-                yield from self._read_strictly(pieces, columns)
-                return
+                rest = rows + end + rest + self.text.readline()
+                break
             self.num_rows += len(frame)
             yield frame
-        yield from self._read_strictly([rest], columns)
+        yield from to_frames(self.path, self.num_rows, self._read_strictly(rest, columns))
 
-    def _read_plainly(self, rows: bytes, columns: Sequence[str]) -> pl.DataFrame | None:
+    def _read_plainly(self, rows: str, columns: Sequence[str]) -> pl.DataFrame | None:
         """Have Polars read whole lines, None if that might be wrong."""
-        blank = rows.startswith((b"\n", b"\r\n")) or b"\n\n" in rows or b"\n\r\n" in rows
-        if (
-            b'"' in rows
-            or blank
-            or rows.count(b"\r") != rows.count(b"\r\n")
-            or len(self.names) == 1
-        ):
+        is_plain = (
+            '"' not in rows
+            and rows.count("\r") == rows.count("\r\n")
+            and not rows.startswith(("\n", "\r\n"))
+            and "\n\n" not in rows
+            and "\n\r\n" not in rows
+            and len(self.names) > 1
+        )
+        if not is_plain:
             return None
         # A header of ours: the beginning of a block would be taken for a mark or a magic number.
         header = self.separator.join(f"column_{number}" for number in range(len(self.names)))
         try:
             frame = pl.read_csv(
-                header.encode() + b"\n" + rows,
+                f"{header}\n{rows}".encode("utf-8", "surrogateescape"),
                 separator=self.separator,
                 quote_char=None,
                 infer_schema=False,  # all as text: an id such as "007" must not become a number
@@ -260,39 +220,35 @@ class CsvFile:
             )
         except pl.exceptions.PolarsError:
             return None
-        if len(frame) != rows.count(b"\n"):
-            return None
         first, second = frame.to_series(0), frame.to_series(1)
-        if (first.filter(second == "").str.strip_chars() == "").any():  # a line of blanks, perhaps
+        # Lost lines; or, perhaps, a line of blanks.
+        if (
+            len(frame) != rows.count("\n")
+            or (first.filter(second == "").str.strip_chars() == "").any()
+        ):
             return None
-        read = {name: frame.to_series(self.names.index(name)) for name in columns}
-        return pl.DataFrame(read)
+        return pl.DataFrame({name: frame.to_series(self.names.index(name)) for name in columns})
 
     def _read_strictly(
-        self, pieces: Iterable[bytes], columns: Sequence[str]
-    ) -> Iterator[pl.DataFrame]:
-        """Have Python read rows, and name one that it cannot read."""
-        text = io.TextIOWrapper(_as_file(pieces), "utf-8", "surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=self.separator, strict=True)
+        self, begun: str, columns: Sequence[str]
+    ) -> Iterator[tuple[int, dict[str, Sequence[Any]]]]:
+        """Have Python read what has begun so and the rest; name a row that it cannot read."""
+        lines = chain(io.StringIO(begun, newline=""), self.text)
+        reader = csv.reader(lines, delimiter=self.separator, strict=True)
         indices = {name: self.names.index(name) for name in columns}
-
-        def chunks() -> Iterator[tuple[int, dict[str, Sequence[Any]]]]:
-            while True:
-                rows: list[list[Any]] = []  # of text, None where a row is short
-                try:
-                    rows.extend(islice(reader, ROWS_AT_ONCE))
-                except csv.Error as error:
-                    row = self.num_rows + len(self._same_width(rows)) + 1
-                    advice = "A quote inside quoted text has to be doubled"
-                    refuse_row(self.path, row, f"{error}. {advice}")
-                if not rows:
-                    return
-                if rows := self._same_width(rows):
-                    fields = list(zip(*rows, strict=True))
-                    self.num_rows += len(rows)
-                    yield len(rows), {name: fields[index] for name, index in indices.items()}
-
-        return to_frames(self.path, self.num_rows, chunks())
+        while True:
+            rows: list[list[Any]] = []  # of text, None where a row is short
+            try:
+                rows.extend(islice(reader, ROWS_AT_ONCE))
+            except csv.Error as error:
+                row = self.num_rows + len(self._same_width(rows)) + 1
+                refuse_row(self.path, row, f"{error}. A quote inside quoted text has to be doubled")
+            if not rows:
+                return
+            if rows := self._same_width(rows):
+                fields = list(zip(*rows, strict=True))
+                self.num_rows += len(rows)
+                yield len(rows), {name: fields[index] for name, index in indices.items()}
 
     def _same_width(self, rows: list[list[Any]]) -> list[list[Any]]:
         """Drop blank lines, fill short rows up; refuse rows with more fields than names."""
