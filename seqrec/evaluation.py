@@ -5,13 +5,13 @@ first, as ONNX's TopK does. Shape letters: N users, I items.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from seqrec.data import EvalTargets, SequenceDataset
 from seqrec.histories import PAD, pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation, ndcg
-from seqrec.processes import sum_over_processes
+from seqrec.processes import gathered
 
 import numpy as np
 import torch
@@ -156,16 +156,21 @@ def _ranks(
     if part == "valid":
         targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
     batch_size = users_at_once(batch_size, dataset.num_items)
-    ranks = np.zeros((len(protocols), len(targets.users)), dtype=np.int64)
     first, step = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = itertools.islice(evaluation_batches(dataset, targets, batch_size), first, None, step)
-    for chosen, items, histories in batches:
-        shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
-        scores, wanted = score(shown).float().cpu(), torch.from_numpy(items)
-        for of_protocol, exclude_seen in zip(ranks, protocols, strict=True):
-            seen = torch.from_numpy(pad_left(histories)) if exclude_seen else None
-            of_protocol[chosen] = target_ranks(scores, wanted, seen).numpy()
-    return sum_over_processes(accelerator, ranks)
+
+    def parts() -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
+        for chosen, items, histories in batches:
+            shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
+            scores, wanted = score(shown).float().cpu(), torch.from_numpy(items)
+            seen = torch.from_numpy(pad_left(histories)) if any(protocols) else None
+            excluded = [seen if exclude_seen else None for exclude_seen in protocols]
+            yield chosen, [target_ranks(scores, wanted, items).numpy() for items in excluded]
+
+    ranks = np.empty((len(protocols), len(targets.users)), dtype=np.int64)
+    for chosen, ranked in gathered(accelerator, parts()):
+        ranks[:, chosen] = ranked
+    return ranks
 
 
 def popularity_scores(dataset: SequenceDataset) -> ScoreFunction:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from seqrec.errors import SeqRecError
 from seqrec.tracking import require_tracker
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
@@ -26,7 +25,6 @@ from accelerate.utils import (
     ProjectConfiguration,
     gather_object,
 )
-from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 Part = TypeVar("Part")
@@ -133,25 +131,14 @@ def asked_for_more() -> bool:
     return by_accelerate and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
 
 
-def sum_over_processes(
-    accelerator: Accelerator | None, array: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Add up an array of the same shape from all processes; all get the sum."""
-    if accelerator is None or accelerator.num_processes == 1:
-        return array
-    total = accelerator.reduce(torch.from_numpy(array).to(accelerator.device), "sum")
-    summed: NDArray[np.int64] = total.cpu().numpy()
-    return summed
-
-
-def gathered(accelerator: Accelerator, parts: Iterator[Part]) -> Iterator[Part]:
+def gathered(accelerator: Accelerator | None, parts: Iterator[Part]) -> Iterator[Part]:
     """Yield what all processes yield, to all of them; each has to read on until the last ends.
 
     Args:
-        accelerator: of this process.
+        accelerator: of this process; None: there is no other.
         parts: of this process; none is None.
     """
-    if accelerator.num_processes == 1:
+    if accelerator is None or accelerator.num_processes == 1:
         yield from parts
         return
     while answers := [part for part in gather_object([next(parts, None)]) if part is not None]:

@@ -2,8 +2,8 @@
 
 A block of CSV is handed to Polars only where its meaning is beyond doubt: it holds no quote, no
 blank line and no carriage return that stands alone, and the rows that come back are as many as its
-lines. From the first other block on, a file is read by Python's `csv` in strict mode, at a quarter of
-the speed, and what that cannot read is refused with its row. Columns that nobody asked for are
+lines. From the first other block on, a file is read by Python's `csv` in strict mode, at a quarter
+of the speed, and what that cannot read is refused with its row. Columns that nobody asked for are
 parsed too: a quote in one of them could swallow rows.
 """
 

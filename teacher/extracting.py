@@ -90,9 +90,7 @@ def extract_knowledge(
         rank, count = 0, 1
         if accelerator is not None:
             rank, count = accelerator.process_index, accelerator.num_processes
-        source = answers(teacher.eval(), known, batch_size, rank, count)
-        if accelerator is not None:
-            source = gathered(accelerator, source)
+        source = gathered(accelerator, answers(teacher.eval(), known, batch_size, rank, count))
         if target is not None:
             _save(teacher, known, target, source, prefixes_per_user)
         else:  # process 0 writes, the others answer

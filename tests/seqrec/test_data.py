@@ -50,6 +50,11 @@ def parts() -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def two_users(tmp_path: Path) -> SequenceDataset:
+    return write_dataset(tmp_path / "data", **parts())
+
+
 # --- Splits -------------------------------------------------------------------------------------
 
 
@@ -76,11 +81,12 @@ def test_temporal_gives_users_who_came_in_validation_a_test_target() -> None:
     assert split_by_time(users, valid_share=0.2, test_share=0.1) == [[6, -1, -1], [0, -1, 2]]
 
 
-def test_before_the_test_all_that_precedes_its_targets_is_trained_on(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
+def test_before_the_test_all_that_precedes_its_targets_is_trained_on(
+    two_users: SequenceDataset,
+) -> None:
     split = np.array([[1, 1, 2], [2, -1, -1], [0, -1, 1], [0, -1, -1]])
     offsets = np.array([0, 4, 7, 9, 11])  # the last user came after all moments of the split
-    whole = dataclasses.replace(dataset, offsets=offsets, split=split).before_test()
+    whole = dataclasses.replace(two_users, offsets=offsets, split=split).before_test()
     assert whole.split.tolist() == [[2, -1, 2], [3, -1, -1], [1, -1, 1], [0, -1, -1]]
 
 
@@ -192,17 +198,26 @@ def test_histories_and_targets_are_those_of_the_sequences(
         assert tiny_dataset.train_sequence(user).tolist() == sequence[:-2]
 
 
-def test_training_counts_leave_out_the_held_out_events(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
+def test_counts_are_those_of_the_arrays(two_users: SequenceDataset) -> None:
+    expected = {
+        "num_users": 2,
+        "num_items": 3,
+        "num_events": 6,
+        "num_train_events": 4,
+        "num_valid_targets": 1,
+        "num_test_targets": 1,
+        "text_columns": ["title"],
+    }
+    assert expected.items() <= two_users.meta.items()
     # Trained on: 1 2 of the first user, 2 3 of the second.
-    assert dataset.train_counts().tolist() == [0, 1, 2, 1]
+    assert two_users.train_counts().tolist() == [0, 1, 2, 1]
 
 
 def test_seen_items_are_excluded_only_where_users_hardly_ever_come_back(
-    tmp_path: Path, tiny_dataset: SequenceDataset
+    two_users: SequenceDataset, tiny_dataset: SequenceDataset
 ) -> None:
     assert tiny_dataset.exclude_seen
-    assert not write_dataset(tmp_path / "data", **parts()).exclude_seen  # 1 of 6 is a repeat
+    assert not two_users.exclude_seen  # 1 of 6 is a repeat
 
 
 # --- Fingerprint --------------------------------------------------------------------------------
@@ -230,51 +245,46 @@ def test_the_fingerprint_changes_with_all_that_a_model_can_depend_on(
     assert before.fingerprint != after.fingerprint
 
 
-def test_the_fingerprint_does_not_change_with_name_place_or_provenance(tmp_path: Path) -> None:
-    before = write_dataset(tmp_path / "before", **parts())
+def test_the_fingerprint_does_not_change_with_name_path_or_provenance(
+    two_users: SequenceDataset, tmp_path: Path
+) -> None:
     change = {
         "name": "other",
         "provenance": {"from": "elsewhere"},
         "user_ids": parts()["user_ids"].rename("customer"),
     }
     after = write_dataset(tmp_path / "after", **{**parts(), **change})
-    assert before.fingerprint == after.fingerprint
+    assert two_users.fingerprint == after.fingerprint
 
 
 # --- Loading ------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_a_data_set_is_refused_with_the_command_that_makes_one(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(DataError, match=r"python -m seqrec\.prepare .* --output-dir"):
-        load_dataset(tmp_path / "nothing")
-
-
 @pytest.mark.parametrize("keep", [None, 0, 20, -4], ids=["missing", "empty", "cut", "end cut"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_data_set_with_a_part_missing_or_cut_short_is_refused(
-    tmp_path: Path, name: str, keep: int | None
+def test_a_data_set_with_a_part_missing_or_cut_short_is_refused_with_the_command_that_makes_one(
+    two_users: SequenceDataset, name: str, keep: int | None
 ) -> None:
-    path = write_dataset(tmp_path / "data", **parts()).path / name
+    path = two_users.path / name
     content = path.read_bytes()
     path.unlink()
     if keep is not None:
         path.write_bytes(content[:keep])
-    with pytest.raises(DataError, match="(is damaged|no usable data set).*Make it: python -m"):
-        load_dataset(tmp_path / "data")
+    said = r"(is damaged|no usable data set).*python -m seqrec\.prepare .* --output-dir"
+    with pytest.raises(DataError, match=said):
+        load_dataset(two_users.path)
 
 
-def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    np.save(dataset.path / "events.npy", np.ones(5, dtype=np.int32))
+def test_parts_that_do_not_belong_together_are_refused(two_users: SequenceDataset) -> None:
+    path = two_users.path
+    np.save(path / "events.npy", np.ones(5, dtype=np.int32))
     with pytest.raises(DataError, match=r"events\.npy is damaged: SHA-256 is"):
-        load_dataset(dataset.path)
-    meta = read_json(dataset.path / "meta.json")
-    meta["sha256"]["events.npy"] = sha256_file(dataset.path / "events.npy")  # its maker's own
-    write_json(dataset.path / "meta.json", meta)
+        load_dataset(path)
+    meta = read_json(path / "meta.json")
+    meta["sha256"]["events.npy"] = sha256_file(path / "events.npy")  # by whoever made it
+    write_json(path / "meta.json", meta)
     with pytest.raises(DataError, match="differ in length"):
-        load_dataset(dataset.path)
+        load_dataset(path)
 
 
 @pytest.mark.parametrize(
@@ -290,22 +300,8 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_description_that_says_something_else_is_refused(
-    tmp_path: Path, name: str, value: object
+    two_users: SequenceDataset, name: str, value: object
 ) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    write_json(dataset.path / "meta.json", {**dataset.meta, name: value})
+    write_json(two_users.path / "meta.json", {**two_users.meta, name: value})
     with pytest.raises(DataError, match=name):
-        load_dataset(dataset.path)
-
-
-def test_the_description_counts_what_is_in_the_arrays(tmp_path: Path) -> None:
-    expected = {
-        "num_users": 2,
-        "num_items": 3,
-        "num_events": 6,
-        "num_train_events": 4,
-        "num_valid_targets": 1,
-        "num_test_targets": 1,
-        "text_columns": ["title"],
-    }
-    assert expected.items() <= write_dataset(tmp_path / "data", **parts()).meta.items()
+        load_dataset(two_users.path)

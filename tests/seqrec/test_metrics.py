@@ -1,7 +1,6 @@
 """Metrics against hand arithmetic and against ir_measures."""
 
 import math
-from collections.abc import Callable
 
 from seqrec import evaluation
 from seqrec.data import SequenceDataset
@@ -160,66 +159,55 @@ def rank_by_loop(
     return items.index(int(dataset.sequence(user)[position])) + 1
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 256])
-def test_evaluation_shows_the_newest_items_and_excludes_the_whole_history(
-    tiny_dataset: SequenceDataset, batch_size: int
-) -> None:
+def random_scores(shown: Tensor) -> Tensor:
+    """Score 30 items by all that is shown, and not by the padding."""
     table = torch.rand(31, 31, generator=torch.Generator().manual_seed(0))
+    return (table[shown] * (shown != PAD)[:, :, None]).sum(dim=1)
 
-    def score(items: Tensor) -> Tensor:  # depends on all that is shown, not on the padding
-        assert items.shape[1] <= 4
-        return (table[items] * (items != PAD)[:, :, None]).sum(dim=1)
+
+@pytest.mark.parametrize(
+    ("batch_size", "scores_at_once", "users_at_once"),
+    [(1, 2**25, 1), (7, 2**25, 7), (256, 2**25, 40), (256, 100, 3)],  # 30 items each
+)
+def test_evaluation_shows_the_newest_items_and_excludes_the_whole_history(
+    tiny_dataset: SequenceDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    scores_at_once: int,
+    users_at_once: int,
+) -> None:
+    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", scores_at_once)
+
+    def score(shown: Tensor) -> Tensor:
+        assert len(shown) <= users_at_once
+        assert shown.shape[1] <= 4
+        return random_scores(shown)
 
     result = evaluate(score, tiny_dataset, "test", max_len=4, batch_size=batch_size)
     targets = tiny_dataset.eval_targets("test")
     for row, (user, position) in enumerate(zip(targets.users, targets.positions, strict=True)):
         shown = tiny_dataset.sequence(user)[max(0, position - 4) : position].astype(np.int64)
-        scores = table[torch.from_numpy(shown)].sum(dim=0).numpy()
-        assert result.keeping_seen[row] == rank_by_loop(
-            tiny_dataset, user, position, scores, exclude=False
-        )
-        assert result.excluding_seen[row] == rank_by_loop(
-            tiny_dataset, user, position, scores, exclude=True
-        )
-
-
-def random_scores(dataset: SequenceDataset) -> Callable[[Tensor], Tensor]:
-    table = torch.rand(31, 31, generator=torch.Generator().manual_seed(0))
-    return lambda items: (table[items] * (items != PAD)[:, :, None]).sum(dim=1)
-
-
-def test_a_large_catalogue_is_ranked_for_a_few_users_at_once(
-    tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    score = random_scores(tiny_dataset)
-    whole = evaluate(score, tiny_dataset, "test", max_len=4)
-    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 100)
-
-    def watched(items: Tensor) -> Tensor:
-        assert len(items) <= 3  # 30 items each
-        return score(items)
-
-    pieces = evaluate(watched, tiny_dataset, "test", max_len=4)
-    assert pieces.keeping_seen.tolist() == whole.keeping_seen.tolist()
-    assert pieces.excluding_seen.tolist() == whole.excluding_seen.tolist()
+        scores = random_scores(torch.from_numpy(shown)[None])[0].numpy()
+        for ranks, exclude in ((result.keeping_seen, False), (result.excluding_seen, True)):
+            expected = rank_by_loop(tiny_dataset, user, position, scores, exclude=exclude)
+            assert ranks[row] == expected
 
 
 def test_so_many_users_are_validated_as_the_catalogue_allows_and_all_are_tested(
     tiny_dataset: SequenceDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score = random_scores(tiny_dataset)
-    whole = evaluate(score, tiny_dataset, "valid", max_len=4)
+    whole = evaluate(random_scores, tiny_dataset, "valid", max_len=4)
     targets = tiny_dataset.eval_targets("valid")
     monkeypatch.setattr(evaluation, "MAX_VALIDATION_SCORES", 12 * 30)
     sample = sample_targets(targets, 12)
     chosen = np.searchsorted(targets.users, sample.users)
     assert len(set(chosen.tolist())) == 12
-    assert sample.users.tolist() == targets.users[chosen].tolist()  # each with what is its own
+    assert sample.users.tolist() == targets.users[chosen].tolist()
     assert sample.positions.tolist() == targets.positions[chosen].tolist()
     assert sample.items.tolist() == targets.items[chosen].tolist()
-    part = evaluate(score, tiny_dataset, "valid", max_len=4)
+    part = evaluate(random_scores, tiny_dataset, "valid", max_len=4)
     assert part.excluding_seen.tolist() == whole.excluding_seen[chosen].tolist()
-    tested = evaluate(score, tiny_dataset, "test", max_len=4)
+    tested = evaluate(random_scores, tiny_dataset, "test", max_len=4)
     assert len(tested.keeping_seen) == len(tiny_dataset.eval_targets("test").users)
 
 

@@ -4,7 +4,6 @@ import bz2
 import csv
 import gzip
 import io
-import json
 import lzma
 import os
 import tempfile
@@ -116,47 +115,22 @@ def test_the_events_are_those_of_all_parts_whatever_their_names_and_packing(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tables = Tables(Path(folder))
-        contents = {f"{odd}/first{kind}": FIRST}
-        _part(tables, f"{odd}/first", kind, "", FIRST)
-        for name, below, packing, events in parts:
-            packing = "" if kind == ".parquet" else packing
-            file = f"{odd}/{below}{name}{kind}{packing}"
+        contents: dict[str, list[tuple[str, str, str]]] = {}
+        first = [("u", item, 'an "x"') for item in "abc"]
+        for name, below, packing, events in [("first", "", "", first), *parts]:
+            file = f"{odd}/{below}{name}{kind}{'' if kind == '.parquet' else packing}"
             if file not in contents:
-                _part(tables, f"{odd}/{below}{name}", kind, packing, events)
                 contents[file] = events
+                frame = pl.DataFrame(events, ["user_id", "item_id", "query"], orient="row")
+                frame = frame.cast(pl.String).with_columns(timestamp=pl.lit(7))
+                content = tables.write(f"plain{kind}", frame).read_bytes()
+                tables.write(file, content if kind == ".parquet" else PACKINGS[packing](content))
         # One time for all: the order is that of the files, by name, and of the rows in them.
         expected: dict[str, str] = {}
         for file in sorted(contents, key=lambda file: Path(file).parts):
             for user, item, _ in contents[file]:
                 expected[user] = expected.get(user, "") + item
         assert tables.read(tables.folder / odd) == expected
-
-
-FIRST = [("u", item, 'an "x"') for item in "abc"]
-
-
-def _part(
-    tables: Tables, stem: str, kind: str, packing: str, events: list[tuple[str, str, str]]
-) -> Path:
-    columns = {
-        "query": [query for *_, query in events],
-        "user_id": [user for user, *_ in events],
-        "timestamp": [7] * len(events),
-        "item_id": [item for _, item, _ in events],
-    }
-    if kind == ".parquet":
-        types = {"query": pl.String, "user_id": pl.String, "item_id": pl.String}
-        frame = pl.DataFrame(columns, schema_overrides={**types, "timestamp": pl.Int64})
-        return tables.write(stem + kind, frame)
-    if kind == ".jsonl":
-        lines = [json.dumps(row) for row in pl.DataFrame(columns).iter_rows(named=True)]
-        text = "".join(line + "\n" for line in [*lines, ""])
-    else:
-        file = io.StringIO(newline="")
-        writer = csv.writer(file, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
-        writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
-        text = file.getvalue()
-    return tables.write(stem + kind + packing, PACKINGS[packing](text.encode()))
 
 
 @pytest.mark.parametrize("kind", [".csv", ".tsv"])
