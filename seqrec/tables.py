@@ -309,7 +309,7 @@ def _as_texts(
     not_text.update(foreign)
     with reading(str(part)):
         frame = scan.drop(foreign).collect(engine="streaming")
-        return pl.DataFrame([_as_text(column) for column in frame])
+        return pl.DataFrame({column.name: _as_text(column) for column in frame})
 
 
 def _is_text(dtype: pl.DataType) -> bool:

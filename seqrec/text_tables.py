@@ -111,7 +111,9 @@ def to_frames(
             for name, values in columns.items():
                 for row, value in enumerate(values, num_before + 1):
                     if value is not None and re.search("[\ud800-\udfff]", value):
-                        refuse_row(path, row, f"column {name!r} is not UTF-8. Export it as UTF-8")
+                        refuse_row(
+                            path, row, f"column {name!r} is not UTF-8. Export it again as UTF-8"
+                        )
             raise
 
     for num_rows, chunk in chunks:
@@ -146,12 +148,12 @@ class CsvFile:
             needed: columns by which the separator is known, if it is not the usual one.
         """
         self.path, self.text, self.num_rows = path, text, 0
-        line = text.readline(BLOCK)
-        while line and not line.strip("\r\n \t"):
-            line = text.readline(BLOCK)
+        begun = iter(lambda: text.readline(BLOCK), "")
+        not_blank = (line for line in begun if line.strip("\r\n \t"))
+        line = next(not_blank, "")
         said = re.fullmatch(r'"?sep=([,;:|\t^~])"?', line.rstrip("\r\n"), re.IGNORECASE)
         if said:  # by Excel
-            line = text.readline(BLOCK)
+            line = next(not_blank, "")
         self.separator = said[1] if said else self._separator_of(line, needed)
         lines = chain([line], text)  # a quoted name may have several
         try:

@@ -18,7 +18,10 @@ def test_row_numbers_are_no_text_and_the_log_says_what_is_read(
     kept = tables.texts(tables.write("i.csv", as_pandas_writes))
     assert kept.rows() == [("a", "A", "1990"), ("b", "B", "1991"), ("c", "C", "1992")]
     assert "read as an item's text: 'title', 'year'" in caplog.text
-    assert "'Unnamed: 0' (row numbers), 'index' (row numbers), 'rank' (row numbers)" in caplog.text
+    assert (
+        "'' (row numbers), 'Unnamed: 0' (row numbers), 'index' (row numbers), 'rank' (row numbers)"
+        in caplog.text
+    )
     columns = {"item_id": [*"abc"], "title": [*"ABC"], "__index_level_0__": [7, 3, 5]}
     assert tables.texts(tables.write("i.parquet", columns)).columns == ["item_id", "title"]
 

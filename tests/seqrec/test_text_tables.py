@@ -20,6 +20,7 @@ from tests.seqrec.table_folder import ABC, HEADER, Tables, rows
         rows("u").replace(",", ";"),
         rows("u").replace(",", "\t"),
         "sep=|\r\n" + rows("u").replace(",", "|"),
+        "sep=,\r\r\n" + rows("u"),
         "\n" + rows("u").replace("\n", "\n\n") + "  \n\n",
         rows("u").replace("\n", ",\n"),
         rows("u").rstrip("\n"),
