@@ -147,15 +147,15 @@ def save_knowledge(
         unanswered = rows >= 0
         for prefixes, answered in answers:
             kept = rows[prefixes] >= 0
-            with np.errstate(over="ignore"):  # found below
+            with np.errstate(over="ignore"):  # refused below
                 states[rows[prefixes[kept]]] = answered[kept]
             unanswered[prefixes] = False
         states.flush()
         if unanswered.any():
             raise AssertionError("the teacher left training prefixes unanswered")
-        np.save(folder / "item_vectors.npy", item_vectors.astype(np.float16))
-        np.save(folder / "text_components.npy", text_components.astype(np.float16))
-        np.save(folder / "text_map.npy", text_map.astype(np.float32))
+        others = {"item_vectors": item_vectors, "text_components": text_components}
+        for name, array in {**others, "text_map": text_map}.items():
+            np.save(folder / f"{name}.npy", array.astype(ARRAYS[name]))
         for name in ARRAYS:
             written = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             if not _is_finite(written):

@@ -195,8 +195,8 @@ def _read(
     if config.dataset is not None:
         raw = fetch_dataset(config.dataset)
         label, provenance = f"data set {config.dataset}", raw.provenance
-        catalogue = Table.of_frame(f"{label}, items", raw.items, columns)
-        log = Table.of_frame(f"{label}, interactions", raw.interactions, wanted)
+        catalogue = Table.of_frame(f"{label}, items", raw.items).with_columns_of(columns)
+        log = Table.of_frame(f"{label}, interactions", raw.interactions).with_columns_of(wanted)
         opened = contextlib.nullcontext(log)
     else:
         assert config.interactions is not None  # __post_init__ has seen to it

@@ -27,7 +27,7 @@ from accelerate.utils import (
 )
 
 logger = logging.getLogger(__name__)
-Part = TypeVar("Part")
+Value = TypeVar("Value")
 
 # Others wait while process 0 reads a catalogue's texts with a language model.
 TIMEOUT = timedelta(hours=6)
@@ -131,18 +131,18 @@ def asked_for_more() -> bool:
     return by_accelerate and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
 
 
-def gathered(accelerator: Accelerator | None, parts: Iterator[Part]) -> Iterator[Part]:
+def gathered(accelerator: Accelerator | None, values: Iterator[Value]) -> Iterator[Value]:
     """Yield what all processes yield, to all of them; each has to read on until the last ends.
 
     Args:
         accelerator: of this process; None: there is no other.
-        parts: of this process; none is None.
+        values: of this process; none is None.
     """
     if accelerator is None or accelerator.num_processes == 1:
-        yield from parts
+        yield from values
         return
-    while answers := [part for part in gather_object([next(parts, None)]) if part is not None]:
-        yield from answers
+    while step := [v for v in gather_object([next(values, None)]) if v is not None]:
+        yield from step
 
 
 def require_agreement(accelerator: Accelerator, value: Any, what: str) -> None:

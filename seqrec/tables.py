@@ -6,7 +6,7 @@ are counted when the files are opened, so that the reader can tell whether all h
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,18 +22,32 @@ TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 
 
 @dataclass(frozen=True)
+class Part:
+    """A file of a table, and what messages call it."""
+
+    label: str
+    frame: pl.LazyFrame
+    num_rows: int
+    names: Collection[str]  # of all columns, also those that `frame` lacks
+
+
+@dataclass(frozen=True)
 class Table:
     """A table and what messages call it."""
 
     label: str
     frame: pl.LazyFrame
-    parts: tuple[tuple[str, int], ...]  # labels and numbers of rows, in order
-    names: tuple[str, ...]  # of all columns, also those that `frame` lacks
+    parts: Sequence[Part]  # in order
 
     @property
     def num_rows(self) -> int:
         """How many rows all parts have."""
-        return sum(count for _, count in self.parts)
+        return sum(part.num_rows for part in self.parts)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of all parts, each once."""
+        return list(dict.fromkeys(name for part in self.parts for name in part.names))
 
     def look(self, *columns: pl.Expr) -> pl.DataFrame:
         """Read columns, or what is worked out from them, in file order.
@@ -62,37 +76,31 @@ class Table:
             return
         more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
         row = rows["row"][0]
-        for label, count in self.parts:
-            if row <= count:
+        for part in self.parts:
+            if row <= part.num_rows:
                 shown = complaint.replace("{}", repr(rows["value"][0]))
-                raise DataError(f"{label}, row {row}: {shown}{more}")
-            row -= count
+                raise DataError(f"{part.label}, row {row}: {shown}{more}")
+            row -= part.num_rows
         raise AssertionError("a row beyond the last one")
 
-    @classmethod
-    def of_parts(
-        cls,
-        label: object,
-        frame: pl.LazyFrame,
-        parts: Sequence[tuple[str, int]],
-        names: Iterable[str],
-        wanted: Mapping[str, str],
-    ) -> "Table":
-        """Make a table that has rows, and each wanted column (mapped to its flag) somewhere.
+    def with_columns_of(self, wanted: Mapping[str, str]) -> "Table":
+        """Return the table if it has rows and, in some part, each wanted column.
+
+        Args:
+            wanted: columns, mapped to their flags.
 
         Raises:
             DataError: it has not.
         """
-        table = cls(str(label), frame, tuple(parts), tuple(names))
-        if table.num_rows == 0:
-            raise DataError(f"{label} holds no rows. Export it again")
-        require(table.label, table.names, wanted)
-        return table
+        if self.num_rows == 0:
+            raise DataError(f"{self.label} holds no rows. Export it again")
+        require(self.label, self.names, wanted)
+        return self
 
     @classmethod
-    def of_frame(cls, label: str, frame: pl.DataFrame, wanted: Mapping[str, str]) -> "Table":
-        """Make such a table of one part."""
-        return cls.of_parts(label, frame.lazy(), [(label, len(frame))], frame.columns, wanted)
+    def of_frame(cls, label: str, frame: pl.DataFrame) -> "Table":
+        """Make a table of one part."""
+        return cls(label, frame.lazy(), [Part(label, frame.lazy(), len(frame), frame.columns)])
 
 
 @contextlib.contextmanager
@@ -177,16 +185,12 @@ def open_log(path: Path, wanted: Mapping[str, str]) -> Iterator[Table]:
     """
     empty = pl.DataFrame(schema=dict.fromkeys(wanted, pl.String))
     with contextlib.ExitStack() as kept:
-        parts, counts, names = _open_parts(
+        parts = _open_parts(
             path, wanted, list(wanted), lambda frames: _keep_on_disk(chain([empty], frames), kept)
         )
-        scans = {part: scan.select(list(wanted)) for part, scan in parts.items()}
-        common = {
-            name: _common_type({part: s.collect_schema()[name] for part, s in scans.items()}, name)
-            for name in wanted
-        }
-        frame = pl.concat([scan.cast(common) for scan in scans.values()])  # type: ignore[arg-type]
-        yield Table.of_parts(path, frame, counts, names, wanted)
+        common = {name: _common_type(parts, name) for name in wanted}
+        scans = [part.frame.select(list(wanted)).cast(common) for part in parts]  # type: ignore
+        yield Table(str(path), pl.concat(scans), parts).with_columns_of(wanted)
 
 
 def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[str, str]]:
@@ -202,16 +206,15 @@ def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[s
     Raises:
         DataError: a part cannot be read, or lacks a wanted column.
     """
-    parts, counts, names = _open_parts(
+    parts = _open_parts(
         path,
         wanted,
         None,
         lambda frames: pl.concat([pl.DataFrame(), *frames], how="diagonal").lazy(),
     )
     not_text: dict[str, str] = {}
-    frames = [_as_texts(part, scan, wanted, not_text) for part, scan in parts.items()]
-    frame = pl.concat(frames, how="diagonal").lazy()
-    return Table.of_parts(path, frame, counts, names, wanted), not_text
+    frame = pl.concat([_as_texts(part, wanted, not_text) for part in parts], how="diagonal")
+    return Table(str(path), frame.lazy(), parts).with_columns_of(wanted), not_text
 
 
 def _open_parts(
@@ -219,32 +222,27 @@ def _open_parts(
     wanted: Mapping[str, str],
     columns: Sequence[str] | None,
     keep: Callable[[Iterator[pl.DataFrame]], pl.LazyFrame],
-) -> tuple[dict[Path, pl.LazyFrame], list[tuple[str, int]], dict[str, None]]:
-    """Open the files of a table.
+) -> list[Part]:
+    """Open the files of a table, their columns and those of their paths.
 
     Args:
         path: a file or a folder of parts.
         wanted: the columns that each file of Parquet or CSV has to have, mapped to their flags.
         columns: those to read of text; None: all.
         keep: what to do with the frames that are read of a file of text.
-
-    Returns:
-        The files' rows, with the columns of their paths; how many rows each has; and the names of
-        all columns.
     """
-    opened: dict[Path, pl.LazyFrame] = {}
-    counts: list[tuple[str, int]] = []
-    names: dict[str, None] = {}
-    for part in table_files(path):
-        if kind_of(part) == ".parquet":
-            scan = _scan_with_path(part, path, wanted)
-            names.update(dict.fromkeys(scan.collect_schema()))
+    parts: list[Part] = []
+    for file in table_files(path):
+        names: dict[str, None] = {}
+        if kind_of(file) == ".parquet":
+            frame = _scan_with_path(file, path, wanted)
+            names.update(dict.fromkeys(frame.collect_schema()))
         else:
-            scan = keep(_read_text(part, path, wanted, columns, names))
-        with reading(str(part)):
-            counts.append((str(part), int(scan.select(pl.len()).collect().item())))
-        opened[part] = scan
-    return opened, counts, names
+            frame = keep(_read_text(file, path, wanted, columns, names))
+        with reading(str(file)):
+            num_rows = int(frame.select(pl.len()).collect().item())
+        parts.append(Part(str(file), frame, num_rows, names))
+    return parts
 
 
 # --- Parquet ------------------------------------------------------------------------------------
@@ -270,7 +268,7 @@ def _literals(in_path: Mapping[str, str | None], held: Iterable[str]) -> dict[st
     return {name: pl.lit(in_path[name], pl.String) for name in in_path if name not in held}
 
 
-def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType:
+def _common_type(parts: Sequence[Part], column: str) -> pl.DataType:
     """Return what a column of several parts is read as.
 
     Raises:
@@ -282,33 +280,31 @@ def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType
             return pl.Int64()
         return pl.String() if dtype in TEXT_TYPES else dtype
 
-    (first, common), *others = dtypes.items()
-    for part, dtype in others:
-        if kind(dtype) != kind(common):
+    dtypes = [part.frame.collect_schema()[column] for part in parts]
+    for part, dtype in zip(parts, dtypes, strict=True):
+        if kind(dtype) != kind(dtypes[0]):
             raise DataError(
-                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
-                "alike"
+                f"column {column!r} is {dtypes[0]} in {parts[0].label}, but {dtype} in "
+                f"{part.label}. Write all parts alike"
             )
-    return common if all(dtype == common for _, dtype in others) else kind(common)
+    return dtypes[0] if len(set(dtypes)) == 1 else kind(dtypes[0])
 
 
-def _as_texts(
-    part: Path, scan: pl.LazyFrame, wanted: Mapping[str, str], not_text: dict[str, str]
-) -> pl.DataFrame:
+def _as_texts(part: Part, wanted: Mapping[str, str], not_text: dict[str, str]) -> pl.DataFrame:
     """Read the items of a file as text; `not_text` gets the types of the columns that are none."""
     id_column, title_column = wanted
-    schema = scan.collect_schema()
+    schema = part.frame.collect_schema()
     if id_column in schema:  # JSON lines may lack it
-        require_ids(str(part), id_column, schema[id_column], wanted[id_column])
+        require_ids(part.label, id_column, schema[id_column], wanted[id_column])
     foreign = {name: str(dtype) for name, dtype in schema.items() if not _is_text(dtype)}
     if title_column in foreign:
         raise DataError(
-            f"{part}: column {title_column!r} is {foreign[title_column]}, which is no text. "
+            f"{part.label}: column {title_column!r} is {foreign[title_column]}, which is no text. "
             f"Name another with {wanted[title_column]}"
         )
     not_text.update(foreign)
-    with reading(str(part)):
-        frame = scan.drop(foreign).collect(engine="streaming")
+    with reading(part.label):
+        frame = part.frame.drop(foreign).collect(engine="streaming")
         return pl.DataFrame({column.name: _as_text(column) for column in frame})
 
 

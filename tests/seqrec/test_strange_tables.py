@@ -4,7 +4,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -112,24 +111,3 @@ def test_a_title_of_100_kilobytes_is_kept(tables: Tables) -> None:
     items = pl.DataFrame({"item_id": ["a"], "title": [long]})
     for suffix in FORMATS:
         assert tables.prepare(log, items, suffix).items["title"].to_list() == [long]
-
-
-def test_a_user_of_100_000_events_among_users_of_one_and_a_catalogue_larger_than_the_log(
-    tables: Tables,
-) -> None:
-    rng = np.random.default_rng(0)
-    count, others, num_items = 100_000, 50, 200_000
-    log = pl.DataFrame(
-        {
-            "user_id": ["long"] * count + [f"short {user}" for user in range(others)],
-            "item_id": rng.integers(0, num_items, count + others),
-            "timestamp": rng.permutation(count + others) - 1000,
-        }
-    )
-    numbers = range(num_items)
-    items = pl.DataFrame({"item_id": numbers, "title": [f"title {item}" for item in numbers]})
-    dataset = tables.prepare(log, items)
-    taken = log.filter(pl.col("user_id") == "long").sort("timestamp")["item_id"].to_numpy() + 1
-    assert np.array_equal(dataset.sequence(0), taken)
-    assert dataset.eval_targets("test").users.tolist() == [0]
-    assert dataset.train_lengths.tolist() == [count - 2] + [1] * others

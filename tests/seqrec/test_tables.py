@@ -14,7 +14,7 @@ from typing import Any
 from seqrec import json_lines, text_tables
 from seqrec.errors import DataError
 from seqrec.events import read_events
-from seqrec.tables import Table
+from seqrec.tables import Part, Table
 from seqrec.text_tables import CsvFile, open_text
 
 import polars as pl
@@ -151,26 +151,9 @@ def test_inch_marks_in_a_column_that_is_not_used_swallow_no_row(tables: Tables, 
     assert f"odd{kind}, row 7: " in message
 
 
-def test_a_quote_that_is_never_closed_is_refused_with_the_row_where_it_opens(
-    tables: Tables,
-) -> None:
-    text = rows("u", "v").replace("v,a,1", 'v,a,"1')
-    assert "log.csv, row 4: unexpected end of data" in tables.refusal(tables.write("log.csv", text))
-
-
-def test_more_rows_than_a_block_holds_keep_their_order_across_odd_ones(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(text_tables, "BLOCK", 1000)
-    users = [f"user {number}" for number in range(300)]
-    text = rows(*users, header=HEADER).replace("\n", ',"x\ny"\n').replace('"x\ny"', "query", 1)
-    text = text.replace('user 200,b,2,"x\ny"', 'user 200,b,2,19" tv')
-    assert tables.read(tables.write("log.csv", text)) == dict.fromkeys(users, "abc")
-
-
 def test_a_table_with_fewer_rows_than_were_counted_is_refused() -> None:
     frame = pl.LazyFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]})
-    table = Table("log", frame, (("log", 3),), ())
+    table = Table("log", frame, [Part("log", frame, 3, ())])
     wanted = {name: "--flag" for name in ("user_id", "item_id", "timestamp")}
     with pytest.raises(DataError, match="log has 3 rows, but 1 were read"):
         read_events(table, pl.DataFrame({"item_id": ["a"]}), "items", wanted)
