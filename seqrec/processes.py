@@ -39,6 +39,7 @@ SHARDED = {
     "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
 }
+HOW_ON_GPU = "accelerate launch --config_file configs/multi_gpu.yaml"
 HOW_ON_CPU = (
     "accelerate launch --config_file configs/cpu_2_processes.yaml, or torchrun --nproc_per_node 2"
 )
@@ -62,11 +63,10 @@ def start_accelerator(
     has_gpu = torch.accelerator.is_available()
     for variable, name in SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on"):
-            how = "accelerate launch --config_file configs/multi_gpu.yaml"
             raise SeqRecError(
                 f"accelerate was told to split the model over the processes ({name}); here each "
                 "holds the whole of it, which in 4 bit takes half a gigabyte for each billion of "
-                f"weights. Type: {how if has_gpu else HOW_ON_CPU}"
+                f"weights. Type: {HOW_ON_GPU if has_gpu else HOW_ON_CPU}"
             )
     if device == "cuda" and not torch.cuda.is_available():
         raise SeqRecError(

@@ -91,38 +91,22 @@ def test_before_the_test_all_that_precedes_its_targets_is_trained_on(
 
 
 @given(all_times, shares, shares)
-def test_temporal_targets_lie_behind_all_training_events_and_inside_the_sequence(
+def test_temporal_targets_have_a_history_and_nothing_is_trained_on_as_late_as_anyones(
     users: Times, valid_share: float, test_share: float
 ) -> None:
     split = split_by_time(users, valid_share, test_share)
+    trained, valid_times, test_times = [-1], [31], [31]  # beyond all times, where there is none
     for times, (train, valid, test) in zip(users, split, strict=True):
         assert 0 <= train <= len(times)
-        assert valid == -1 or train <= valid < len(times)
-        assert test == -1 or max(train, valid + 1) <= test < len(times)
-        assert 0 not in (valid, test), "a target needs a history"
-
-
-@given(all_times, shares, shares)
-def test_temporal_trains_on_nothing_as_late_as_anyones_target(
-    users: Times, valid_share: float, test_share: float
-) -> None:
-    split = split_by_time(users, valid_share, test_share)
-    pairs = list(zip(users, split, strict=True))
-    trained = [t for times, (train, _, _) in pairs for t in times[:train]]
-    valid = [times[v] for times, (_, v, _) in pairs if v >= 0]
-    test = [times[t] for times, (_, _, t) in pairs if t >= 0]
-    assert max(trained, default=-1) < min(valid + test, default=31)
-    assert max(valid, default=-1) < min(test, default=31)
-
-
-@given(all_times, shares, shares)
-def test_temporal_does_not_depend_on_the_unit_of_time(
-    users: Times, valid_share: float, test_share: float
-) -> None:
-    scaled = [[1_700_000_000 + 1000 * t for t in times] for times in users]
-    assert split_by_time(scaled, valid_share, test_share) == split_by_time(
-        users, valid_share, test_share
-    )
+        assert valid == -1 or max(train, 1) <= valid < len(times)
+        assert test == -1 or max(train, valid + 1, 1) <= test < len(times)
+        trained += times[:train]
+        valid_times += times[valid : valid + 1] if valid >= 0 else []
+        test_times += times[test : test + 1] if test >= 0 else []
+    assert max(trained) < min(valid_times + test_times)
+    assert max(valid_times[1:], default=-1) < min(test_times)
+    in_milliseconds = [[1_700_000_000_000 + 1000 * time for time in times] for times in users]
+    assert split_by_time(in_milliseconds, valid_share, test_share) == split
 
 
 def test_repeats_are_events_whose_item_the_user_had_met() -> None:

@@ -46,7 +46,7 @@ def by_us(path: Path, columns: list[str]) -> list[list[str]]:
 # --- No row is lost ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", [16, 2**24])
+@pytest.mark.parametrize("block", [16, 2**22])
 @settings(max_examples=150, deadline=None)
 @given(body=st.text(st.sampled_from('ab1 ,;"\n\r\t\x00é\ufeff'), max_size=40))
 @example(body='a,b,19" tv\nb,a,"x"\na,a,20" tv\n')
