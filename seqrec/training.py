@@ -192,7 +192,7 @@ def _load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str,
 
 
 def _save_checkpoint(
-    folder: Path, recipe: str, progress: Progress, **parts: dict[str, Tensor]
+    folder: Path, progress: Progress, recipe: str, parts: dict[str, dict[str, Tensor]]
 ) -> None:
     with atomic_directory(folder) as beside:
         for name, tensors in parts.items():
@@ -333,10 +333,9 @@ def fit(
                 f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
             )
         if accelerator.is_main_process:
-            weights, moments = trainable_state(model), _optimizer_tensors(optimizer)
-            _save_checkpoint(
-                checkpoint_dir, digest, progress, model=weights, best=best, optimizer=moments
-            )
+            parts = {"model": trainable_state(model), "best": best}
+            parts["optimizer"] = _optimizer_tensors(optimizer)
+            _save_checkpoint(checkpoint_dir, progress, digest, parts)
     bar.close()
     load_trainable_state(model, best)
     model.eval()
