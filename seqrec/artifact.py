@@ -90,13 +90,12 @@ class Kind:
         opened = Artifact(self, folder, {}, remedy)
         with opened.reading():
             opened.description.update(read_json(file))
-        stated = opened.description.get("format"), opened.description.get("version")
-        if stated != (self.format, self.version):
-            raise self.error(
-                f"{folder} is {stated[0]} version {stated[1]}, expected {self.format} "
-                f"version {self.version}. {remedy}"
-            )
-        with opened.reading():
+            stated = opened.description.get("format"), opened.description.get("version")
+            if stated != (self.format, self.version):
+                raise self.error(
+                    f"{folder} is {stated[0]} version {stated[1]}, expected {self.format} "
+                    f"version {self.version}. {remedy}"
+                )
             for name in opened.checksums:
                 if Path(name).name != name:
                     raise ValueError(f"{file.name} names {name!r}, which is outside of the folder")

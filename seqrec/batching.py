@@ -93,8 +93,8 @@ def cut_windows(
         stride: 1 to `max_len`; by default half of `max_len`: contexts are then much as long as when
             a user's next item is asked for. A stride of `max_len` reads each item once, at half the
             cost, and teaches from shorter contexts.
-        rng: cuts long sequences at another place in each call, so that over the epochs a target is
-            seen after contexts of many lengths; without it the places are always the same.
+        rng: cuts long sequences differently in each call, so that over the epochs a target is
+            seen after contexts of many lengths; without it the cuts are always the same.
         whole: read each user's last training event as well. What follows it is no target of
             training, but a teacher has an answer to it.
     """
@@ -171,5 +171,5 @@ class TrainingBatches:
         )
 
     def steps_per_epoch(self) -> int:
-        """Return about how many batches an epoch has; random cuts move it by a few."""
+        """Return roughly how many batches an epoch has; random cuts move it by a few."""
         return self.epoch(0)[0]

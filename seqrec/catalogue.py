@@ -9,7 +9,6 @@ from seqrec.tables import (
     as_id,
     open_catalogue,
     refuse_empty,
-    refuse_no_rows,
     require,
     wanted_columns,
 )
@@ -33,7 +32,6 @@ def read_items(path: Path, *, id_column: str, title_column: str) -> pl.DataFrame
 
 def check_items(table: Table, columns: dict[str, str]) -> pl.DataFrame:
     """Check a table of items and name its columns; `columns`: of id and title, with their flags."""
-    refuse_no_rows(table)
     id_column, title_column = columns
     names = table.frame.collect_schema().names()
     for column, name in ((id_column, "item_id"), (title_column, "title")):
@@ -43,11 +41,9 @@ def check_items(table: Table, columns: dict[str, str]) -> pl.DataFrame:
                 "Rename or drop one of them"
             )
     ids = as_id(table, id_column, "--items-id-column")
-    others = [name for name in names if name not in columns]
     # Not by expressions: "*" and "^x$" may be names of columns.
-    read = table.frame.collect()
-    texts = {name: read[name].fill_null("") for name in others}
-    titles = read[title_column].fill_null("")
+    read = {column.name: column.fill_null("") for column in table.frame.collect()}
+    titles, texts = read[title_column], {n: read[n] for n in names if n not in columns}
     refuse_empty(table, ids, id_column)
     table.refuse_rows(
         ~ids.is_first_distinct(),

@@ -1,8 +1,7 @@
 """One frozen dataclass per entry point, turned into command-line flags and into `config.json`.
 
-`num_epochs: int = field(default=5, metadata={"help": "..."})` becomes `--num-epochs`, with its
-default in `--help`. Unknown flags are refused, and so are abbreviations. `--version` is a flag of
-every command.
+`num_epochs: int = flag(5, "how long")` becomes `--num-epochs`, with its default in `--help`.
+Unknown flags are refused, and so are abbreviations. `--version` is a flag of every command.
 """
 
 import argparse
@@ -65,19 +64,15 @@ def parse_flags(
     parser.add_argument("--version", action="version", version=f"{PACKAGE} {installed_version()}")
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        options = _argument_options(hints[field.name])
-        required = field.default is dataclasses.MISSING
-        if not required:
-            options["default"] = field.default
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
+            default=field.default,
             help=field.metadata["help"].replace("%", "%%"),  # argparse fills in what % stands for
-            required=required,
-            **options,
+            **_argument_options(hints[field.name]),
         )
-    values = vars(parser.parse_args(argv))
     values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(parser.parse_args(argv)).items()
     }
     try:
         return config_class(**values)

@@ -39,12 +39,13 @@ DATASET = Kind("seqrec-data", 1, "data set", DataError)
 # A set whose users come back to the same items cannot be judged with seen items left out.
 MAX_REPEAT_SHARE = 0.01
 TEXTS_AT_ONCE = 2**16
+NO_ITEMS: IntArray = np.empty(0, dtype=np.int64)
 
-META_TYPES: dict[type, tuple[str, ...]] = {
-    str: ("name", "split", "fingerprint"),
-    int: ("num_users", "num_items", "num_events", "num_cold_items"),
-    float: ("repeat_share",),
-    list: ("text_columns",),
+META_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "split", "fingerprint"), str),
+    **dict.fromkeys(("num_users", "num_items", "num_events", "num_cold_items"), int),
+    "repeat_share": (int, float),
+    "text_columns": list,
 }
 
 
@@ -67,7 +68,7 @@ class SequenceDataset:
     offsets: IntArray  # (U + 1,)
     split: IntArray  # (U, 3)
     # (C,), the items that were held out of training on purpose
-    cold_items: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    cold_items: IntArray = field(default_factory=lambda: NO_ITEMS)
 
     @property
     def name(self) -> str:
@@ -106,7 +107,7 @@ class SequenceDataset:
 
     @cached_property
     def item_ids(self) -> list[str]:
-        """The user's own item ids; element i is item i + 1."""
+        """Item ids as they were given; element i is item i + 1."""
         return self.items["item_id"].to_list()
 
     def sequence(self, user: int) -> NDArray[np.int32]:
@@ -196,7 +197,7 @@ def write_dataset(
     split: IntArray,
     split_name: Split,
     provenance: dict[str, Any],
-    cold_items: IntArray | None = None,
+    cold_items: IntArray = NO_ITEMS,
 ) -> SequenceDataset:
     """Write a prepared data set, whole or not at all, and open it.
 
@@ -210,9 +211,8 @@ def write_dataset(
         split: int64 (U, 3).
         split_name: how `split` was made.
         provenance: where the data came from, kept in `meta.json`.
-        cold_items: int64 (C,), ascending, held out of `events` by `hold_out_items`; None: no item.
+        cold_items: int64 (C,), ascending, held out of `events` by `hold_out_items`.
     """
-    cold_items = np.empty(0, dtype=np.int64) if cold_items is None else cold_items
     user_ids = user_ids.rename("user_id")  # the fingerprint covers names
     meta = {
         "name": name,
@@ -247,59 +247,48 @@ def load_dataset(path: Path) -> SequenceDataset:
     Raises:
         DataError: there is none at `path`, it is of another version, or its parts disagree.
     """
-    opened = DATASET.open(
-        path,
-        "Make it: python -m seqrec.prepare --interactions FILE --items FILE --output-dir "
-        + str(path),
-    )
+    command = "python -m seqrec.prepare --interactions FILE --items FILE --output-dir"
+    opened = DATASET.open(path, f"Make it: {command} {path}")
     with opened.reading():
-        _check_types(opened.description)
+        meta = opened.description
+        for name, kind in META_TYPES.items():
+            if not isinstance(meta.get(name), kind):
+                raise ValueError(f"meta.json has {name} {str(meta.get(name))[:40]!r}")
         opened.verify()
-        events = opened.array("events.npy", np.int32, 1)
-        offsets = opened.array("offsets.npy", np.int64, 1)
-        split = opened.array("split.npy", np.int64, 2)
-        cold_items = np.empty(0, dtype=np.int64)
-        if opened.description["num_cold_items"]:
-            cold_items = np.array(opened.array("cold_items.npy", np.int64, 1))
         dataset = SequenceDataset(
-            path, opened.description, events, np.asarray(offsets), np.asarray(split), cold_items
+            path,
+            meta,
+            events=opened.array("events.npy", np.int32, 1),
+            offsets=np.asarray(opened.array("offsets.npy", np.int64, 1)),
+            split=np.asarray(opened.array("split.npy", np.int64, 2)),
+            cold_items=np.array(opened.array("cold_items.npy", np.int64, 1))
+            if meta["num_cold_items"]
+            else NO_ITEMS,
         )
-        _check_lengths(dataset)
-        if not _are_in_range(dataset):
-            raise ValueError("its numbers are out of range")
+        _check_numbers(dataset)
     return dataset
 
 
-def _check_types(meta: dict[str, Any]) -> None:
-    """Raise a `ValueError` if the description of a data set lacks something."""
-    for kind, names in META_TYPES.items():
-        for name in names:
-            if type(meta.get(name)) not in (kind, int if kind is float else kind):
-                raise ValueError(f"meta.json has {name} {str(meta.get(name))[:40]!r}")
-
-
-def _check_lengths(dataset: SequenceDataset) -> None:
-    """Raise a `ValueError` if the parts of a data set do not fit each other."""
-    meta, offsets = dataset.meta, dataset.offsets
-    tables = [
-        pl.scan_parquet(dataset.path / f"{part}.parquet", glob=False).select(pl.len()).collect()
+def _check_numbers(dataset: SequenceDataset) -> None:
+    """Raise a `ValueError` if the parts do not fit, or speak of something that there is not."""
+    events, offsets, split = dataset.events, dataset.offsets, dataset.split
+    num_rows = {
+        part: pl.scan_parquet(dataset.path / f"{part}.parquet", glob=False)
+        .select(pl.len())
+        .collect()
+        .item()
         for part in ("items", "user_ids")
-    ]
+    }
     counts = {
-        "num_users": {len(offsets) - 1, len(dataset.split), tables[1].item()},
-        "num_items": {tables[0].item()},
-        "num_events": {len(dataset.events), int(offsets[-1])},
+        "num_users": {len(offsets) - 1, len(split), num_rows["user_ids"]},
+        "num_items": {num_rows["items"]},
+        "num_events": {len(events), int(offsets[-1])},
         "num_cold_items": {len(dataset.cold_items)},
     }
-    if dataset.split.shape[1] != 3 or any(counts[name] != {meta[name]} for name in counts):
+    if split.shape[1] != 3 or any(counts[name] != {dataset.meta[name]} for name in counts):
         raise ValueError("its parts differ in length")
-
-
-def _are_in_range(dataset: SequenceDataset) -> bool:
-    """Tell whether items, offsets and positions are numbers of something that there is."""
-    events, offsets, split = dataset.events, dataset.offsets, dataset.split
     lengths = np.diff(offsets)
-    return bool(
+    in_range = (
         offsets[0] == 0
         and lengths.min(initial=0) >= 0
         and 1 <= events.min(initial=1)
@@ -308,3 +297,5 @@ def _are_in_range(dataset: SequenceDataset) -> bool:
         and (split[:, 0] <= lengths).all()
         and (split[:, 1:] < lengths[:, None]).all()
     )
+    if not in_range:
+        raise ValueError("its numbers are out of range")

@@ -7,13 +7,11 @@ is installed in `workers/implicit-<digest>`.
 
 import hashlib
 import logging
-import subprocess
-import sys
 import venv
 from pathlib import Path
 
 from seqrec.errors import SourceError
-from seqrec.fetch import cache_dir
+from seqrec.fetch import cache_dir, cache_error, run_pip
 from seqrec.files import atomic_directory
 
 logger = logging.getLogger(__name__)
@@ -39,24 +37,14 @@ def ensure_environment(requirements: Path) -> Path:
             # An environment may be renamed as long as only its interpreter is called by path.
             with atomic_directory(folder) as unfinished:
                 venv.create(unfinished, symlinks=True)
-                _install(requirements, unfinished / python)
+                for_python = ("--python", str(unfinished / python), "install", "--no-compile")
+                run_pip(*for_python, "--requirement", str(requirements))
         except OSError as error:
-            raise SourceError(f"the cache {cache_dir()} cannot be written ({error})") from error
+            raise cache_error(cache_dir(), error) from error
+        except SourceError as error:
+            raise SourceError(
+                f"{requirements.name} could not be installed ({error}). Connect to the network and "
+                "type the same command again"
+            ) from error
     # Not resolved: the interpreter is a link, and finds its environment by where the link is.
     return (folder / python).absolute()
-
-
-def _install(requirements: Path, python: Path) -> None:
-    """Let our own pip install a requirements file for another interpreter."""
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-input"]
-    command += ["--disable-pip-version-check", "--no-compile", "--requirement", str(requirements)]
-    # pip's progress goes to our stderr (descriptor 2): stdout is for results.
-    result = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
-    if result.returncode != 0:
-        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["no output"]
-        raise SourceError(
-            f"{requirements.name} could not be installed (pip: "
-            f"{errors[-1].removeprefix('ERROR:').strip()}). Connect to the network and type the "
-            "same command again"
-        )

@@ -5,13 +5,13 @@ first, as ONNX's TopK does. Shape letters: N users, I items.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from seqrec.data import EvalTargets, SequenceDataset
 from seqrec.histories import PAD, pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation, ndcg
-from seqrec.processes import sum_over_processes
+from seqrec.processes import gathered
 
 import numpy as np
 import torch
@@ -114,41 +114,12 @@ def evaluate(
         batch_size: users at once; fewer if the catalogue is so large that their scores would be
             more than 128 MiB.
         device: where `score` wants its input.
-        accelerator: of several processes, each ranks its share of the targets, every one of them
+        accelerator: of several processes, each ranks a part of the targets, every one of them
             once, and all get the whole; all have to call this. None: this process ranks all.
     """
     protocols = (True, False)
-    return Evaluation(
-        *_ranks(score, dataset, part, protocols, max_len, device, accelerator, batch_size)
-    )
-
-
-@torch.inference_mode()
-def _ranks(
-    score: ScoreFunction,
-    dataset: SequenceDataset,
-    part: Part,
-    protocols: Sequence[bool],  # whether seen items are left out
-    max_len: int,
-    device: torch.device | str,
-    accelerator: Accelerator | None,
-    batch_size: int,
-) -> NDArray[np.int64]:
-    """Return the ranks under each protocol, (len(protocols), N); see `evaluate`."""
-    targets = dataset.eval_targets(part)
-    if part == "valid":
-        targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
-    batch_size = users_at_once(batch_size, dataset.num_items)
-    ranks = np.zeros((len(protocols), len(targets.users)), dtype=np.int64)
-    first, step = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    batches = itertools.islice(evaluation_batches(dataset, targets, batch_size), first, None, step)
-    for chosen, items, histories in batches:
-        shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
-        scores, wanted = score(shown).float().cpu(), torch.from_numpy(items)
-        for of_protocol, exclude_seen in zip(ranks, protocols, strict=True):
-            seen = torch.from_numpy(pad_left(histories)) if exclude_seen else None
-            of_protocol[chosen] = target_ranks(scores, wanted, seen).numpy()
-    return sum_over_processes(accelerator, ranks)
+    ranks = _ranks(score, dataset, part, protocols, max_len, batch_size, device, accelerator)
+    return Evaluation(*ranks)
 
 
 def validation_ndcg(
@@ -165,8 +136,41 @@ def validation_ndcg(
     Arguments as of `evaluate`.
     """
     protocols = (dataset.exclude_seen,)
-    (ranks,) = _ranks(score, dataset, "valid", protocols, max_len, device, accelerator, batch_size)
-    return float(ndcg(ranks, 10).mean())
+    ranks = _ranks(score, dataset, "valid", protocols, max_len, batch_size, device, accelerator)
+    return float(ndcg(ranks[0], 10).mean())
+
+
+@torch.inference_mode()
+def _ranks(
+    score: ScoreFunction,
+    dataset: SequenceDataset,
+    part: Part,
+    protocols: Sequence[bool],  # whether seen items are left out
+    max_len: int,
+    batch_size: int,
+    device: torch.device | str,
+    accelerator: Accelerator | None,
+) -> NDArray[np.int64]:
+    """Return the ranks under each protocol, (len(protocols), N)."""
+    targets = dataset.eval_targets(part)
+    if part == "valid":
+        targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
+    batch_size = users_at_once(batch_size, dataset.num_items)
+    first, step = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    batches = itertools.islice(evaluation_batches(dataset, targets, batch_size), first, None, step)
+
+    def parts() -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
+        for chosen, items, histories in batches:
+            shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
+            scores, wanted = score(shown).float().cpu(), torch.from_numpy(items)
+            seen = torch.from_numpy(pad_left(histories)) if any(protocols) else None
+            excluded = [seen if exclude_seen else None for exclude_seen in protocols]
+            yield chosen, [target_ranks(scores, wanted, items).numpy() for items in excluded]
+
+    ranks = np.empty((len(protocols), len(targets.users)), dtype=np.int64)
+    for chosen, ranked in gathered(accelerator, parts()):
+        ranks[:, chosen] = ranked
+    return ranks
 
 
 def popularity_scores(dataset: SequenceDataset) -> ScoreFunction:

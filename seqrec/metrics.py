@@ -9,13 +9,14 @@ With a single relevant item, for the target's rank r (1 is best):
 Needs numpy alone. Shape letters: N users, K cutoff.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 CUTOFFS = (5, 10, 20)
+CONFIDENCE, NUM_RESAMPLES = 0.95, 1000  # of the intervals
 # The rank of a target that was excluded, or is not in the list.
 NOT_RANKED = np.iinfo(np.int64).max
 
@@ -64,44 +65,38 @@ def reciprocal_rank(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
 METRICS = {"hr": hit_rate, "ndcg": ndcg, "mrr": reciprocal_rank}
 
 
-def bootstrap_interval(
-    values: NDArray[np.float64],
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a mean over users (Efron, 1979).
+def _interval(draws: Iterable[float]) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(list(draws), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _resamples(num_users: int) -> Iterator[NDArray[np.int64]]:
+    """Yield users drawn anew. One draw at a time: all would take gigabytes for a million users."""
+    rng = np.random.default_rng(0)
+    for _ in range(NUM_RESAMPLES):
+        yield rng.integers(0, num_users, num_users)
+
+
+def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a mean over users (Efron, 1979).
 
     For the difference of two systems pass the differences user by user: the interval is then
     paired, and far narrower than the two alone suggest.
     """
-    rng = np.random.default_rng(seed)
-    # One draw at a time: (resamples, users) at once would take gigabytes for a million users.
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(num_resamples)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    return _interval(values[users].mean() for users in _resamples(len(values)))
 
 
 def relative_gain(
-    values: NDArray[np.float64],
-    baseline: NDArray[np.float64],
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    values: NDArray[np.float64], baseline: NDArray[np.float64]
 ) -> tuple[float, float, float] | None:
     """Return how far a mean lies above a baseline's, in percent of it, with a paired interval.
 
-    Users are resampled, each with both of its values (percentile bootstrap, Efron, 1979).
+    Users are resampled as in `bootstrap_interval`, each with both of its values.
 
     Args:
         values: a metric of each user, (N,).
         baseline: the same metric of the same users under another system, (N,).
-        confidence: of the interval.
-        num_resamples: how often the users are drawn anew.
-        seed: of the draws.
 
     Returns:
         Gain, lower and upper end, or None where a draw's baseline is zero: it has too few hits to
@@ -110,31 +105,23 @@ def relative_gain(
     >>> relative_gain(np.array([0.2, 0.4]), np.array([0.1, 0.2]))
     (100.0, 100.0, 100.0)
     """
-    rng = np.random.default_rng(seed)
-    gains = np.empty(num_resamples)
-    for draw in range(num_resamples):
-        users = rng.integers(0, len(values), len(values))
+    gains = []
+    for users in _resamples(len(values)):
         below = baseline[users].mean()
         if below == 0:
             return None
-        gains[draw] = 100 * (values[users].mean() / below - 1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(gains, [tail, 1 - tail])
-    return float(100 * (values.mean() / baseline.mean() - 1)), float(low), float(high)
+        gains.append(100 * (values[users].mean() / below - 1))
+    return float(100 * (values.mean() / baseline.mean() - 1)), *_interval(gains)
 
 
-def summarize(
-    ranks: NDArray[np.int64], *, cutoffs: Sequence[int] = CUTOFFS, seed: int = 0
-) -> dict[str, float]:
+def summarize(ranks: NDArray[np.int64]) -> dict[str, float]:
     """Turn ranks into a report: `ndcg@10`, `ndcg@10_low`, `ndcg@10_high`, `hr@5`, ..."""
     summary: dict[str, float] = {}
     for name, metric in METRICS.items():
-        for k in cutoffs:
-            values = metric(ranks, k)
-            summary[f"{name}@{k}"] = float(values.mean())
-            summary[f"{name}@{k}_low"], summary[f"{name}@{k}_high"] = bootstrap_interval(
-                values, seed=seed
-            )
+        for k in CUTOFFS:
+            values, key = metric(ranks, k), f"{name}@{k}"
+            summary[key] = float(values.mean())
+            summary[f"{key}_low"], summary[f"{key}_high"] = bootstrap_interval(values)
     return summary
 
 

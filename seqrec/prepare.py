@@ -22,10 +22,10 @@ from typing import Any
 
 from seqrec.catalogue import check_items, choose_text
 from seqrec.config import flag, parse_flags, to_json
-from seqrec.data import DATASET, SequenceDataset, write_dataset
+from seqrec.data import DATASET, NO_ITEMS, SequenceDataset, write_dataset
 from seqrec.errors import DataError, run_main
 from seqrec.events import Events, are_positions, doubts, read_events
-from seqrec.files import read_json
+from seqrec.files import says
 from seqrec.sources import DATASETS, fetch_dataset
 from seqrec.splits import (
     IntArray,
@@ -36,13 +36,7 @@ from seqrec.splits import (
     temporal,
 )
 from seqrec.table_files import EXTENSIONS
-from seqrec.tables import (
-    Table,
-    open_catalogue,
-    open_log,
-    require,
-    wanted_columns,
-)
+from seqrec.tables import Table, open_catalogue, open_log, wanted_columns
 
 import numpy as np
 import polars as pl
@@ -116,17 +110,6 @@ class PrepareConfig:
             )
 
 
-@dataclass(frozen=True)
-class _Input:
-    """What was read, checked row by row."""
-
-    items: pl.DataFrame
-    events: Events
-    label: str  # what messages call the interactions
-    provenance: dict[str, Any]
-    notes: list[str]  # what was read and what was not, to be said once all is well
-
-
 def prepare(config: PrepareConfig) -> SequenceDataset:
     """Read and check the tables, split them and write a prepared data set.
 
@@ -137,29 +120,34 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
     """
     path = config.output_dir or Path("data") / str(config.dataset)
     _refuse_to_overwrite(path)
-    with contextlib.ExitStack() as kept:
-        read = _read(config, kept)
-    events = read.events
-    split = _split(events, read.label, config)
-    sequences, offsets, split, cold_items = _hold_out(events, split, read.label, config)
+    items, events, label, provenance, notes = _read(config)
+    split = _split(events, label, config)
+    sequences, offsets, split, cold_items = _hold_out(events, split, label, config)
     try:
         dataset = write_dataset(
             path,
             name=config.name or config.dataset or path.resolve().name,
-            items=read.items,
+            items=items,
             user_ids=events.user_ids,
             events=sequences,
             offsets=offsets,
             split=split,
             split_name=config.split,
             cold_items=cold_items,
-            provenance={**read.provenance, "prepared_with": to_json(config)},
+            provenance={**provenance, "prepared_with": to_json(config)},
         )
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error}). Give another --output-dir") from error
-    for note in read.notes:
+    for note in notes:
         logger.info("%s", note)
-    _log_summary(dataset)
+    counts = {key: f"{value:,}" for key, value in dataset.meta.items() if type(value) is int}
+    logger.info(
+        "{name}: {num_users} users, {num_items} items, {num_events} events; {split}: "
+        "{num_valid_targets} validation and {num_test_targets} test targets".format_map(
+            dataset.meta | counts
+        )
+    )
+    logger.info("wrote %s, fingerprint %s", dataset.path, dataset.fingerprint)
     return dataset
 
 
@@ -168,40 +156,29 @@ def prepare_named(name: str, path: Path) -> SequenceDataset:
     return prepare(PrepareConfig(dataset=name, output_dir=path))
 
 
-def _log_summary(dataset: SequenceDataset) -> None:
-    meta = dataset.meta
-    logger.info(
-        "%s: %s users, %s items, %s events; %s: %s validation and %s test targets",
-        dataset.name,
-        *(f"{meta[key]:,}" for key in ("num_users", "num_items", "num_events")),
-        meta["split"],
-        *(f"{meta[key]:,}" for key in ("num_valid_targets", "num_test_targets")),
-    )
-    logger.info("wrote %s, fingerprint %s", dataset.path, dataset.fingerprint)
-
-
 def _refuse_to_overwrite(path: Path) -> None:
     """Raise a `DataError` unless `path` is free, empty or a prepared data set and no more."""
     if not path.exists():
         return
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    if not names:
-        return
-    with contextlib.suppress(OSError, ValueError):
-        if read_json(path / "meta.json").get("format") == DATASET.format and names <= PARTS:
-            return
-    strange = min(names - PARTS, default="meta.json")
-    raise DataError(
-        f"{path} exists and is not just a prepared data set (see {strange}), so it is left "
-        "as it is. Give another --output-dir, or move it away"
-    )
+    is_ours = names <= PARTS and says(path / "meta.json", "format", DATASET.format)
+    if names and not is_ours:
+        raise DataError(
+            f"{path} exists and is not just a prepared data set (see "
+            f"{min(names - PARTS, default='meta.json')}), so it is left as it is. Give another "
+            "--output-dir, or move it away"
+        )
 
 
-# --- Reading ------------------------------------------------------------------------------------
+def _read(
+    config: PrepareConfig,
+) -> tuple[pl.DataFrame, Events, str, dict[str, Any], list[str]]:
+    """Read both tables, checked row by row.
 
-
-def _read(config: PrepareConfig, kept: contextlib.ExitStack) -> _Input:
-    """Read both tables; what is needed for that is `kept` until then."""
+    Returns:
+        The items; the events; what messages call the interactions; where both came from; and notes
+        of what was read and what was not, to be said once all is well.
+    """
     columns = wanted_columns(
         {"--items-id-column": config.items_id_column, "--title-column": config.title_column}
     )
@@ -212,35 +189,34 @@ def _read(config: PrepareConfig, kept: contextlib.ExitStack) -> _Input:
             "--time-column": config.time_column,
         }
     )
+    opened: contextlib.AbstractContextManager[Table]
     provenance: dict[str, Any] = {}
+    not_text: dict[str, str] = {}
     if config.dataset is not None:
         raw = fetch_dataset(config.dataset)
-        provenance = raw.provenance
-        label = f"data set {config.dataset}"
-        log = Table.of_frame(f"{label}, interactions", raw.interactions)
-        catalogue = Table.of_frame(f"{label}, items", raw.items)
-        not_text: dict[str, str] = {}
-        require(log.label, log.names, wanted)
-        require(catalogue.label, catalogue.names, columns)
+        label, provenance = f"data set {config.dataset}", raw.provenance
+        catalogue = Table.of_frame(f"{label}, items", raw.items).with_columns_of(columns)
+        log = Table.of_frame(f"{label}, interactions", raw.interactions).with_columns_of(wanted)
+        opened = contextlib.nullcontext(log)
     else:
         assert config.interactions is not None  # __post_init__ has seen to it
         assert config.items is not None
         catalogue, not_text = open_catalogue(config.items, columns)
-    items = check_items(catalogue, columns)
+        opened = open_log(config.interactions, wanted)
     items, notes = choose_text(
-        items, not_text, catalogue.label, config.title_column, config.text_columns
+        check_items(catalogue, columns),
+        not_text,
+        catalogue.label,
+        config.title_column,
+        config.text_columns,
     )
-    if config.interactions is not None:
-        log = open_log(config.interactions, wanted, kept)
-    events = read_events(log, items, catalogue.label, wanted)
-    notes += doubts(log, events, config.time_column)
+    with opened as log:
+        events = read_events(log, items, catalogue.label, wanted)
+        notes += doubts(log, events, config.time_column)
     if config.rating_column in log.names:
         column = repr(config.rating_column)
         notes.append(f"column {column} is not used: each interaction counts as one event")
-    return _Input(items, events, log.label, provenance, notes)
-
-
-# --- Splitting ----------------------------------------------------------------------------------
+    return items, events, log.label, provenance, notes
 
 
 def _split(events: Events, label: str, config: PrepareConfig) -> IntArray:
@@ -275,7 +251,7 @@ def _hold_out(
         DataError: items were to be held out, and no target of one kind is left.
     """
     if not config.cold_share:
-        return events.items, events.offsets, split, np.empty(0, dtype=np.int64)
+        return events.items, events.offsets, split, NO_ITEMS
     cold_items = choose_cold_items(events.items, config.cold_share, config.seed)
     items, offsets, split = hold_out_items(events.items, events.offsets, split, cold_items)
     tested = split[:, 2] >= 0

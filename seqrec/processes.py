@@ -8,14 +8,14 @@ directory has to be the same for all.
 
 import logging
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seqrec.errors import SeqRecError
 from seqrec.tracking import require_tracker
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
@@ -25,9 +25,9 @@ from accelerate.utils import (
     ProjectConfiguration,
     gather_object,
 )
-from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 # Others wait while process 0 reads a catalogue's texts with a language model.
 TIMEOUT = timedelta(hours=6)
@@ -39,6 +39,7 @@ SHARDED = {
     "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
 }
+HOW_ON_GPU = "accelerate launch --config_file configs/multi_gpu.yaml"
 HOW_ON_CPU = (
     "accelerate launch --config_file configs/cpu_2_processes.yaml, or torchrun --nproc_per_node 2"
 )
@@ -59,12 +60,14 @@ def start_accelerator(
             hold a part of the model each; or there is no GPU, or no tracker, where one was asked
             for by name.
     """
-    if sharding := [name for variable, name in SHARDED.items() if _is_on(variable)]:
-        raise SeqRecError(
-            f"accelerate was told to split the model over the processes ({sharding[0]}); here each "
-            "holds the whole of it, which in 4 bit takes half a gigabyte for each billion of "
-            f"weights. Type: {_how()}"
-        )
+    has_gpu = torch.accelerator.is_available()
+    for variable, name in SHARDED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on"):
+            raise SeqRecError(
+                f"accelerate was told to split the model over the processes ({name}); here each "
+                "holds the whole of it, which in 4 bit takes half a gigabyte for each billion of "
+                f"weights. Type: {HOW_ON_GPU if has_gpu else HOW_ON_CPU}"
+            )
     if device == "cuda" and not torch.cuda.is_available():
         raise SeqRecError(
             "--device cuda asks for an NVIDIA GPU, and PyTorch finds none. Type --device cpu"
@@ -74,7 +77,7 @@ def start_accelerator(
     _say_what_is_left_aside()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without cpu=True Accelerate leaves processes without GPUs to themselves.
-    on_cpu = device == "cpu" or (started > 1 and not torch.accelerator.is_available())
+    on_cpu = device == "cpu" or (started > 1 and not has_gpu)
     accelerator = Accelerator(
         cpu=on_cpu,
         log_with=log_with,
@@ -104,18 +107,6 @@ def start_accelerator(
     return accelerator
 
 
-def _is_on(variable: str) -> bool:
-    """Tell whether accelerate's launcher has set a switch."""
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on")
-
-
-def _how() -> str:
-    """Return the command that starts several processes here."""
-    if torch.accelerator.is_available():
-        return "accelerate launch --config_file configs/multi_gpu.yaml"
-    return HOW_ON_CPU
-
-
 def _say_what_is_left_aside() -> None:
     """Say which settings of accelerate's configuration change nothing here."""
     settings = {
@@ -140,15 +131,18 @@ def asked_for_more() -> bool:
     return by_accelerate and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
 
 
-def sum_over_processes(
-    accelerator: Accelerator | None, array: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Add up an array of the same shape from all processes; all get the sum."""
+def gathered(accelerator: Accelerator | None, values: Iterator[Value]) -> Iterator[Value]:
+    """Yield what all processes yield, to all of them; each has to read on until the last ends.
+
+    Args:
+        accelerator: of this process; None: there is no other.
+        values: of this process; none is None.
+    """
     if accelerator is None or accelerator.num_processes == 1:
-        return array
-    total = accelerator.reduce(torch.from_numpy(array).to(accelerator.device), "sum")
-    summed: NDArray[np.int64] = total.cpu().numpy()
-    return summed
+        yield from values
+        return
+    while step := [v for v in gather_object([next(values, None)]) if v is not None]:
+        yield from step
 
 
 def require_agreement(accelerator: Accelerator, value: Any, what: str) -> None:

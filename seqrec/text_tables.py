@@ -1,11 +1,10 @@
 """CSV and TSV -> frames of text, with every row of a file accounted for.
 
-A block of CSV is handed to Polars only where its meaning is beyond doubt: each field is quoted
-whole or not at all (RFC 4180), no line is blank, no carriage return stands alone. The rows that
-come back are compared with the line ends that were counted in the bytes. All else, such as an inch
-mark or a short row, is read by Python's `csv` in strict mode, and what that cannot read is refused
-with its row. Columns that nobody asked for are parsed too: a quote in one of them could swallow
-rows.
+A block of CSV is handed to Polars only where its meaning is beyond doubt: it holds no quote, no
+blank line and no carriage return that stands alone, and the rows that come back are as many as its
+lines. From the first other block on, a file is read by Python's `csv` in strict mode, at a quarter
+of the speed, and what that cannot read is refused with its row. Columns that nobody asked for are
+parsed too: a quote in one of them could swallow rows.
 """
 
 import bz2
@@ -17,22 +16,23 @@ import io
 import lzma
 import re
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from seqrec.errors import DataError
 
-import numpy as np
 import polars as pl
 
-BLOCK = 2**24  # bytes that are parsed at once
+BLOCK = 2**22  # characters that are parsed at once; more of them are not faster
 ROWS_AT_ONCE = 1000  # by Python: more of them leave a processor's cache
 ROWS_IN_FRAME = 2**16  # a frame costs a millisecond, whatever is in it
 SEPARATORS = ",;\t|"
-ENCODINGS = {
+MARKS = {  # with which a file of this encoding begins
+    codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is the beginning of this one
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -40,41 +40,13 @@ ENCODINGS = {
 }
 csv.field_size_limit(sys.maxsize)  # Python's own limit is 128 KiB
 
-Stream = io.BufferedIOBase
 
-
-# --- Bytes --------------------------------------------------------------------------------------
-
-
-class _Pieces(io.RawIOBase):
-    """Pieces of bytes as a file to read."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self.pieces, self.rest = iter(pieces), memoryview(b"")  # whose parts are no copies
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self.rest:
-            piece = next(self.pieces, None)
-            if piece is None:
-                return 0
-            self.rest = memoryview(piece)
-        count = min(len(buffer), len(self.rest))
-        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
-        return count
-
-
-def _as_file(pieces: Iterable[bytes]) -> io.BufferedReader:
-    return io.BufferedReader(_Pieces(pieces), 2**18)
-
-
-def _unpack_zstd(path: Path) -> io.BufferedReader:
+def _unpack_zstd(path: Path) -> Any:
     """Unpack Zstandard by Polars; Python can from 3.14 on. Line ends become plain ones."""
-    batches = pl.scan_lines(path, glob=False).collect_batches(maintain_order=True)
-    some = (part for batch in batches for part in batch.iter_slices(2**14))
-    return _as_file("\n".join([*part.to_series(), ""]).encode() for part in some)
+    file = tempfile.TemporaryFile()
+    pl.scan_lines(path, glob=False).sink_csv(file, include_header=False, quote_style="never")
+    file.seek(0)
+    return file
 
 
 # By a file's first bytes, whatever its name says.
@@ -87,8 +59,12 @@ UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
 
 
 @contextlib.contextmanager
-def open_text(path: Path) -> Iterator[Stream]:
-    """Open a file as UTF-8 without a byte-order mark, unpacked if it is packed.
+def open_text(path: Path, newline: str = "") -> Iterator[TextIO]:
+    """Open a file of text without its byte-order mark, unpacked if it is packed.
+
+    Args:
+        path: of UTF-8, whose wrong bytes become surrogates, or of UTF-16 or UTF-32 with a mark.
+        newline: as of `open`.
 
     Raises:
         DataError: while it is read in the block, if it is damaged.
@@ -97,17 +73,12 @@ def open_text(path: Path) -> Iterator[Stream]:
         with path.open("rb") as file:
             start = file.read(6)
         unpack = next((UNPACKERS[magic] for magic in UNPACKERS if start.startswith(magic)), None)
-        opened: Any = unpack(path) if unpack else path.open("rb", 2**18)
+        opened: Any = unpack(path) if unpack else path.open("rb")
         with opened as stream:
             start = stream.peek(4)[:4]
-            if start.startswith(codecs.BOM_UTF8):
-                stream.read(len(codecs.BOM_UTF8))
-            encoding = next((ENCODINGS[mark] for mark in ENCODINGS if start.startswith(mark)), None)
-            if encoding is None:
-                yield stream
-            else:
-                text = io.TextIOWrapper(stream, encoding, newline="")
-                yield _as_file(piece.encode() for piece in iter(lambda: text.read(2**18), ""))
+            encoding = next((MARKS[mark] for mark in MARKS if start.startswith(mark)), "utf-8")
+            errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+            yield io.TextIOWrapper(stream, encoding, errors, newline)
     except (
         *(OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeError),
         *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
@@ -122,34 +93,39 @@ def refuse_row(path: Path, row: int, complaint: str) -> NoReturn:
     raise DataError(f"{path}, {f'row {row}' if row else 'header'}: {complaint}")
 
 
-def _to_frame(path: Path, num_before: int, columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """Make a frame of rows, all text; refuse what is no Unicode."""
-    try:
-        return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
-    except UnicodeEncodeError:
-        for name, values in columns.items():
-            for row, value in enumerate(values, num_before + 1):
-                if value is not None and re.search("[\ud800-\udfff]", value):
-                    refuse_row(path, row, f"column {name!r} is not UTF-8. Export it again as UTF-8")
-        raise
-
-
 def to_frames(
     path: Path, num_before: int, chunks: Iterable[tuple[int, Mapping[str, Sequence[Any]]]]
 ) -> Iterator[pl.DataFrame]:
-    """Put chunks of rows, their number and their columns, together to frames of text."""
+    """Put chunks of rows, their number and their columns, together to frames of text.
+
+    Raises:
+        DataError: a value is no Unicode.
+    """
     columns: dict[str, list[Any]] = {}
     count = 0
+
+    def frame() -> pl.DataFrame:
+        try:
+            return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+        except UnicodeEncodeError:
+            for name, values in columns.items():
+                for row, value in enumerate(values, num_before + 1):
+                    if value is not None and re.search("[\ud800-\udfff]", value):
+                        refuse_row(
+                            path, row, f"column {name!r} is not UTF-8. Export it again as UTF-8"
+                        )
+            raise
+
     for num_rows, chunk in chunks:
         for name in {**columns, **chunk}:
             column = columns.setdefault(name, [None] * count)
             column.extend(chunk.get(name, [None] * num_rows))
         count += num_rows
         if count >= ROWS_IN_FRAME:
-            yield _to_frame(path, num_before, columns)
+            yield frame()
             num_before, count, columns = num_before + count, 0, {}
     if count:
-        yield _to_frame(path, num_before, columns)
+        yield frame()
 
 
 # --- CSV ----------------------------------------------------------------------------------------
@@ -163,129 +139,104 @@ class CsvFile:
         num_rows: how many were read so far; blank lines are none.
     """
 
-    def __init__(self, path: Path, stream: Stream, needed: Collection[str]) -> None:
+    def __init__(self, path: Path, text: TextIO, needed: Collection[str]) -> None:
         """Read the header.
 
         Args:
             path: what messages name.
-            stream: from `open_text`.
+            text: from `open_text`.
             needed: columns by which the separator is known, if it is not the usual one.
         """
-        self.path, self.stream, self.num_rows = path, stream, 0
-        self.separator = "\t" if ".tsv" in path.name.lower() else ","
-        line = self._next_line()
-        while line.strip("\r\n \t") == "" != line:
-            line = self._next_line()
-        if said := re.fullmatch(
-            r'"?sep=([,;:|\t^~])"?', line.rstrip("\r\n"), re.IGNORECASE
-        ):  # Excel's
-            self.separator = said[1]
-            line = self._next_line()
-        else:
-            self._choose_separator(line, needed)
-        lines = chain([line], iter(self._next_line, ""))  # a quoted name may have several lines
+        self.path, self.text, self.num_rows = path, text, 0
+        begun = iter(lambda: text.readline(BLOCK), "")
+        not_blank = (line for line in begun if line.strip("\r\n \t"))
+        line = next(not_blank, "")
+        said = re.fullmatch(r'"?sep=([,;:|\t^~])"?', line.rstrip("\r\n"), re.IGNORECASE)
+        if said:  # by Excel
+            line = next(not_blank, "")
+        self.separator = said[1] if said else self._separator_of(line, needed)
+        lines = chain([line], text)  # a quoted name may have several
         try:
-            names = next(csv.reader(lines, delimiter=self.separator, strict=True), [])
+            self.names: list[str] = next(csv.reader(lines, delimiter=self.separator, strict=True))
+        except StopIteration:
+            raise DataError(f"{path} is empty. Export it again") from None
         except csv.Error as error:
             refuse_row(path, 0, f"{error}. A quote inside quoted text has to be doubled")
-        if not names:
-            raise DataError(f"{path} is empty. Export it again")
-        self.names: list[str] = names
 
-    def _next_line(self) -> str:
-        stream = self.stream
-        line = stream.readline(BLOCK)
-        if b"\r" in line.rstrip(b"\r\n"):  # a line end of its own
-            line, rest = line.split(b"\r", 1)
-            self.stream = _as_file(chain([rest], iter(lambda: stream.read(BLOCK), b"")))
-            line += b"\n"
-        return line.decode("utf-8", "surrogateescape")
-
-    def _choose_separator(self, line: str, needed: Collection[str]) -> None:
-        for separator in (self.separator, *SEPARATORS):
+    def _separator_of(self, line: str, needed: Collection[str]) -> str:
+        usual = "\t" if ".tsv" in self.path.name.lower() else ","
+        for separator in (usual, *SEPARATORS):
             with contextlib.suppress(csv.Error):
                 if set(needed) <= set(next(csv.reader([line], delimiter=separator), [])):
-                    self.separator = separator
-                    return
+                    return separator
+        return usual
 
     def frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Yield all rows in file order, of these columns; a field that is not there is null.
 
         Raises:
-            DataError: a row cannot be read.
+            DataError: a row cannot be read, or is the header again, as where files were joined.
         """
-        rest = b""
-        while (read := self.stream.read(BLOCK)) or rest:
-            block = rest + read
-            if not read and not block.endswith(b"\n"):
-                block += b"\n"
-            end, num_rows = self._plain_rows(block)
-            if num_rows is None or (end == 0 and (not read or len(block) > 4 * BLOCK)):
-                # Where a row ends is known only by reading on from here.
-                pieces = chain([block], iter(lambda: self.stream.read(BLOCK), b""))
-                yield from to_frames(self.path, self.num_rows, self._strict_rows(pieces, columns))
-                return
-            rows, rest = block[:end], block[end:]
-            frame = self._read_plainly(rows, num_rows, columns) if rows else None
-            if frame is not None:
-                self.num_rows += len(frame)
-                yield frame
-            elif rows:
-                yield from to_frames(self.path, self.num_rows, self._strict_rows([rows], columns))
+        num_rows, header = 0, tuple(columns)
+        for frame in self._frames(columns):
+            for row in (frame.to_series(0) == header[0]).arg_true():
+                if frame.row(row) == header:
+                    advice = "Remove it, or keep the files apart as parts in a folder"
+                    refuse_row(self.path, num_rows + row + 1, f"the header again. {advice}")
+            num_rows += len(frame)
+            yield frame
 
-    def _plain_rows(self, block: bytes) -> tuple[int, int | None]:
-        """Return where the last whole row ends and how many there are, None if quotes are odd."""
-        if b'"' not in block:
-            end = block.rfind(b"\n") + 1
-            return end, block.count(b"\n", 0, end)
-        codes = np.frombuffer(block, dtype=np.uint8)
-        quotes, ends = np.flatnonzero(codes == ord('"')), np.flatnonzero(codes == ord("\n"))
-        ends = ends[np.searchsorted(quotes, ends) % 2 == 0]  # the others are inside quoted text
-        if not len(ends):
-            return 0, 0
-        quotes = quotes[: np.searchsorted(quotes, ends[-1])]
-        opening, closing = quotes[::2], quotes[1::2]
-        around = np.frombuffer(f'"\r\n{self.separator}'.encode(), dtype=np.uint8)
+    def _frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        rest = ""
+        while block := self.text.read(BLOCK):
+            rows, end, rest = (rest + block).rpartition("\n")
+            frame = self._read_plainly(rows + end, columns)
+            if frame is None:  # where a row ends is known only by reading on from here
+                rest = rows + end + rest + self.text.readline()
+                break
+            self.num_rows += len(frame)
+            yield frame
+        yield from to_frames(self.path, self.num_rows, self._read_strictly(rest, columns))
+
+    def _read_plainly(self, rows: str, columns: Sequence[str]) -> pl.DataFrame | None:
+        """Have Polars read whole lines, None if that might be wrong."""
         is_plain = (
-            np.isin(codes[opening[opening > 0] - 1], around).all()
-            and np.isin(codes[closing + 1], around).all()
+            '"' not in rows
+            and rows.count("\r") == rows.count("\r\n")
+            and not rows.startswith(("\n", "\r\n"))
+            and "\n\n" not in rows
+            and "\n\r\n" not in rows
+            and len(self.names) > 1
         )
-        return int(ends[-1]) + 1, len(ends) if is_plain else None
-
-    def _read_plainly(
-        self, rows: bytes, num_rows: int, columns: Sequence[str]
-    ) -> pl.DataFrame | None:
-        """Have Polars read rows, None if that might be wrong."""
-        blank = rows.startswith((b"\n", b"\r\n")) or b"\n\n" in rows or b"\n\r\n" in rows
-        if blank or rows.count(b"\r") != rows.count(b"\r\n") or len(self.names) == 1:
+        if not is_plain:
             return None
         # A header of ours: the beginning of a block would be taken for a mark or a magic number.
         header = self.separator.join(f"column_{number}" for number in range(len(self.names)))
         try:
             frame = pl.read_csv(
-                header.encode() + b"\n" + rows,
+                f"{header}\n{rows}".encode("utf-8", "surrogateescape"),
                 separator=self.separator,
-                quote_char='"' if b'"' in rows else None,
+                quote_char=None,
                 infer_schema=False,  # all as text: an id such as "007" must not become a number
                 empty_string_is_null=False,
             )
         except pl.exceptions.PolarsError:
             return None
-        if len(frame) != num_rows:
-            return None
         first, second = frame.to_series(0), frame.to_series(1)
-        if (first.filter(second == "").str.strip_chars() == "").any():  # a line of blanks, perhaps
+        # Lost lines; or, perhaps, a line of blanks.
+        if (
+            len(frame) != rows.count("\n")
+            or (first.filter(second == "").str.strip_chars() == "").any()
+        ):
             return None
-        frame.columns = [str(number) for number in range(len(self.names))]
-        indices = {name: str(self.names.index(name)) for name in columns}
-        return frame.select(pl.col(index).alias(name) for name, index in indices.items())
+        return pl.DataFrame({name: frame.to_series(self.names.index(name)) for name in columns})
 
-    def _strict_rows(
-        self, pieces: Iterable[bytes], columns: Sequence[str]
+    def _read_strictly(
+        self, begun: str, columns: Sequence[str]
     ) -> Iterator[tuple[int, dict[str, Sequence[Any]]]]:
-        """Have Python read rows, and name one that it cannot read."""
-        text = io.TextIOWrapper(_as_file(pieces), "utf-8", "surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=self.separator, strict=True)
+        """Have Python read what has begun so and the rest; name a row that it cannot read."""
+        lines = chain(io.StringIO(begun, newline=""), self.text)
+        reader = csv.reader(lines, delimiter=self.separator, strict=True)
         indices = {name: self.names.index(name) for name in columns}
         while True:
             rows: list[list[Any]] = []  # of text, None where a row is short

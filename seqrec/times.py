@@ -27,7 +27,7 @@ def as_time(table: Table, column: str) -> pl.Expr:
             return numbers
         times = text.cast(pl.Float64, strict=False)
         # The first row decides what kind of column this is.
-        if table.look(times, head=1).item() is None:
+        if table.look(times.first()).item() is None:
             return _parse_iso(table, text)
     elif dtype in (pl.Date, pl.Datetime):
         return times.to_physical().cast(pl.Int64)

@@ -2,8 +2,6 @@
 
 import contextlib
 import ctypes
-import hashlib
-import json
 import logging
 import math
 import os
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.batching import Batch, TrainingBatches
+from seqrec.config import recipe_digest
 from seqrec.errors import SeqRecError
 from seqrec.files import atomic_directory, read_json, write_json
 from seqrec.processes import require_agreement
@@ -32,6 +31,9 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 LossFunction = Callable[[Any, Batch], Tensor]
+WEIGHT_DECAY = 0.01
+WARMUP = 0.05  # of all steps
+MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,8 @@ class FitConfig:
 
     num_epochs: int
     learning_rate: float
-    weight_decay: float = 0.01
-    warmup_share: float = 0.05
     patience: int = 0  # evaluations without a new best before stopping; 0: never stop early
     evaluate_every: int = 1  # epochs
-    max_grad_norm: float = 1.0
     gradient_accumulation: int = 1  # parts that a batch is computed in, one after the other
     seed: int = 0
 
@@ -193,27 +192,44 @@ def _load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str,
 
 
 def _save_checkpoint(
-    folder: Path,
-    progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    recipe: str,
+    folder: Path, progress: Progress, recipe: str, parts: dict[str, dict[str, Tensor]]
 ) -> None:
     with atomic_directory(folder) as beside:
-        save_file(trainable_state(model), beside / "model.safetensors")
-        save_file(best, beside / "best.safetensors")
-        save_file(_optimizer_tensors(optimizer), beside / "optimizer.safetensors")
+        for name, tensors in parts.items():
+            save_file(tensors, beside / f"{name}.safetensors")
         write_json(beside / "progress.json", {**vars(progress), "recipe": recipe})
 
 
-def cosine_with_warmup(step: int, total_steps: int, warmup_share: float) -> float:
+def _read_checkpoint(
+    folder: Path, recipe: str
+) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return progress, model, best model and optimizer; None: no whole one of this recipe."""
+    if not (folder / "progress.json").is_file():
+        return None
+    try:
+        values = read_json(folder / "progress.json")
+        if values.pop("recipe", None) != recipe:
+            logger.info("%s holds another recipe's checkpoint: starting anew", folder)
+            return None
+        progress = Progress(**values)
+        if not all(type(value) is int for value in (progress.epoch, progress.step)):
+            raise ValueError(f"epoch {progress.epoch!r}, step {progress.step!r}")
+        model, best, optimizer = (
+            load_file(folder / f"{name}.safetensors") for name in ("model", "best", "optimizer")
+        )
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        logger.warning("the checkpoint in %s is damaged (%s): starting anew", folder, error)
+        return None
+    return progress, model, best, optimizer
+
+
+def cosine_with_warmup(step: int, total_steps: int) -> float:
     """Return the learning-rate factor: linear to 1, then a half cosine to 0 (arXiv:1608.03983).
 
-    >>> [cosine_with_warmup(step, 100, 0.1) for step in (0, 9, 100)]
-    [0.1, 1.0, 0.0]
+    >>> [cosine_with_warmup(step, 100) for step in (0, 4, 100)]
+    [0.2, 1.0, 0.0]
     """
-    warmup = max(1, round(total_steps * warmup_share))
+    warmup = max(1, round(total_steps * WARMUP))
     if step < warmup:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
@@ -257,20 +273,18 @@ def fit(
     Raises:
         SeqRecError: the loss is no longer a finite number.
     """
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    digest = recipe_digest(recipe)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if accelerator.num_processes > 1:  # among GPUs, NCCL adds up dense gradients alone
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 module.sparse = False
-    optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = RowwiseAdamW(parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
     progress, best = Progress(), trainable_state(model)
-    checkpoint = _read_checkpoint(checkpoint_dir, digest)
-    if checkpoint is not None:
-        progress = checkpoint.progress
-        load_trainable_state(model, checkpoint.model)
-        best = checkpoint.best
-        _load_optimizer_tensors(optimizer, checkpoint.optimizer)
+    if (checkpoint := _read_checkpoint(checkpoint_dir, digest)) is not None:
+        progress, weights, best, moments = checkpoint
+        load_trainable_state(model, weights)
+        _load_optimizer_tensors(optimizer, moments)
         logger.info("%s: resumed after epoch %d from %s", label, progress.epoch, checkpoint_dir)
     require_agreement(accelerator, progress.step, f"{checkpoint_dir} at step")
     objective, prepared = accelerator.prepare(Objective(model, loss_function), optimizer)
@@ -288,9 +302,9 @@ def fit(
         rank = accelerator.process_index
         torch.manual_seed(config.seed * 100_003 + progress.epoch + rank * 1_000_003)
         for batch in batches.epoch(progress.epoch)[1]:
-            factor = cosine_with_warmup(progress.step, total_steps, config.warmup_share)
+            rate = config.learning_rate * cosine_with_warmup(progress.step, total_steps)
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
+                group["lr"] = rate
             loss = _backward(objective, batch, config, accelerator)
             if not math.isfinite(loss):
                 raise SeqRecError(
@@ -298,16 +312,12 @@ def fit(
                     f"is in {checkpoint_dir}. Try half the learning rate: --learning-rate "
                     f"{config.learning_rate / 2:g}"
                 )
-            if any(p.grad is not None and p.grad.is_sparse for p in parameters):
-                clip_gradients(parameters, config.max_grad_norm)
-            else:
-                accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            clip_gradients(parameters, MAX_GRAD_NORM)
             prepared.step()
             prepared.zero_grad()
             progress.step += 1
             bar.update()
             if progress.step % LOG_EVERY == 0:  # to trackers, if there are any
-                rate = config.learning_rate * factor
                 accelerator.log({"loss": loss, "learning_rate": rate}, step=progress.step)
         progress.epoch += 1
         if progress.epoch % config.evaluate_every and progress.epoch < config.num_epochs:
@@ -323,7 +333,9 @@ def fit(
                 f"epoch {progress.epoch}, NDCG@10 {value:.4f}, best {progress.best_value:.4f}"
             )
         if accelerator.is_main_process:
-            _save_checkpoint(checkpoint_dir, progress, model, optimizer, best, digest)
+            parts = {"model": trainable_state(model), "best": best}
+            parts["optimizer"] = _optimizer_tensors(optimizer)
+            _save_checkpoint(checkpoint_dir, progress, digest, parts)
     bar.close()
     load_trainable_state(model, best)
     model.eval()
@@ -360,32 +372,3 @@ def _out_of_patience(progress: Progress, config: FitConfig) -> bool:
         and progress.best_epoch > 0
         and waited >= config.patience * config.evaluate_every
     )
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """What `_save_checkpoint` wrote."""
-
-    progress: Progress
-    model: dict[str, Tensor]
-    best: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-
-
-def _read_checkpoint(folder: Path, recipe: str) -> _Checkpoint | None:
-    """Return the checkpoint in `folder`; None if there is no whole one for this recipe."""
-    if not (folder / "progress.json").is_file():
-        return None
-    try:
-        values = read_json(folder / "progress.json")
-        if values.pop("recipe", None) != recipe:
-            logger.info("%s holds another recipe's checkpoint: starting anew", folder)
-            return None
-        progress = Progress(**values)
-        if not all(type(value) is int for value in (progress.epoch, progress.step)):
-            raise ValueError(f"epoch {progress.epoch!r}, step {progress.step!r}")
-        names = ("model", "best", "optimizer")
-        return _Checkpoint(progress, *(load_file(folder / f"{n}.safetensors") for n in names))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        logger.warning("the checkpoint in %s is damaged (%s): starting anew", folder, error)
-        return None

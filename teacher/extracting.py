@@ -1,12 +1,11 @@
 """A tuned teacher's answers to all training prefixes, written as knowledge for the student.
 
-Several processes share out the prefixes. Each writes its answers beside the knowledge, and process
-0 puts them together. `teacher.extract` is the command.
+Several processes share out the prefixes, and process 0 writes what all answer. `teacher.extract` is
+the command.
 """
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from seqrec.config import default_output_dir
 from seqrec.data import IntArray, SequenceDataset, load_dataset
 from seqrec.errors import ModelError
 from seqrec.files import SELECTION, atomic_directory
-from seqrec.knowledge import knowledge_bytes, read_shards, save_knowledge, save_shard
-from seqrec.processes import start_accelerator
+from seqrec.knowledge import knowledge_bytes, save_knowledge
+from seqrec.processes import gathered, start_accelerator
 from seqrec.texts import MAX_TOKENS
 from seqrec.training import set_up_cpu
 
@@ -85,23 +84,18 @@ def extract_knowledge(
             f"teacher/finetune.py --data-dir {dataset.path}"
         )
     refitted = (folder / SELECTION).is_dir()
-    shards = path.with_name(f".{path.name}.shards")
 
     def write(known: SequenceDataset, target: Path | None) -> None:
         source: Iterator[tuple[IntArray, NDArray[np.floating]]]
-        source = answers(teacher.eval(), known, batch_size)
-        if accelerator is not None and accelerator.num_processes > 1:
+        rank, count = 0, 1
+        if accelerator is not None:
             rank, count = accelerator.process_index, accelerator.num_processes
-            if accelerator.is_main_process:
-                shutil.rmtree(shards, ignore_errors=True)  # a killed run's
-            accelerator.wait_for_everyone()
-            own = answers(teacher.eval(), known, batch_size, rank, count)
-            save_shard(shards, known, own, prefixes_per_user=prefixes_per_user, process_index=rank)
-            accelerator.wait_for_everyone()
-            source = read_shards(shards, known, count)
+        source = gathered(accelerator, answers(teacher.eval(), known, batch_size, rank, count))
         if target is not None:
             _save(teacher, known, target, source, prefixes_per_user)
-            shutil.rmtree(shards, ignore_errors=True)
+        else:  # process 0 writes, the others answer
+            for _ in source:
+                pass
         if accelerator is not None:
             accelerator.wait_for_everyone()
 

@@ -1,9 +1,7 @@
 """What is read of an item."""
 
 import datetime as dt
-import json
 
-import polars as pl
 import pytest
 
 from tests.seqrec.table_folder import Tables, rows
@@ -13,22 +11,25 @@ def test_row_numbers_are_no_text_and_the_log_says_what_is_read(
     tables: Tables, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    as_pandas_writes = ",item_id,title,Unnamed: 0,index,place,year\n" + "".join(
+    as_pandas_writes = ",item_id,title,Unnamed: 0,index,rank,year\n" + "".join(
         f"{number},{item},{item.upper()},{number * 7},{number * 5},{number + 1},199{number}\n"
         for number, item in enumerate("abc")
     )
     kept = tables.texts(tables.write("i.csv", as_pandas_writes))
     assert kept.rows() == [("a", "A", "1990"), ("b", "B", "1991"), ("c", "C", "1992")]
     assert "read as an item's text: 'title', 'year'" in caplog.text
-    assert "'Unnamed: 0' (row numbers), 'index' (row numbers), 'place' (row numbers)" in caplog.text
+    assert (
+        "'' (row numbers), 'Unnamed: 0' (row numbers), 'index' (row numbers), 'rank' (row numbers)"
+        in caplog.text
+    )
     columns = {"item_id": [*"abc"], "title": [*"ABC"], "__index_level_0__": [7, 3, 5]}
-    assert tables.texts(tables.parquet("i.parquet", columns)).columns == ["item_id", "title"]
+    assert tables.texts(tables.write("i.parquet", columns)).columns == ["item_id", "title"]
 
 
 def test_numbers_and_words_that_are_no_row_numbers_stay_text(tables: Tables) -> None:
     columns = {"index": ["1", "x", "3"], "stars": [1, 3, 2], "part": ["0", "", "2"]}
     kept = tables.texts(
-        tables.parquet("i.parquet", {"item_id": [*"abc"], "title": [*"ABC"], **columns})
+        tables.write("i.parquet", {"item_id": [*"abc"], "title": [*"ABC"], **columns})
     )
     assert kept.columns == ["item_id", "title", "index", "stars", "part"]
 
@@ -38,7 +39,7 @@ def test_text_columns_are_those_asked_for_in_that_order(
 ) -> None:
     caplog.set_level("INFO")
     columns = {"item_id": [*"abc"], "name": [*"ABC"], "x": [*"xyz"], "n": [0, 1, 2], "b": [b""] * 3}
-    items = tables.parquet("i.parquet", columns)
+    items = tables.write("i.parquet", columns)
     kept = tables.texts(items, title_column="name", text_columns=("n", "x"))
     assert kept.rows()[1] == ("b", "B", "1", "y")
     assert kept.columns == ["item_id", "title", "n", "x"]
@@ -56,17 +57,13 @@ def test_text_columns_are_those_asked_for_in_that_order(
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
 def test_lists_of_lists_and_of_objects_are_text(tables: Tables, kind: str) -> None:
-    items = [
-        {"item_id": "a", "title": "A", "cat": [["x", "y"], ["z"]], "im": [{"u": "é"}, None]},
-        {"item_id": "b", "title": "B", "cat": None, "im": None},
-        {"item_id": "c", "title": "C", "cat": [[], ["w", None]], "im": [None]},
-    ]
-    if kind == ".jsonl":
-        path = tables.write("i.jsonl", "\n".join(map(json.dumps, items)))
-    else:
-        path = tables.write("i.parquet", b"")
-        pl.DataFrame(items).write_parquet(path)
-    kept = tables.texts(path)
+    items = {
+        "item_id": [*"abc"],
+        "title": [*"ABC"],
+        "cat": [[["x", "y"], ["z"]], None, [[], ["w", None]]],
+        "im": [[{"u": "é"}, None], None, [None]],
+    }
+    kept = tables.texts(tables.write(f"i{kind}", items))
     assert kept["cat"].to_list() == ["x, y, z", "", "w"]
     assert kept["im"].to_list() == ['{"u":"é"}', "", ""]
 
@@ -83,7 +80,7 @@ def test_bytes_are_left_out_and_named_and_durations_and_missing_numbers_are_text
         "length": [dt.timedelta(hours=1), None, dt.timedelta(days=2)],
         "stars": [1.5, float("nan"), None],
     }
-    kept = tables.texts(tables.parquet("i.parquet", columns))
+    kept = tables.texts(tables.write("i.parquet", columns))
     assert kept.columns == ["item_id", "title", "length", "stars"]
     assert kept["length"].to_list() == ["1:00:00", "", "2 days, 0:00:00"]
     assert kept["stars"].to_list() == ["1.5", "", ""]

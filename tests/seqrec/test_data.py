@@ -16,6 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+FILES = (
+    *("meta.json", "items.parquet", "user_ids.parquet"),
+    *("events.npy", "offsets.npy", "split.npy"),
+)
 Times = list[list[int]]  # one ascending list per user
 all_times = st.lists(
     st.lists(st.integers(0, 30), min_size=1, max_size=12).map(sorted), min_size=1, max_size=12
@@ -46,6 +50,11 @@ def parts() -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def two_users(tmp_path: Path) -> SequenceDataset:
+    return write_dataset(tmp_path / "data", **parts())
+
+
 # --- Splits -------------------------------------------------------------------------------------
 
 
@@ -72,57 +81,32 @@ def test_temporal_gives_users_who_came_in_validation_a_test_target() -> None:
     assert split_by_time(users, valid_share=0.2, test_share=0.1) == [[6, -1, -1], [0, -1, 2]]
 
 
-def test_before_the_test_all_that_precedes_its_targets_is_trained_on(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
+def test_before_the_test_all_that_precedes_its_targets_is_trained_on(
+    two_users: SequenceDataset,
+) -> None:
     split = np.array([[1, 1, 2], [2, -1, -1], [0, -1, 1], [0, -1, -1]])
     offsets = np.array([0, 4, 7, 9, 11])  # the last user came after all moments of the split
-    whole = dataclasses.replace(dataset, offsets=offsets, split=split).before_test()
+    whole = dataclasses.replace(two_users, offsets=offsets, split=split).before_test()
     assert whole.split.tolist() == [[2, -1, 2], [3, -1, -1], [1, -1, 1], [0, -1, -1]]
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=20))
-def test_leave_one_out_never_trains_on_a_target(lengths: list[int]) -> None:
-    split = leave_one_out(np.array(lengths))
-    for length, (train, valid, test) in zip(lengths, split.tolist(), strict=True):
-        if length >= 3:
-            assert (train, valid, test) == (length - 2, length - 2, length - 1)
-        else:
-            assert (train, valid, test) == (length, -1, -1)
-
-
 @given(all_times, shares, shares)
-def test_temporal_targets_lie_behind_all_training_events_and_inside_the_sequence(
+def test_temporal_targets_have_a_history_and_nothing_is_trained_on_as_late_as_anyones(
     users: Times, valid_share: float, test_share: float
 ) -> None:
     split = split_by_time(users, valid_share, test_share)
+    trained, valid_times, test_times = [-1], [31], [31]  # beyond all times, where there is none
     for times, (train, valid, test) in zip(users, split, strict=True):
         assert 0 <= train <= len(times)
-        assert valid == -1 or train <= valid < len(times)
-        assert test == -1 or max(train, valid + 1) <= test < len(times)
-        assert 0 not in (valid, test), "a target needs a history"
-
-
-@given(all_times, shares, shares)
-def test_temporal_trains_on_nothing_as_late_as_anyones_target(
-    users: Times, valid_share: float, test_share: float
-) -> None:
-    split = split_by_time(users, valid_share, test_share)
-    pairs = list(zip(users, split, strict=True))
-    trained = [t for times, (train, _, _) in pairs for t in times[:train]]
-    valid = [times[v] for times, (_, v, _) in pairs if v >= 0]
-    test = [times[t] for times, (_, _, t) in pairs if t >= 0]
-    assert max(trained, default=-1) < min(valid + test, default=31)
-    assert max(valid, default=-1) < min(test, default=31)
-
-
-@given(all_times, shares, shares)
-def test_temporal_does_not_depend_on_the_unit_of_time(
-    users: Times, valid_share: float, test_share: float
-) -> None:
-    scaled = [[1_700_000_000 + 1000 * t for t in times] for times in users]
-    assert split_by_time(scaled, valid_share, test_share) == split_by_time(
-        users, valid_share, test_share
-    )
+        assert valid == -1 or max(train, 1) <= valid < len(times)
+        assert test == -1 or max(train, valid + 1, 1) <= test < len(times)
+        trained += times[:train]
+        valid_times += times[valid : valid + 1] if valid >= 0 else []
+        test_times += times[test : test + 1] if test >= 0 else []
+    assert max(trained) < min(valid_times + test_times)
+    assert max(valid_times[1:], default=-1) < min(test_times)
+    in_milliseconds = [[1_700_000_000_000 + 1000 * time for time in times] for times in users]
+    assert split_by_time(in_milliseconds, valid_share, test_share) == split
 
 
 def test_repeats_are_events_whose_item_the_user_had_met() -> None:
@@ -198,26 +182,26 @@ def test_histories_and_targets_are_those_of_the_sequences(
         assert tiny_dataset.train_sequence(user).tolist() == sequence[:-2]
 
 
-def test_training_sequences_hold_no_target_of_a_user_without_repeats(
-    tiny_dataset: SequenceDataset,
-) -> None:
-    for part in ("valid", "test"):
-        targets = tiny_dataset.eval_targets(part)
-        for user, item in zip(targets.users, targets.items, strict=True):
-            assert item not in tiny_dataset.train_sequence(user)
-
-
-def test_training_counts_leave_out_the_held_out_events(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
+def test_counts_are_those_of_the_arrays(two_users: SequenceDataset) -> None:
+    expected = {
+        "num_users": 2,
+        "num_items": 3,
+        "num_events": 6,
+        "num_train_events": 4,
+        "num_valid_targets": 1,
+        "num_test_targets": 1,
+        "text_columns": ["title"],
+    }
+    assert expected.items() <= two_users.meta.items()
     # Trained on: 1 2 of the first user, 2 3 of the second.
-    assert dataset.train_counts().tolist() == [0, 1, 2, 1]
+    assert two_users.train_counts().tolist() == [0, 1, 2, 1]
 
 
 def test_seen_items_are_excluded_only_where_users_hardly_ever_come_back(
-    tmp_path: Path, tiny_dataset: SequenceDataset
+    two_users: SequenceDataset, tiny_dataset: SequenceDataset
 ) -> None:
     assert tiny_dataset.exclude_seen
-    assert not write_dataset(tmp_path / "data", **parts()).exclude_seen  # 1 of 6 is a repeat
+    assert not two_users.exclude_seen  # 1 of 6 is a repeat
 
 
 # --- Fingerprint --------------------------------------------------------------------------------
@@ -245,88 +229,63 @@ def test_the_fingerprint_changes_with_all_that_a_model_can_depend_on(
     assert before.fingerprint != after.fingerprint
 
 
-def test_the_fingerprint_does_not_change_with_name_place_or_provenance(tmp_path: Path) -> None:
-    before = write_dataset(tmp_path / "before", **parts())
+def test_the_fingerprint_does_not_change_with_name_path_or_provenance(
+    two_users: SequenceDataset, tmp_path: Path
+) -> None:
     change = {
         "name": "other",
         "provenance": {"from": "elsewhere"},
         "user_ids": parts()["user_ids"].rename("customer"),
     }
     after = write_dataset(tmp_path / "after", **{**parts(), **change})
-    assert before.fingerprint == after.fingerprint
+    assert two_users.fingerprint == after.fingerprint
 
 
 # --- Loading ------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_a_data_set_is_refused_with_the_command_that_makes_one(
-    tmp_path: Path,
+@pytest.mark.parametrize("keep", [None, 0, 20, -4], ids=["missing", "empty", "cut", "end cut"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_data_set_with_a_part_missing_or_cut_short_is_refused_with_the_command_that_makes_one(
+    two_users: SequenceDataset, name: str, keep: int | None
 ) -> None:
-    with pytest.raises(DataError, match=r"python -m seqrec\.prepare .* --output-dir"):
-        load_dataset(tmp_path / "nothing")
+    path = two_users.path / name
+    content = path.read_bytes()
+    path.unlink()
+    if keep is not None:
+        path.write_bytes(content[:keep])
+    said = r"(is damaged|no usable data set).*python -m seqrec\.prepare .* --output-dir"
+    with pytest.raises(DataError, match=said):
+        load_dataset(two_users.path)
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
-def test_another_version_of_the_format_is_refused(tmp_path: Path, version: int | None) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    write_json(dataset.path / "meta.json", {**dataset.meta, "version": version})
-    with pytest.raises(DataError, match="version"):
-        load_dataset(dataset.path)
+def test_parts_that_do_not_belong_together_are_refused(two_users: SequenceDataset) -> None:
+    path = two_users.path
+    np.save(path / "events.npy", np.ones(5, dtype=np.int32))
+    with pytest.raises(DataError, match=r"events\.npy is damaged: SHA-256 is"):
+        load_dataset(path)
+    meta = read_json(path / "meta.json")
+    meta["sha256"]["events.npy"] = sha256_file(path / "events.npy")  # by whoever made it
+    write_json(path / "meta.json", meta)
+    with pytest.raises(DataError, match="differ in length"):
+        load_dataset(path)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["meta.json", "items.parquet", "user_ids.parquet", "events.npy", "offsets.npy", "split.npy"],
+    ("name", "value"),
+    [
+        ("fingerprint", 1),
+        ("num_items", "3"),
+        ("num_items", None),
+        ("repeat_share", "0.1"),
+        ("text_columns", "title"),
+        ("version", 2),
+        ("version", None),
+    ],
 )
-def test_a_data_set_with_a_part_missing_is_refused(tmp_path: Path, name: str) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    (dataset.path / name).unlink()
-    with pytest.raises(DataError, match="Make it: python -m"):
-        load_dataset(dataset.path)
-
-
-@pytest.mark.parametrize("name", ["meta.json", "events.npy", "offsets.npy", "split.npy"])
-@pytest.mark.parametrize("keep", [0, 20, -4])
-def test_a_part_cut_short_is_refused(tmp_path: Path, name: str, keep: int) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    path = dataset.path / name
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match="is damaged|no usable data set"):
-        load_dataset(dataset.path)
-
-
-def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    np.save(dataset.path / "events.npy", np.ones(5, dtype=np.int32))
-    with pytest.raises(DataError, match=r"events\.npy is damaged: SHA-256 is"):
-        load_dataset(dataset.path)
-    meta = read_json(dataset.path / "meta.json")
-    meta["sha256"]["events.npy"] = sha256_file(dataset.path / "events.npy")  # its maker's own
-    write_json(dataset.path / "meta.json", meta)
-    with pytest.raises(DataError, match="differ in length"):
-        load_dataset(dataset.path)
-
-
-def test_checksums_name_no_file_outside_of_the_set(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    (tmp_path / "secret").write_bytes(b"")
-    meta = read_json(dataset.path / "meta.json")
-    meta["sha256"]["../secret"] = sha256_file(tmp_path / "secret")
-    write_json(dataset.path / "meta.json", meta)
-    with pytest.raises(DataError, match=r"\.\./secret"):
-        load_dataset(dataset.path)
-
-
-def test_counts_in_the_description_are_those_of_the_arrays(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "data", **parts())
-    meta = read_json(dataset.path / "meta.json")
-    counts = {
-        "num_users": 2,
-        "num_items": 3,
-        "num_events": 6,
-        "num_train_events": 4,
-        "num_valid_targets": 1,
-        "num_test_targets": 1,
-    }
-    assert {key: meta[key] for key in counts} == counts
-    assert meta["text_columns"] == ["title"]
+def test_a_description_that_says_something_else_is_refused(
+    two_users: SequenceDataset, name: str, value: object
+) -> None:
+    write_json(two_users.path / "meta.json", {**two_users.meta, name: value})
+    with pytest.raises(DataError, match=name):
+        load_dataset(two_users.path)

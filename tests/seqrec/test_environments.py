@@ -21,7 +21,7 @@ def test_an_environment_is_built_once_and_anew_when_its_pins_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = []
-    monkeypatch.setattr(environments, "_install", lambda *given: installed.append(given))
+    monkeypatch.setattr(environments, "run_pip", lambda *given: installed.append(given))
     requirements = tmp_path / "lib.txt"
     requirements.write_text("lib==1\n")
     first = ensure_environment(requirements)

@@ -1,12 +1,12 @@
-import json
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from seqrec.batching import prefix_offsets
-from seqrec.data import SequenceDataset, write_dataset
+from seqrec.data import SequenceDataset
 from seqrec.errors import SeqRecError, StaleKnowledgeError
-from seqrec.files import sha256_file
-from seqrec.knowledge import knowledge_bytes, load_knowledge, save_knowledge
+from seqrec.files import read_json, sha256_file, write_json
+from seqrec.knowledge import ARRAYS, knowledge_bytes, load_knowledge, save_knowledge
 
 import numpy as np
 import pytest
@@ -62,6 +62,10 @@ def test_each_prefix_gets_back_its_own_answer(
                 assert np.array_equal(knowledge.states[row], states_of(np.array([prefix]))[0])
     used = knowledge.rows[knowledge.rows >= 0]
     assert sorted(used) == list(range(len(knowledge.states)))  # no row is shared, none is idle
+    stated = knowledge_bytes(tiny_dataset, DIM, prefixes_per_user)
+    assert stated == knowledge.states.nbytes == len(used) * DIM * 2  # two bytes a number
+    assert np.array_equal(knowledge.text_components, np.eye(tiny_dataset.num_items + 1, 6))
+    assert np.array_equal(knowledge.text_map, np.arange(54.0).reshape(9, 6))
 
 
 @pytest.mark.parametrize("prefixes_per_user", [2, 1000])
@@ -103,48 +107,19 @@ def test_a_teacher_that_leaves_a_prefix_out_writes_nothing(
     assert not (tmp_path / "knowledge").exists()
 
 
-def test_item_texts_come_back_with_what_standardised_them(
-    tiny_dataset: SequenceDataset, tmp_path: Path
-) -> None:
-    save(tmp_path / "knowledge", tiny_dataset)
-    knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
-    assert knowledge.text_components.dtype == np.float16
-    assert np.array_equal(knowledge.text_components, np.eye(tiny_dataset.num_items + 1, 6))
-    assert np.array_equal(knowledge.text_map, np.arange(54.0).reshape(9, 6))
-
-
-def test_the_stated_size_is_the_size_on_disk(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
-    save(tmp_path / "knowledge", tiny_dataset, prefixes_per_user=2)
-    knowledge = load_knowledge(tmp_path / "knowledge", tiny_dataset)
-    stated = knowledge_bytes(tiny_dataset, DIM, prefixes_per_user=2)
-    assert stated == knowledge.states.nbytes
-    rows = sum(min(length, 2) for length in tiny_dataset.train_lengths.tolist())
-    assert stated == rows * DIM * 2  # two bytes a number
-
-
 def test_missing_knowledge_is_refused_with_the_command_that_makes_it(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        StaleKnowledgeError, match=r"accelerate launch teacher/finetune.py --data-dir"
-    ):
+    with pytest.raises(StaleKnowledgeError, match=r"accelerate launch teacher/finetune.py --data"):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
-
-
-def test_with_a_teacher_at_hand_only_its_answers_are_asked_for_again(
-    tiny_dataset: SequenceDataset, tmp_path: Path
-) -> None:
+    # With a teacher at hand only its answers are asked for again.
     metrics = {"dataset_fingerprint": tiny_dataset.fingerprint}
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "teacher" / "metrics.json").write_text(json.dumps(metrics))
+    write_json(tmp_path / "teacher" / "metrics.json", metrics)
     with pytest.raises(StaleKnowledgeError, match=r"accelerate launch -m teacher.extract --data"):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["states.npy", "item_vectors.npy", "text_components.npy", "text_map.npy"],
-)
+@pytest.mark.parametrize("name", [f"{name}.npy" for name in ARRAYS])
 @pytest.mark.parametrize("damage", ["one byte changed", "cut short", "removed"])
 def test_damaged_knowledge_is_refused_with_the_command_that_rebuilds_it(
     tiny_dataset: SequenceDataset, tmp_path: Path, name: str, damage: str
@@ -177,7 +152,7 @@ def test_answers_that_are_no_numbers_are_not_written(
     assert list(tmp_path.glob("*knowledge*")) == []
 
 
-@pytest.mark.parametrize("name", ["states", "item_vectors", "text_components", "text_map"])
+@pytest.mark.parametrize("name", ARRAYS)
 def test_numbers_that_are_none_are_refused_behind_a_checksum_made_anew(
     tiny_dataset: SequenceDataset, tmp_path: Path, name: str
 ) -> None:
@@ -187,45 +162,21 @@ def test_numbers_that_are_none_are_refused_behind_a_checksum_made_anew(
     array = np.load(file)
     array[1, 2] = np.inf
     np.save(file, array)
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = read_json(folder / "meta.json")
     meta["sha256"][name] = sha256_file(file)
-    (folder / "meta.json").write_text(json.dumps(meta))
+    write_json(folder / "meta.json", meta)
     with pytest.raises(StaleKnowledgeError, match=rf"{name}.npy holds NaN or infinity.*Rebuild"):
         load_knowledge(folder, tiny_dataset)
 
 
-def test_knowledge_of_other_data_is_refused(tiny_dataset: SequenceDataset, tmp_path: Path) -> None:
-    save(tmp_path / "knowledge", tiny_dataset)
-    events = np.array(tiny_dataset.events)
-    events[0] = events[0] % tiny_dataset.num_items + 1
-    other = write_dataset(
-        tmp_path / "other",
-        name="other",
-        items=tiny_dataset.items,
-        user_ids=np_user_ids(tiny_dataset),
-        events=events,
-        offsets=tiny_dataset.offsets,
-        split=tiny_dataset.split,
-        split_name="leave-one-out",
-        provenance={},
-    )
-    with pytest.raises(StaleKnowledgeError, match="was made from data set"):
-        load_knowledge(tmp_path / "knowledge", other)
-
-
-def test_knowledge_of_another_version_is_refused(
+def test_knowledge_of_other_data_or_of_another_version_is_refused(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
     save(tmp_path / "knowledge", tiny_dataset)
+    other = dataclasses.replace(tiny_dataset, meta={**tiny_dataset.meta, "fingerprint": "0" * 64})
+    with pytest.raises(StaleKnowledgeError, match="was made from data set"):
+        load_knowledge(tmp_path / "knowledge", other)
     file = tmp_path / "knowledge" / "meta.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
-    with pytest.raises(
-        StaleKnowledgeError, match="version 99, expected seqrec-knowledge version 3"
-    ):
+    write_json(file, {**read_json(file), "version": 99})
+    with pytest.raises(StaleKnowledgeError, match="99, expected seqrec-knowledge version 3"):
         load_knowledge(tmp_path / "knowledge", tiny_dataset)
-
-
-def np_user_ids(dataset: SequenceDataset):  # noqa: ANN201
-    import polars as pl
-
-    return pl.read_parquet(dataset.path / "user_ids.parquet")["user_id"]

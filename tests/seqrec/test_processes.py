@@ -10,18 +10,15 @@ from seqrec.data import SequenceDataset
 from seqrec.errors import SeqRecError
 from seqrec.files import read_json
 from seqrec.knowledge import load_knowledge
-from seqrec.processes import asked_for_more, start_accelerator
+from seqrec.processes import SHARDED, asked_for_more, start_accelerator
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.numpy import load_file
 
 from student.config import DistillConfig
-from student.distilling import distil
 from teacher.config import FinetuneConfig
-from teacher.tuning import run
 
 pytestmark = pytest.mark.slow
 
@@ -81,11 +78,6 @@ def trained(
         device="cpu",
         num_threads=1,
     )
-    run(teacher)
-    shared = dataclasses.replace(teacher, output_dir=folders[2], gradient_accumulation=2)
-    config_file = ["--config_file", "configs/cpu_2_processes.yaml"]
-    done = start([*ACCELERATE, *config_file, "teacher/finetune.py"], *flags(shared))
-    assert done.returncode == 0, done.stderr
     student = DistillConfig(
         data_dir=tiny_dataset.path,
         output_dir=folders[1],
@@ -99,34 +91,37 @@ def trained(
         device="cpu",
         num_threads=1,
     )
-    knowledge = load_knowledge(folders[1] / "knowledge", tiny_dataset)
-    for role, known in (("control", None), ("distilled", knowledge)):
-        folder = folders[1] / "students" / "gru" / role
-        distil("gru", student, tiny_dataset, known, folder, Accelerator(cpu=True))
-    shared_student = dataclasses.replace(student, output_dir=folders[2])
-    done = start([*TORCHRUN, "-m", "student.distill"], *flags(shared_student))
-    assert done.returncode == 0, done.stderr
+    shared = dataclasses.replace(teacher, output_dir=folders[2], gradient_accumulation=2)
+    config_file = ["--config_file", "configs/cpu_2_processes.yaml"]
+    for command, config in (
+        ([sys.executable, "teacher/finetune.py"], teacher),
+        ([*ACCELERATE, *config_file, "teacher/finetune.py"], shared),
+        ([sys.executable, "-m", "student.distill"], student),
+        ([*TORCHRUN, "-m", "student.distill"], dataclasses.replace(student, output_dir=folders[2])),
+    ):
+        done = start(command, *flags(config))
+        assert done.returncode == 0, done.stderr
     return folders
 
 
-def close(first: Path, second: Path) -> None:
-    """Assert that two files of tensors hold the same up to rounding."""
-    one, two = load_file(first), load_file(second)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("teacher/adapter/adapter_model.safetensors", "teacher/head.safetensors"),
+        *(
+            "teacher/selection/adapter/adapter_model.safetensors",
+            "teacher/selection/head.safetensors",
+        ),
+        *("students/gru/control/model.safetensors", "students/gru/distilled/model.safetensors"),
+    ],
+)
+def test_two_processes_train_what_one_trains(trained: dict[int, Path], name: str) -> None:
+    one, two = (load_file(trained[count] / name) for count in (1, 2))
     assert one.keys() == two.keys()
-    for name in one:
-        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    for key in one:
+        np.testing.assert_allclose(one[key], two[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", ["teacher", "teacher/selection"])
-def test_two_processes_train_the_teacher_that_one_trains(
-    trained: dict[int, Path], part: str
-) -> None:
-    for name in ("adapter/adapter_model.safetensors", "head.safetensors"):
-        close(trained[1] / part / name, trained[2] / part / name)
-
-
-@pytest.mark.slow
 def test_two_processes_judge_each_target_once(trained: dict[int, Path]) -> None:
     one, two = (read_json(trained[count] / "teacher" / "metrics.json") for count in (1, 2))
     for protocol in ("seen_excluded", "seen_kept"):
@@ -135,7 +130,6 @@ def test_two_processes_judge_each_target_once(trained: dict[int, Path]) -> None:
     assert two["recipe"] == one["recipe"]
 
 
-@pytest.mark.slow
 def test_the_knowledge_of_two_processes_is_that_of_one(
     trained: dict[int, Path], tiny_dataset: SequenceDataset
 ) -> None:
@@ -143,17 +137,7 @@ def test_the_knowledge_of_two_processes_is_that_of_one(
     for name in ("states", "item_vectors", "text_components"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=2e-3)
     left = {file.name for file in trained[2].iterdir()}
-    # No shard, nothing half made.
-    assert left == {"teacher", "knowledge", "students", "soft-targets"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("role", ["control", "distilled"])
-def test_two_processes_train_the_student_that_one_trains(
-    trained: dict[int, Path], role: str
-) -> None:
-    folders = [trained[count] / "students" / "gru" / role for count in (1, 2)]
-    close(*(folder / "model.safetensors" for folder in folders))
+    assert left == {"teacher", "knowledge", "students", "soft-targets"}  # nothing half made
 
 
 FAILS = """
@@ -172,7 +156,6 @@ run_main(main)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("who", ["both", "process 1"])
 def test_a_process_that_fails_ends_all_with_one_line(tmp_path: Path, who: str) -> None:
     (tmp_path / "fails.py").write_text(FAILS)
@@ -191,7 +174,6 @@ run_main(lambda: print("processes:", start_accelerator("auto").num_processes))
 """
 
 
-@pytest.mark.slow
 def test_a_launcher_that_starts_fewer_than_asked_for_is_no_secret(tmp_path: Path) -> None:
     (tmp_path / "counts.py").write_text(COUNTS)
     done = start([*ACCELERATE, "--cpu", "--num_processes", "2"], tmp_path / "counts.py")
@@ -221,15 +203,7 @@ def test_processes_that_know_nothing_of_each_other_are_refused(
 
 
 @pytest.mark.parametrize("without_gpu", [True, False])
-@pytest.mark.parametrize(
-    "variable",
-    [
-        "ACCELERATE_USE_FSDP",
-        "ACCELERATE_USE_DEEPSPEED",
-        "ACCELERATE_USE_MEGATRON_LM",
-        "ACCELERATE_USE_PARALLELISM_CONFIG",
-    ],
-)
+@pytest.mark.parametrize("variable", SHARDED)
 def test_what_would_split_the_model_is_refused_with_a_gpu_and_without(
     monkeypatch: pytest.MonkeyPatch, variable: str, without_gpu: bool
 ) -> None:
@@ -271,8 +245,8 @@ def test_accelerates_own_settings_change_no_number_and_that_is_said(
 def test_settings_as_they_are_by_default_are_not_remarked_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
+    for name in SHARDED:
+        monkeypatch.setenv(name, "false")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -290,7 +264,6 @@ mixed_precision: 'no'
 """
 
 
-@pytest.mark.slow
 def test_accelerates_own_configuration_with_fsdp_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "default_config.yaml").write_text(FSDP)
     command = [*ACCELERATE, "--config_file", str(tmp_path / "default_config.yaml")]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.schedule import (
@@ -38,65 +39,33 @@ def dataset_of(
 
 # Ten users with 5 targets each: 50 targets, and two windows of 4 inputs, 2 apart: 20 windows.
 @pytest.mark.parametrize(
-    ("steps", "num_targets", "expected"),
+    ("change", "expected"),
     [
-        (3, 300, Schedule(num_epochs=6, batch_size=4)),  # 20 / 3 = 6.7: the power of 2 below
-        (5, 330, Schedule(num_epochs=7, batch_size=4)),  # 330 / 50 = 6.6, rounded
-        (1, 300, Schedule(num_epochs=6, batch_size=8)),  # 16, were it not for the bound
-        (100, 300, Schedule(num_epochs=6, batch_size=2)),  # fewer windows than steps
-        (3, 100_000, Schedule(num_epochs=9, batch_size=4)),
-        (3, 10, Schedule(num_epochs=2, batch_size=4)),
+        ({}, Schedule(num_epochs=6, batch_size=4)),  # 20 / 3 = 6.7: the power of 2 below
+        ({"targets": 330}, Schedule(num_epochs=7, batch_size=4)),  # 330 / 50 = 6.6, rounded
+        ({"steps": 1}, Schedule(num_epochs=6, batch_size=8)),  # 16, were it not for the bound
+        ({"steps": 100}, Schedule(num_epochs=6, batch_size=2)),  # fewer windows than steps
+        ({"targets": 100_000}, Schedule(num_epochs=9, batch_size=4)),
+        ({"targets": 10}, Schedule(num_epochs=2, batch_size=4)),
+        ({"per_item": 20}, Schedule(num_epochs=4, batch_size=4)),  # 200 of 10 items
+        ({"per_item": 50}, Schedule(num_epochs=6, batch_size=4)),  # 10 epochs, or 300 / 50
+        ({"per_item": 1}, Schedule(num_epochs=2, batch_size=4)),  # a fifth of an epoch
+        # Four windows of 2 inputs, 1 apart, are 40 in all; three, 2 apart, are 30.
+        ({"max_len": 2, "steps": 5}, Schedule(num_epochs=6, batch_size=8)),
+        ({"max_len": 2, "steps": 5, "stride": 2}, Schedule(num_epochs=6, batch_size=4)),
     ],
 )
 def test_epochs_and_batches_follow_the_data_within_their_bounds(
-    steps: int, num_targets: int, expected: Schedule
+    change: dict[str, Any], expected: Schedule
 ) -> None:
-    found = fit_schedule(
-        dataset_of(10, 6),
-        max_len=4,
-        steps=steps,
-        batches=(2, 8),
-        targets=num_targets,
-        epochs=(2, 9),
-    )
-    assert found == expected
-
-
-@pytest.mark.parametrize(
-    ("per_item", "num_epochs"),
-    [
-        (20, 4),  # 20 targets of each of 10 items are 200; an epoch has 50
-        (50, 6),  # 10, were it not for the other rule: 300 / 50
-        (1, 2),  # a fifth of an epoch, were it not for the bound
-    ],
-)
-def test_dense_data_need_no_more_epochs_than_show_each_item_often(
-    per_item: int, num_epochs: int
-) -> None:
-    found = fit_schedule(
-        dataset_of(10, 6, num_items=10),
-        max_len=4,
-        steps=1,
-        batches=(2, 8),
-        targets=300,
-        epochs=(2, 9),
-        per_item=per_item,
-    )
-    assert found.num_epochs == num_epochs
-
-
-def test_windows_that_do_not_overlap_are_fewer() -> None:
-    # 9 inputs: cut 4 apart they make 3 windows of 4, ten users 30; cut 1 apart, 6 windows, 60.
-    bounds = {"steps": 1, "batches": (1, 64), "targets": 1, "epochs": (1, 1)}
-    for stride, batch_size in [(4, 16), (1, 32)]:
-        found = fit_schedule(dataset_of(10, 10), max_len=4, stride=stride, **bounds)  # type: ignore[arg-type]
-        assert found.batch_size == batch_size
+    rule = {"max_len": 4, "steps": 3, "batches": (2, 8), "targets": 300, "epochs": (2, 9)}
+    assert fit_schedule(dataset_of(10, 6, num_items=10), **{**rule, **change}) == expected
 
 
 @pytest.mark.parametrize("num_train_events", [0, 1])
 def test_data_without_a_target_have_a_schedule(num_train_events: int) -> None:
-    found = student_schedule(dataset_of(3, num_train_events), max_len=50, is_short=True)
-    assert found == Schedule(num_epochs=12, batch_size=32)
+    dataset = dataset_of(3, num_train_events)
+    assert student_schedule(dataset, 50, is_short=True) == Schedule(num_epochs=12, batch_size=32)
 
 
 @pytest.mark.parametrize(

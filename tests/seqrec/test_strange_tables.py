@@ -4,10 +4,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from seqrec.data import SequenceDataset
-from seqrec.prepare import PrepareConfig, prepare
-
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -17,6 +13,7 @@ from hypothesis import strategies as st
 from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
 from student.model import Student, StudentConfig
+from tests.seqrec.table_folder import Tables, sequences
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 STRANGE = (
@@ -67,25 +64,6 @@ def logs(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
     return frame, pl.DataFrame({"item_id": catalogue, "title": titles})
 
 
-def write(frame: pl.DataFrame, path: Path) -> Path:
-    {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}[
-        path.suffix
-    ](path)
-    return path
-
-
-def prepared(
-    log: pl.DataFrame, items: pl.DataFrame, folder: Path, suffix: str = ".parquet"
-) -> SequenceDataset:
-    return prepare(
-        PrepareConfig(
-            interactions=write(log, folder / f"log{suffix}"),
-            items=write(items, folder / f"items{suffix}"),
-            output_dir=folder / "data",
-        )
-    )
-
-
 @pytest.mark.parametrize("suffix", FORMATS)
 @settings(max_examples=40, deadline=None)
 @given(tables=logs())
@@ -94,33 +72,30 @@ def test_any_text_and_any_time_give_what_plain_python_makes_of_them(
 ) -> None:
     log, items = tables
     with tempfile.TemporaryDirectory() as folder:
-        dataset = prepared(log, items, Path(folder), suffix)
-        users = pl.read_parquet(dataset.path / "user_ids.parquet")["user_id"].to_list()
-        found = {
-            user: [dataset.item_ids[item - 1] for item in dataset.sequence(number)]
-            for number, user in enumerate(users)
-        }
+        dataset = Tables(Path(folder)).prepare(log, items, suffix)
+        taken_by_user, kept = sequences(dataset), dataset.items
     expected: dict[str, list[tuple[int, str]]] = {}
     for user, item, time in log.iter_rows():
         expected.setdefault(user, []).append((time, item))
-    assert found == {
+    assert taken_by_user == {
         user: [item for _, item in sorted(events, key=lambda event: event[0])]
         for user, events in expected.items()
     }
-    assert dataset.item_ids == items["item_id"].to_list()
-    assert dataset.items["title"].to_list() == items["title"].to_list()
+    assert kept.rows() == items.rows()
 
 
-def test_strange_ids_and_titles_are_recommended_as_they_were_given(tmp_path: Path) -> None:
+def test_strange_ids_and_titles_are_recommended_as_they_were_given(
+    tables: Tables, tmp_path: Path
+) -> None:
     items = pl.DataFrame({"item_id": STRANGE, "title": [f"{text}!" for text in STRANGE]})
     log = pl.DataFrame(
         {"user_id": ["u"] * len(STRANGE), "item_id": STRANGE, "timestamp": range(len(STRANGE))}
     )
-    dataset = prepared(log, items, tmp_path)
+    dataset = tables.prepare(log, items)
     torch.manual_seed(0)
     student = Student(StudentConfig(arch="gru", num_items=len(STRANGE), hidden_dim=8, max_len=9))
-    about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
-    student.save_pretrained(tmp_path / "student", **about)
+    description = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
+    student.save_pretrained(tmp_path / "student", **description)
     export_student(tmp_path / "student", dataset, tmp_path / "export", "int8")
     answers = Recommender.from_pretrained(tmp_path / "export").recommend(
         [STRANGE[0]], k=len(STRANGE), exclude_seen=False
@@ -130,38 +105,9 @@ def test_strange_ids_and_titles_are_recommended_as_they_were_given(tmp_path: Pat
     )
 
 
-def test_a_title_of_100_kilobytes_is_kept(tmp_path: Path) -> None:
+def test_a_title_of_100_kilobytes_is_kept(tables: Tables) -> None:
     long = "wörd " * 20_000
     log = pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a"] * 3, "timestamp": [1, 2, 3]})
     items = pl.DataFrame({"item_id": ["a"], "title": [long]})
     for suffix in FORMATS:
-        (tmp_path / suffix).mkdir()
-        assert prepared(log, items, tmp_path / suffix, suffix).items["title"].to_list() == [long]
-
-
-def test_a_user_of_100_000_events_among_users_of_one_and_a_catalogue_larger_than_the_log(
-    tmp_path: Path,
-) -> None:
-    rng = np.random.default_rng(0)
-    count, others, num_items = 100_000, 50, 200_000
-    log = pl.DataFrame(
-        {
-            "user_id": ["long"] * count + [f"short {user}" for user in range(others)],
-            "item_id": rng.integers(0, num_items, count + others),
-            "timestamp": rng.permutation(count + others) - 1000,
-        }
-    )
-    numbers = range(num_items)
-    items = pl.DataFrame({"item_id": numbers, "title": [f"title {item}" for item in numbers]})
-    dataset = prepared(log, items, tmp_path)
-    taken = log.filter(pl.col("user_id") == "long").sort("timestamp")["item_id"].to_numpy() + 1
-    assert np.array_equal(dataset.sequence(0), taken)
-    assert dataset.eval_targets("test").users.tolist() == [0]
-    assert dataset.train_lengths.tolist() == [count - 2] + [1] * others
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_the_same_event_twice_is_two_events(tmp_path: Path, suffix: str) -> None:
-    log = pl.DataFrame({"user_id": ["u"] * 4, "item_id": [*"aabb"], "timestamp": [1, 1, 2, 2]})
-    items = pl.DataFrame({"item_id": [*"ab"], "title": [*"AB"]})
-    assert prepared(log, items, tmp_path, suffix).sequence(0).tolist() == [1, 1, 2, 2]
+        assert tables.prepare(log, items, suffix).items["title"].to_list() == [long]

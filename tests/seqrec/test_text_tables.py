@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from tests.seqrec.table_folder import HEADER, ITEMS, Tables, rows
+from tests.seqrec.table_folder import ABC, HEADER, Tables, rows
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from tests.seqrec.table_folder import HEADER, ITEMS, Tables, rows
         rows("u").replace(",", ";"),
         rows("u").replace(",", "\t"),
         "sep=|\r\n" + rows("u").replace(",", "|"),
+        "sep=,\r\r\n" + rows("u"),
         "\n" + rows("u").replace("\n", "\n\n") + "  \n\n",
         rows("u").replace("\n", ",\n"),
         rows("u").rstrip("\n"),
@@ -32,17 +33,9 @@ def test_csv_as_other_programs_write_it(tables: Tables, content: str | bytes) ->
 
 
 def test_a_row_with_a_comma_too_many_is_named(tables: Tables) -> None:
-    items = tables.write("comma.csv", ITEMS.replace("Beta", "Beta, the second"))
+    items = tables.write("comma.csv", ABC.replace("Beta", "Beta, the second"))
     message = tables.refusal(tables.write("log.csv", rows("u")), items)
     assert "comma.csv, row 2: 3 fields, but the header has 2" in message
-
-
-def test_two_flags_for_one_column_are_refused(tables: Tables) -> None:
-    log = tables.write("log.csv", rows("u"))
-    message = tables.refusal(log, item_column="user_id")
-    assert "--user-column and --item-column both name 'user_id'" in message
-    message = tables.refusal(log, title_column="item_id")
-    assert "--items-id-column and --title-column both name 'item_id'" in message
 
 
 def test_text_needs_a_folder_for_temporary_files_and_parquet_does_not(
@@ -51,7 +44,7 @@ def test_text_needs_a_folder_for_temporary_files_and_parquet_does_not(
     monkeypatch.setattr(tempfile, "tempdir", str(tables.folder / "nowhere"))
     assert "Set TMPDIR" in tables.refusal(tables.write("log.csv", rows("u")))
     columns = {"user_id": ["u"] * 3, "item_id": [*"abc"], "timestamp": [1, 2, 3]}
-    assert tables.read(tables.parquet("log.parquet", columns)) == {"u": "abc"}
+    assert tables.read(tables.write("log.parquet", columns)) == {"u": "abc"}
 
 
 def test_a_column_that_occurs_twice_is_refused_if_it_is_read(tables: Tables) -> None:

@@ -44,9 +44,9 @@ def config(tiny_dataset: SequenceDataset) -> DistillConfig:
 
 def train(dataset: SequenceDataset, config: DistillConfig, folder: Path) -> Student:
     accelerator = start_accelerator("cpu", config.log_with, folder / tracking.LOGS)
-    place = folder / "student"
-    train_student("gru", config, dataset, None, place, accelerator, label="gru control")
-    return Student.from_pretrained(place)
+    student = folder / "student"
+    train_student("gru", config, dataset, None, student, accelerator, label="gru control")
+    return Student.from_pretrained(student)
 
 
 def events(folder: Path) -> dict[str, dict[int, float]]:
@@ -62,18 +62,18 @@ def test_tensorboard_reads_loss_learning_rate_and_validation(
     train(tiny_dataset, config, tmp_path)
     runs = tmp_path / "logs"
     assert sorted(run.name for run in runs.iterdir()) == ["gru-control", "gru-control-refit"]
-    found = events(runs / "gru-control")
-    assert set(found) == {"loss", "learning_rate", "ndcg@10"}
-    total = max(found["ndcg@10"])  # the last validation is after the last step
-    assert len(found["ndcg@10"]) == config.num_epochs
-    assert list(found["loss"]) == list(range(10, total + 1, 10))
+    followed = events(runs / "gru-control")
+    assert set(followed) == {"loss", "learning_rate", "ndcg@10"}
+    total = max(followed["ndcg@10"])  # the last validation is after the last step
+    assert len(followed["ndcg@10"]) == config.num_epochs
+    assert list(followed["loss"]) == list(range(10, total + 1, 10))
     best = read_json(tmp_path / "student/selection/config.json")["valid_metrics"]["ndcg@10"]
-    assert max(found["ndcg@10"].values()) == pytest.approx(best)
-    rates = list(found["learning_rate"].values())  # after the warm-up: a half cosine down to 0
+    assert max(followed["ndcg@10"].values()) == pytest.approx(best)
+    rates = list(followed["learning_rate"].values())  # after the warm-up: a half cosine down to 0
     assert 0.0095 < rates[0] < 0.01
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.0003
-    assert all(0 < loss < 10 for loss in found["loss"].values())  # ln 30 = 3.4 by chance
+    assert all(0 < loss < 10 for loss in followed["loss"].values())  # ln 30 = 3.4 by chance
     refit = events(runs / "gru-control-refit")
     assert set(refit) == {"loss", "learning_rate"}  # which has no validation
 
