@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 import polars as pl
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from export.cards import fill
 from export.config import AddItemsConfig
+from export.index.adding import after_adding, append_to_lists, require_room
+from export.index.graph import save
 from export.onnx_graph.item_table import append_rows
 from export.parity import all_scores, ask, require_same
 from export.recommender import RECOMMENDER, Recommender, open_session
@@ -41,25 +42,28 @@ def add_items(config: AddItemsConfig) -> None:
     assert config.items is not None
     assert config.output_dir is not None
     old = Recommender.from_pretrained(config.model_dir)
-    if "index" in old.config:
-        raise ModelError(
-            f"{config.model_dir} has an index, which is made anew when items come. Add them to the "
-            "export that it was made of, and then: python -m export.to_index"
-        )
     text_map = read_text_map(config.model_dir, old.config)
     if config.output_dir.exists() and (
         not config.output_dir.is_dir() or any(config.output_dir.iterdir())
     ):
         raise DataError(f"{config.output_dir} exists. Give another --output-dir, or move it away")
     items = _read_new_items(config, old)
+    has_index = "index" in old.config
+    if has_index:
+        require_room(config.model_dir, old.config, len(items))
     read = _read_texts(items, old.config["text_map"]["reader"], config.text_encoder)
     rows = text_map.rows(read)
     model = onnx.load(config.model_dir / "model.onnx")
-    append_rows(model, rows)
-    _check_old_answers(config.model_dir / "model.onnx", model, old, len(items))
-    description = old.config
+    description, names = old.config, ["model.onnx"]
     with atomic_directory(config.output_dir) as beside:
-        onnx.save(model, beside / "model.onnx")
+        if has_index:
+            append_to_lists(model, rows)
+            names = save(model, beside)
+            description = {**description, "index": after_adding(old.config["index"], len(items))}
+        else:
+            append_rows(model, rows)
+            onnx.save(model, beside / "model.onnx")
+        _check_old_answers(config.model_dir, beside, old, len(items))
         write_json(
             beside / "items.json",
             {
@@ -74,9 +78,12 @@ def add_items(config: AddItemsConfig) -> None:
             "num_parameters": description["num_parameters"] + rows.size,
             "num_added_items": description.get("num_added_items", 0) + len(items),
         }
-        RECOMMENDER.write(beside, description, description["sha256"])
+        RECOMMENDER.write(beside, description, [*names, "items.json"])
         card = (config.model_dir / "README.md").read_text(encoding="utf-8")
         card += "\n" + fill("added_items", {"num_new": f"{len(items):,}"})
+        if has_index:
+            depths = description["index"]["lists_looked_at"].items()
+            card += fill("added_to_index", {f"lists_{k}": num_lists for k, num_lists in depths})
         (beside / "README.md").write_text(card, encoding="utf-8")
     logger.info(
         "wrote %s: %s items, %s of them new",
@@ -152,13 +159,13 @@ def _read_texts(
     return read_new_texts(items, reader)
 
 
-def _check_old_answers(file: Path, model: ModelProto, old: Recommender, num_new: int) -> None:
+def _check_old_answers(source: Path, made: Path, old: Recommender, num_new: int) -> None:
     """Compare old and new graph on random histories, the new items left out.
 
     Raises:
         ModelError: an old item's score differs by more than rounding does.
     """
-    before, after = (open_session(source, 1) for source in (file, model.SerializeToString()))
+    before, after = (open_session(folder / "model.onnx", 1) for folder in (source, made))
     num_items, max_len = len(old.item_ids), old.max_len
     new = np.arange(num_items + 1, num_items + num_new + 1)[None]
     rng = np.random.default_rng(0)
