@@ -28,6 +28,7 @@ Shape letters: B users, T history, E excluded, I items, H width, L lists, N list
 at, P places in a list, D depths, F places that are looked at closely, K answers.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,10 @@ def save(model: ModelProto, folder: Path) -> list[str]:
     for tensor in large if is_apart else ():
         set_external_data(tensor, DATA)
     onnx.save(model, folder / "model.onnx")
-    return ["model.onnx", DATA] if is_apart else ["model.onnx"]
+    if not is_apart:
+        return ["model.onnx"]
+    shutil.copymode(folder / "model.onnx", folder / DATA)  # it was made for its owner alone
+    return ["model.onnx", DATA]
 
 
 @dataclass(frozen=True)
