@@ -28,7 +28,9 @@ from export.index.graph import (
     LIST_SCALES,
     PLACES,
     RoundedState,
+    list_constants,
 )
+from export.index.lists import ItemLists
 from export.onnx_graph.builder import FloatArray
 from export.onnx_graph.item_table import NORMS, SCALES, TABLE, ZERO_LEVEL, _stored
 
@@ -65,42 +67,39 @@ def append_to_lists(model: ModelProto, rows: FloatArray) -> None:
             "the index is of an earlier version. Make it again: python -m export.to_index"
         )
     held = {name: numpy_helper.to_array(tensors[name]) for name in CHANGED if name in tensors}
-    is_tail = np.isposinf(held[LIST_OFFSETS])  # of items that were added before
     num_items, list_size = len(held[PLACES]) - 1, held[TABLE].shape[2]
-    added = held[LIST_NUMBERS][is_tail].ravel()
-    num_base = num_items - np.count_nonzero(added)
-    of_items = [name for name in (TABLE, SCALES, NORMS) if name in held]
-    new = _stored(rows, of_items)
-    before = held[TABLE][is_tail].swapaxes(1, 2).reshape(-1, rows.shape[1])[added != PAD]
-    for name in of_items[1:]:
-        held[name] = np.concatenate([held[name][: num_items + 1], new[name]])
+    is_tail = np.isposinf(held[LIST_OFFSETS])  # lists of items that were added before
+    is_item = held[LIST_NUMBERS][is_tail] != PAD
+    first = num_items - is_item.sum() + 1  # item that was added
+    new = _stored(rows, [name for name in (TABLE, SCALES, NORMS) if name in held])
+    nobody = np.full((1, rows.shape[1]), ZERO_LEVEL, dtype=np.uint8)
+    before = held[TABLE][is_tail].swapaxes(1, 2)[is_item]
+    levels = np.concatenate([nobody, before, new.pop(TABLE)])
+    for name, value in new.items():
+        held[name] = np.concatenate([held[name][: num_items + 1], value])
 
-    levels = np.concatenate([before, new[TABLE]])
-    numbers = np.arange(num_base + 1, num_base + 1 + len(levels))
-    num_tail = -(-len(levels) // list_size)
-    rest = num_tail * list_size - len(levels)
-    levels = np.pad(levels, ((0, rest), (0, 0)), constant_values=ZERO_LEVEL)
-    tail_numbers = np.pad(numbers, (0, rest), constant_values=PAD).reshape(num_tail, list_size)
-    scales = held[SCALES][tail_numbers, 0] * RoundedState.of(model).step
-    places = (~is_tail).sum() * list_size + np.arange(len(numbers))
-    tail = {
-        TABLE: levels.reshape(num_tail, list_size, -1).swapaxes(1, 2),
-        LIST_SCALES: scales[:, None],
-        LIST_NUMBERS: tail_numbers,
-        LIST_OFFSETS: np.full(num_tail, np.inf),  # promises more than any other list
-    }
-    for name, value in tail.items():
-        held[name] = np.concatenate([held[name][~is_tail], value.astype(held[name].dtype)])
-    kept = held[LIST_KEYS][:, ~is_tail]
-    held[LIST_KEYS] = np.pad(kept, ((0, 0), (0, num_tail)))
-    held[PLACES] = np.concatenate([held[PLACES][: num_base + 1], places.astype(np.int32)])
-    more = num_tail - is_tail.sum()
+    places = np.arange(len(levels) - 1)
+    num_lists = math.ceil(len(places) / list_size)
+    numbers = np.zeros((num_lists, list_size), dtype=np.int32)
+    numbers.flat[places] = places + 1  # of rows of `levels`
+    keys = np.zeros((num_lists, rows.shape[1]))
+    tail = ItemLists(numbers, keys, np.full(num_lists, np.inf))  # it promises most
+    scales = held[SCALES][first - 1 :] * RoundedState.of(model).step
+    constants = list_constants(tail, levels, scales)
+    constants[LIST_NUMBERS] = np.where(numbers == PAD, PAD, numbers + (first - 1)).astype(np.int32)
+    for name, value in constants.items():
+        axis = 1 if name == LIST_KEYS else 0
+        kept = np.compress(~is_tail, held[name], axis)
+        held[name] = np.concatenate([kept, value], axis)
+    places = (places + (~is_tail).sum() * list_size).astype(np.int32)
+    held[PLACES] = np.concatenate([held[PLACES][:first], places])
+    more = num_lists - is_tail.sum()
     held[DEPTHS] = np.where(held[DEPTHS] > 0, held[DEPTHS] + more, 0)
     for name, value in held.items():
-        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        tensors[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
-def after_adding(index: dict[str, Any], num_new: int) -> dict[str, Any]:
+def with_added(index: dict[str, Any], num_new: int) -> dict[str, Any]:
     """Return what config.json says of an index once so many items were added."""
     before, size = index.get("num_added", 0), index["list_size"]
     more = math.ceil((before + num_new) / size) - math.ceil(before / size)
@@ -110,3 +109,13 @@ def after_adding(index: dict[str, Any], num_new: int) -> dict[str, Any]:
         "num_lists": index["num_lists"] + more,
         "lists_looked_at": {k: num + more for k, num in index["lists_looked_at"].items()},
     }
+
+
+def card_of_added(index: dict[str, Any]) -> str:
+    """Return what the model card says of the items that were added, after how many they are."""
+    for_10, for_100 = (index["lists_looked_at"][k] for k in ("10", "100"))
+    return (
+        f"They stand in lists of the index that every request looks at: at {for_10} of "
+        f"{index['num_lists']:,} lists\nfor up to 10 answers now, and at {for_100} for up to 100. "
+        "No share that it finds is smaller than stated above.\n"
+    )

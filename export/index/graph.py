@@ -87,8 +87,10 @@ def item_rows(model: ModelProto) -> FloatArray:
         )
     table, scales = (numpy_helper.to_array(tensors[name]) for name in (TABLE, SCALES))
     num_items = len(table) - tensors[NO_ITEMS].dims[1]
-    rows = slice(1, num_items + 1)
-    return (table[rows].astype(np.float32) - ZERO_LEVEL) * scales[rows]
+    rows: FloatArray = table[1 : num_items + 1].astype(np.float32)
+    rows -= ZERO_LEVEL  # in place: they are most of what an index needs of memory
+    rows *= scales[1 : num_items + 1]
+    return rows
 
 
 def build_index(model: ModelProto, lists: ItemLists, depths: Sequence[Depth]) -> ModelProto:
@@ -109,7 +111,9 @@ def build_index(model: ModelProto, lists: ItemLists, depths: Sequence[Depth]) ->
             _look_up(graph, lists, *node.input[1:], *node.output)
         else:
             graph.nodes.append(node)
-    _add_constants(graph, lists, held[TABLE], held[SCALES] * rounded.step)
+    constants = list_constants(lists, held[TABLE], held[SCALES] * rounded.step)
+    for name, value in {**constants, PLACES: lists.places}.items():
+        graph.constant(value, name=name)
     _add_answer(graph, lists, depths, rounded)
     needed = {name for node in graph.nodes for name in node.input}
     kept = [t for name, t in tensors.items() if name in needed and name != TABLE]
@@ -194,24 +198,24 @@ def _look_up(graph: GraphBuilder, lists: ItemLists, items: str, rows: str) -> No
     graph.node("GatherND", TABLE, places, output=rows)
 
 
-def _add_constants(
-    graph: GraphBuilder, lists: ItemLists, table: NDArray[np.uint8], scales: FloatArray
-) -> None:
-    """Add the table and what belongs to its lists.
+def list_constants(
+    lists: ItemLists, table: NDArray[np.uint8], scales: FloatArray
+) -> dict[str, NDArray]:
+    """Return the table and what else has as many entries as there are lists, by name.
 
     Args:
-        graph: gets the constants.
         lists: of all items.
         table: uint8 (R, H), row n is item n.
         scales: float32 (R, 1), by which products of integers are multiplied.
     """
     levels = np.where((lists.numbers == PAD)[..., None], ZERO_LEVEL, table[lists.numbers])
-    graph.constant(levels.swapaxes(1, 2), np.uint8, TABLE)
-    graph.constant(scales[lists.numbers, 0][:, None], np.float32, LIST_SCALES)
-    graph.constant(lists.numbers, np.int32, LIST_NUMBERS)
-    graph.constant(lists.keys.T, np.float32, LIST_KEYS)
-    graph.constant(lists.offsets, np.float32, LIST_OFFSETS)
-    graph.constant(lists.places, np.int32, PLACES)
+    return {
+        TABLE: levels.swapaxes(1, 2).astype(np.uint8),
+        LIST_SCALES: scales[lists.numbers, 0][:, None].astype(np.float32),
+        LIST_NUMBERS: lists.numbers.astype(np.int32),
+        LIST_KEYS: lists.keys.T.astype(np.float32),
+        LIST_OFFSETS: lists.offsets.astype(np.float32),
+    }
 
 
 def _add_answer(

@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 import polars as pl
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from export.cards import fill
 from export.config import AddItemsConfig
-from export.index.adding import after_adding, append_to_lists, require_room
+from export.index.adding import append_to_lists, card_of_added, require_room, with_added
 from export.index.graph import save
 from export.onnx_graph.item_table import append_rows
 from export.parity import all_scores, ask, require_same
@@ -48,22 +49,25 @@ def add_items(config: AddItemsConfig) -> None:
     ):
         raise DataError(f"{config.output_dir} exists. Give another --output-dir, or move it away")
     items = _read_new_items(config, old)
-    has_index = "index" in old.config
-    if has_index:
+    index = old.config.get("index")
+    if index is not None:
         require_room(config.model_dir, old.config, len(items))
     read = _read_texts(items, old.config["text_map"]["reader"], config.text_encoder)
     rows = text_map.rows(read)
     model = onnx.load(config.model_dir / "model.onnx")
-    description, names = old.config, ["model.onnx"]
+    if index is None:
+        append_rows(model, rows)
+    else:
+        append_to_lists(model, rows)
+    _check_old_answers(config.model_dir / "model.onnx", model, old, len(items))
+    description = old.config
     with atomic_directory(config.output_dir) as beside:
-        if has_index:
-            append_to_lists(model, rows)
-            names = save(model, beside)
-            description = {**description, "index": after_adding(old.config["index"], len(items))}
-        else:
-            append_rows(model, rows)
+        names = ["model.onnx"]
+        if index is None:
             onnx.save(model, beside / "model.onnx")
-        _check_old_answers(config.model_dir, beside, old, len(items))
+        else:
+            names = save(model, beside)
+            description = {**description, "index": with_added(index, len(items))}
         write_json(
             beside / "items.json",
             {
@@ -81,9 +85,8 @@ def add_items(config: AddItemsConfig) -> None:
         RECOMMENDER.write(beside, description, [*names, "items.json"])
         card = (config.model_dir / "README.md").read_text(encoding="utf-8")
         card += "\n" + fill("added_items", {"num_new": f"{len(items):,}"})
-        if has_index:
-            depths = description["index"]["lists_looked_at"].items()
-            card += fill("added_to_index", {f"lists_{k}": num_lists for k, num_lists in depths})
+        if index is not None:
+            card += card_of_added(description["index"])
         (beside / "README.md").write_text(card, encoding="utf-8")
     logger.info(
         "wrote %s: %s items, %s of them new",
@@ -159,13 +162,13 @@ def _read_texts(
     return read_new_texts(items, reader)
 
 
-def _check_old_answers(source: Path, made: Path, old: Recommender, num_new: int) -> None:
+def _check_old_answers(file: Path, model: ModelProto, old: Recommender, num_new: int) -> None:
     """Compare old and new graph on random histories, the new items left out.
 
     Raises:
         ModelError: an old item's score differs by more than rounding does.
     """
-    before, after = (open_session(folder / "model.onnx", 1) for folder in (source, made))
+    before, after = (open_session(source, 1) for source in (file, model.SerializeToString()))
     num_items, max_len = len(old.item_ids), old.max_len
     new = np.arange(num_items + 1, num_items + num_new + 1)[None]
     rng = np.random.default_rng(0)

@@ -35,7 +35,7 @@ import export.to_web
 from benchmarks.report.browser import format_browser, read_browser_result
 from export.config import ServeConfig, ToIndexConfig, ToWebConfig
 from export.index.building import to_index
-from export.onnx_graph.exporting import export_student
+from export.onnx_graph.exporting import Precision, export_student
 from export.recommender import Recommender, open_session
 from export.serve_web import open_server
 from export.to_web import SCHEMA, SCRIPT, WASM, to_web
@@ -76,14 +76,16 @@ def dataset(
 
 
 @pytest.fixture(scope="module")
-def models(dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(
+    dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Precision, Path]:
     """An exported Transformer of random weights, in fp32 and in int8, and the latter's index."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(1)
     shape = StudentConfig(arch="transformer", num_items=30, hidden_dim=32, max_len=MAX_LEN)
     about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
     Student(shape).save_pretrained(folder / "student", **about)
-    found: dict[str, Path] = {"fp32": folder / "fp32", "int8": folder / "int8"}
+    found: dict[Precision, Path] = {"fp32": folder / "fp32", "int8": folder / "int8"}
     for precision, path in found.items():
         export_student(folder / "student", dataset, path, precision)
     flags = {"data_dir": dataset.path, "list_size": 4, "min_recall": 1.0}
@@ -108,14 +110,14 @@ class TestTheFolder:
 
     @pytest.fixture
     def config(
-        self, models: dict[str, Path], dataset: SequenceDataset, tmp_path: Path
+        self, models: dict[Precision, Path], dataset: SequenceDataset, tmp_path: Path
     ) -> ToWebConfig:
         return ToWebConfig(
             model_dir=models["int8"], data_dir=dataset.path, output_dir=tmp_path / "site"
         )
 
     def test_it_holds_the_page_the_model_and_the_runtime(
-        self, config: ToWebConfig, models: dict[str, Path], stand_in: Path
+        self, config: ToWebConfig, models: dict[Precision, Path], stand_in: Path
     ) -> None:
         folder = to_web(config)
         for file in PAGE.iterdir():
@@ -190,7 +192,7 @@ class TestTheFolder:
             to_web(ToWebConfig(model_dir=tmp_path / "nothing"))
 
     def test_another_data_set_is_refused(
-        self, models: dict[str, Path], tiny_dataset: SequenceDataset, tmp_path: Path
+        self, models: dict[Precision, Path], tiny_dataset: SequenceDataset, tmp_path: Path
     ) -> None:
         config = ToWebConfig(
             model_dir=models["int8"], data_dir=tiny_dataset.path, output_dir=tmp_path / "site"
@@ -200,7 +202,7 @@ class TestTheFolder:
         assert not (tmp_path / "site").exists()
 
     def test_without_its_data_set_nothing_is_suggested(
-        self, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, models: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         folder = to_web(ToWebConfig(model_dir=models["int8"], output_dir=tmp_path / "site"))
@@ -280,11 +282,11 @@ START_MS = 60_000  # on a busy machine
 
 @pytest.fixture(scope="module")
 def sites(
-    models: dict[str, Path],
+    models: dict[Precision, Path],
     dataset: SequenceDataset,
     onnxruntime_web: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Path]:
+) -> dict[Precision, Path]:
     """The page with each model and the real runtime."""
     folder = tmp_path_factory.mktemp("sites")
     with pytest.MonkeyPatch.context() as patch:
@@ -352,7 +354,7 @@ def serving(browser: Any) -> Iterator[Serving]:
 
 
 @pytest.fixture(params=SCREENS)
-def page(request: pytest.FixtureRequest, serving: Serving, sites: dict[str, Path]) -> Any:
+def page(request: pytest.FixtureRequest, serving: Serving, sites: dict[Precision, Path]) -> Any:
     """The page with the fp32 model, ready, on either screen."""
     opened = serving.open(sites["fp32"], **SCREENS[request.param])
     wait_until(opened, "ready")
@@ -360,7 +362,7 @@ def page(request: pytest.FixtureRequest, serving: Serving, sites: dict[str, Path
 
 
 @pytest.fixture(scope="module")
-def recommender(models: dict[str, Path]) -> Recommender:
+def recommender(models: dict[Precision, Path]) -> Recommender:
     return Recommender.from_pretrained(models["fp32"])
 
 
@@ -404,9 +406,9 @@ HISTORIES = {
 @pytest.mark.parametrize("precision", ["fp32", "int8", "index"])
 def test_answers_equal_pythons(
     serving: Serving,
-    sites: dict[str, Path],
-    models: dict[str, Path],
-    precision: str,
+    sites: dict[Precision, Path],
+    models: dict[Precision, Path],
+    precision: Precision,
 ) -> None:
     page = serving.open(sites[precision])
     wait_until(page, "ready")
@@ -430,7 +432,7 @@ def test_answers_equal_pythons(
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_one_block_quantized_table_for_lookup_and_scores_runs_as_in_python(
-    serving: Serving, sites: dict[str, Path], bits: int
+    serving: Serving, sites: dict[Precision, Path], bits: int
 ) -> None:
     """onnxruntime's own operators, which its build for browsers might lack."""
     num_items, width, block = 40, 64, 32
@@ -560,7 +562,7 @@ def test_titles_are_text_even_if_they_are_html(page: Any) -> None:
 
 
 def test_the_result_of_measuring_is_a_file_that_the_benchmark_includes(
-    page: Any, models: dict[str, Path], dataset: SequenceDataset, tmp_path: Path
+    page: Any, models: dict[Precision, Path], dataset: SequenceDataset, tmp_path: Path
 ) -> None:
     page.locator("#device").fill("Test bench")
     page.locator("#requests").select_option("200")
@@ -583,7 +585,7 @@ def test_the_result_of_measuring_is_a_file_that_the_benchmark_includes(
 
 
 def test_the_client_for_javascript_answers_in_a_browser_as_in_python(
-    serving: Serving, sites: dict[str, Path], recommender: Recommender
+    serving: Serving, sites: dict[Precision, Path], recommender: Recommender
 ) -> None:
     page = serving.open(sites["fp32"])
     wait_until(page, "ready")  # which has given the runtime its WebAssembly
@@ -606,7 +608,7 @@ def test_the_client_for_javascript_answers_in_a_browser_as_in_python(
     assert serving.complaints == []
 
 
-def test_nothing_is_asked_of_another_server(serving: Serving, sites: dict[str, Path]) -> None:
+def test_nothing_is_asked_of_another_server(serving: Serving, sites: dict[Precision, Path]) -> None:
     page = serving.open(sites["int8"])
     wait_until(page, "ready")
     page.locator("#search").fill("emma")
@@ -622,7 +624,7 @@ def test_nothing_is_asked_of_another_server(serving: Serving, sites: dict[str, P
 
 
 def test_once_loaded_the_page_works_without_its_server(
-    serving: Serving, sites: dict[str, Path], recommender: Recommender
+    serving: Serving, sites: dict[Precision, Path], recommender: Recommender
 ) -> None:
     page = serving.open(sites["fp32"])
     kept = page.locator("html[data-offline=kept]")
@@ -641,7 +643,7 @@ def test_once_loaded_the_page_works_without_its_server(
 
 
 def test_a_page_that_was_built_anew_replaces_the_one_that_is_kept(
-    serving: Serving, sites: dict[str, Path]
+    serving: Serving, sites: dict[Precision, Path]
 ) -> None:
     page = serving.open(sites["fp32"])
     page.locator("html[data-offline=kept]").wait_for(timeout=START_MS)
@@ -660,7 +662,7 @@ def test_a_page_that_was_built_anew_replaces_the_one_that_is_kept(
 
 
 def test_browsers_find_nothing_amiss_in_the_manifest(
-    serving: Serving, sites: dict[str, Path]
+    serving: Serving, sites: dict[Precision, Path]
 ) -> None:
     page = serving.open(sites["fp32"])
     session = page.context.new_cdp_session(page)
@@ -692,7 +694,7 @@ def axe(own_cache: Path) -> str:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_axe_finds_nothing_that_keeps_people_out(
-    serving: Serving, sites: dict[str, Path], axe: str, screen: str, scheme: str
+    serving: Serving, sites: dict[Precision, Path], axe: str, screen: str, scheme: str
 ) -> None:
     page = serving.open(
         sites["fp32"], **SCREENS[screen], color_scheme=scheme, reduced_motion="reduce"
@@ -724,7 +726,7 @@ def violations(page: Any) -> list[str]:
 
 
 def test_a_phone_shows_one_column_with_targets_for_a_finger(
-    serving: Serving, sites: dict[str, Path]
+    serving: Serving, sites: dict[Precision, Path]
 ) -> None:
     page = serving.open(sites["fp32"], **SCREENS["phone"])
     wait_until(page, "ready")
@@ -749,7 +751,7 @@ def test_a_phone_shows_one_column_with_targets_for_a_finger(
     "name", ["model/model.onnx", "model/items.json", "onnxruntime/ort-wasm-simd-threaded.wasm.gz"]
 )
 def test_a_damaged_file_is_named(
-    serving: Serving, sites: dict[str, Path], tmp_path: Path, name: str
+    serving: Serving, sites: dict[Precision, Path], tmp_path: Path, name: str
 ) -> None:
     shutil.copytree(sites["fp32"], tmp_path / "site")
     file = tmp_path / "site" / name
@@ -765,7 +767,9 @@ def test_a_damaged_file_is_named(
     assert not page.locator("#app").is_visible()
 
 
-def test_a_missing_file_is_named(serving: Serving, sites: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_file_is_named(
+    serving: Serving, sites: dict[Precision, Path], tmp_path: Path
+) -> None:
     shutil.copytree(sites["fp32"], tmp_path / "site")
     (tmp_path / "site/model/items.json").unlink()
     page = serving.open(tmp_path / "site")
@@ -782,7 +786,7 @@ def test_a_missing_file_is_named(serving: Serving, sites: dict[str, Path], tmp_p
     ],
 )
 def test_a_browser_that_lacks_something_is_told_what(
-    serving: Serving, sites: dict[str, Path], script: str, expected: str
+    serving: Serving, sites: dict[Precision, Path], script: str, expected: str
 ) -> None:
     page = serving.open(sites["fp32"], script=script)
     wait_until(page, "error")
@@ -790,7 +794,7 @@ def test_a_browser_that_lacks_something_is_told_what(
 
 
 def test_opened_from_a_file_the_page_says_how_to_serve_it(
-    serving: Serving, sites: dict[str, Path]
+    serving: Serving, sites: dict[Precision, Path]
 ) -> None:
     page = serving.go((sites["fp32"] / "index.html").as_uri())
     wait_until(page, "error")
@@ -798,7 +802,7 @@ def test_opened_from_a_file_the_page_says_how_to_serve_it(
 
 
 def test_a_page_without_the_browsers_own_checksums_computes_them(
-    serving: Serving, sites: dict[str, Path], recommender: Recommender
+    serving: Serving, sites: dict[Precision, Path], recommender: Recommender
 ) -> None:
     """As on a phone that opens http://192.168.1.2:8000: browsers call that page insecure."""
     page = serving.open(
@@ -813,7 +817,7 @@ def test_a_page_without_the_browsers_own_checksums_computes_them(
 
 
 def test_titles_are_found_by_words_without_accents_popular_ones_first(
-    serving: Serving, sites: dict[str, Path]
+    serving: Serving, sites: dict[Precision, Path]
 ) -> None:
     page = serving.open(sites["fp32"])
     call = """([query, leaveOut]) => import("/search.js").then(({ TitleSearch }) => new TitleSearch(

@@ -1,20 +1,33 @@
 """Items in an index: scored for everybody, as by the exact graph; nothing else found changes."""
 
+import json
+from pathlib import Path
+
+from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 import torch
 
+from export.config import AddItemsConfig, ToIndexConfig
+from export.index import graph
 from export.index.adding import append_to_lists, require_room
+from export.index.building import to_index
 from export.index.graph import Depth, build_index, item_rows
 from export.index.lists import make_lists
+from export.new_items import add_items as module
+from export.new_items.add_items import add_items
+from export.onnx_graph.exporting import export_student
 from export.onnx_graph.graph import build_graph
 from export.onnx_graph.item_table import append_rows
+from export.opening import DATA
 from export.parity import ask
-from export.recommender import open_session
+from export.recommender import Recommender, open_session
 from student.model import Arch, Student, StudentConfig
+from student.text_map import FILE, TextMap
 
 NUM_ITEMS, WIDTH, MAX_LEN, LIST_SIZE = 3_000, 16, 9, 32
 rng = np.random.default_rng(0)
@@ -90,3 +103,71 @@ def test_an_index_of_an_earlier_version_is_refused() -> None:
     depths.name = "another"
     with pytest.raises(ModelError, match=r"earlier version.*python -m export\.to_index"):
         append_to_lists(index, NEW_ROWS[0])
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["one file", "two files"])
+def folders(
+    request: pytest.FixtureRequest,
+    tiny_dataset: SequenceDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Path, Path]:
+    """An export of a student that has a text map, and its index; texts are read as a 1 each."""
+    if request.param == "two files":
+        monkeypatch.setattr(graph, "MAPPED_FROM", 1)
+        monkeypatch.setattr(graph, "LARGE", 256)
+    monkeypatch.setattr(module, "_read_texts", lambda items, *_: np.ones((len(items), 1)))
+    torch.manual_seed(2)
+    student = Student(StudentConfig(arch="gru", num_items=30, hidden_dim=WIDTH, max_len=MAX_LEN))
+    about = {"role": "distilled", "dataset_fingerprint": tiny_dataset.fingerprint}
+    reader = {"model": "a model", "text_columns": ["title"]}
+    student.eval().save_pretrained(tmp_path / "student", **about, text_reader=reader)
+    weight = rng.standard_normal((1, WIDTH)).astype(np.float32)
+    TextMap(weight, np.zeros(WIDTH, np.float32)).save(tmp_path / "student" / FILE)
+    export = tmp_path / "run" / "export" / "student"
+    export_student(tmp_path / "student", tiny_dataset, export, "int8")
+    flags = {"data_dir": tiny_dataset.path, "list_size": 2, "min_recall": 1.0}
+    return export, to_index(ToIndexConfig(model_dir=export, **flags))
+
+
+def with_items(folder: Path, *item_ids: str) -> Path:
+    """Add items to a recommender."""
+    table = folder.parent / f"{item_ids[0]}.csv"
+    pl.DataFrame({"item_id": item_ids, "title": item_ids}).write_csv(table)
+    out = folder.with_name(f"{folder.name}-{item_ids[0]}")
+    add_items(AddItemsConfig(model_dir=folder, items=table, output_dir=out))
+    return out
+
+
+def test_a_recommender_with_an_index_answers_with_new_items_as_the_export_does(
+    folders: tuple[Path, Path],
+) -> None:
+    export, index = folders
+    for item_ids in (["n1", "n2"], ["n3"]):
+        export, index = (with_items(folder, *item_ids) for folder in (export, index))
+    exact, recommender = (Recommender.from_pretrained(folder) for folder in (export, index))
+    for history in (["b01", "b02"], ["n2", "b30"], ["n3"]):
+        for k in (5, 33):
+            theirs, ours = (each.recommend(history, k) for each in (exact, recommender))
+            assert ours.scores == theirs.scores
+            assert set(ours.item_ids) ^ set(theirs.item_ids) <= {"n1", "n2", "n3"}  # that tie
+    assert (index / DATA).exists() == (folders[1] / DATA).exists()
+    before, about = (
+        json.loads((folder / "config.json").read_text())["index"] for folder in (folders[1], index)
+    )
+    assert about["num_added"] == 3
+    for name in ("10", "100"):
+        assert about["lists_looked_at"][name] == before["lists_looked_at"][name] + 2
+    card = (index / "README.md").read_text()
+    assert f"at {about['lists_looked_at']['10']} of {about['num_lists']} lists" in card
+
+
+def test_too_many_are_refused_before_any_text_is_read(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_read_texts", lambda *_: pytest.fail("read a text"))
+    with pytest.raises(ModelError, match=r"index of 30 items and 0 added .*export\.to_index"):
+        with_items(folders[1], "n1", "n2", "n3", "n4")

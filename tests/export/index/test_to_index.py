@@ -12,13 +12,12 @@ import polars as pl
 import pytest
 import torch
 
-from export.config import AddItemsConfig, ToIndexConfig, ToMobileConfig
+from export.config import ToIndexConfig, ToMobileConfig
 from export.index import building
 from export.index.building import to_index
 from export.index.graph import Depth
 from export.index.measuring import draw_users
 from export.mobile.ort_format import to_mobile
-from export.new_items.add_items import add_items
 from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
 from export.user_states import user_states
@@ -182,19 +181,11 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
             Recommender.from_pretrained(damaged)
 
 
-def test_what_has_an_index_is_no_export(
-    folder: Path, tiny_dataset: SequenceDataset, tmp_path: Path
-) -> None:
+def test_what_has_an_index_is_no_export(folder: Path, tiny_dataset: SequenceDataset) -> None:
     with pytest.raises(ModelError, match=r"holds an index.*--model-dir"):
         to_index(ToIndexConfig(model_dir=folder, data_dir=tiny_dataset.path))
     with pytest.raises(ModelError, match=r"holds an index.*--model-dir"):
         to_mobile(ToMobileConfig(model_dir=folder))
-    with pytest.raises(ModelError, match=r"has an index.*python -m export\.to_index"):
-        add_items(
-            AddItemsConfig(
-                model_dir=folder, items=tmp_path / "new.csv", output_dir=tmp_path / "more"
-            )
-        )
 
 
 def test_another_data_set_is_refused(export: Path, write_sequences) -> None:
