@@ -82,8 +82,8 @@ def item_rows(model: ModelProto) -> FloatArray:
     outputs = {name for node in model.graph.node for name in node.output}
     if not {TABLE, SCALES, NO_ITEMS} <= tensors.keys() or USER_STATE not in outputs:
         raise ModelError(
-            "model.onnx names no item table in 8 bit, or no user state, as older ones do. Remove "
-            "its folder, and export it again: python -m export.to_onnx"
+            "model.onnx names no item table in 8 bit, or no user state, as older ones do. "
+            "Export it again: python -m export.to_onnx"
         )
     table, scales = (numpy_helper.to_array(tensors[name]) for name in (TABLE, SCALES))
     num_items = len(table) - tensors[NO_ITEMS].dims[1]
