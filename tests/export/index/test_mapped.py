@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from export.config import ToIndexConfig, ToWebConfig
 from export.index import graph
 from export.index.building import to_index
 from export.onnx_graph.exporting import export_student
-from export.opening import DATA, whole_files
+from export.opening import DATA, FILES, whole_files
 from export.recommender import Recommender
 from export.to_web import to_web
 from student.model import Student, StudentConfig
@@ -135,3 +136,60 @@ def test_a_folder_that_is_replaced_while_it_is_opened_is_refused(
 def test_a_page_is_not_made_of_it(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=rf"tables are in {DATA}.*--model-dir"):
         to_web(ToWebConfig(model_dir=copy, output_dir=tmp_path / "site"))
+
+
+NODE = """
+import * as ort from "onnxruntime-node";
+import { readFileSync } from "node:fs";
+import { Recommender } from "llm-seqrec";
+import { openFolder } from "llm-seqrec/node";
+const folder = process.argv[2];
+const bytes = (name) => new Uint8Array(readFileSync(`${folder}/${name}`));
+const said = [];
+try {
+  const opened = await openFolder(ort, folder);
+  said.push((await opened.recommend(["b07", "b08"], { k: 5 })).map((item) => item.item_id));
+} catch (error) {
+  said.push(error.message);
+}
+try {
+  await Recommender.open(ort, {
+    config: bytes("config.json"), items: bytes("items.json"), model: bytes("model.onnx"),
+  });
+} catch (error) {
+  said.push(error.message);
+}
+console.log(JSON.stringify(said));
+"""
+
+
+@pytest.mark.slow
+def test_node_opens_both_files_and_nobody_opens_one(copy: Path, node_folder: Path) -> None:
+    (node_folder / "mapped.mjs").write_text(NODE)
+
+    def told() -> list[Any]:
+        command = ["node", "mapped.mjs", str(copy)]
+        done = subprocess.run(command, cwd=node_folder, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    answer, refused = told()
+    assert answer == Recommender.from_pretrained(copy).recommend(["b07", "b08"], 5).item_ids
+    assert f"has its tables in {DATA}" in refused
+    (copy / DATA).write_bytes((copy / DATA).read_bytes()[:-1])
+    assert told()[0].startswith(f"{DATA} is damaged: SHA-256 is ")
+    (copy / DATA).unlink()
+    assert "holds no usable model.onnx.data (ENOENT)" in told()[0]
+
+
+def test_it_is_opened_through_links_as_the_hubs_client_keeps_files(
+    copy: Path, tmp_path: Path
+) -> None:
+    """By the names that are asked of the hub, each a link to a file of another name elsewhere."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for number, name in enumerate(name for name in FILES if (copy / name).exists()):
+        shutil.copy(copy / name, tmp_path / "blobs" / str(number))
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{number}")
+    opened = Recommender.from_pretrained(tmp_path / "snapshot")
+    expected = Recommender.from_pretrained(copy).recommend(["b07"], 5)
+    assert opened.recommend(["b07"], 5) == expected
