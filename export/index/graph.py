@@ -143,6 +143,19 @@ def save(model: ModelProto, folder: Path) -> list[str]:
     return ["model.onnx", DATA]
 
 
+def load(folder: Path) -> ModelProto:
+    """Read what `save` wrote, or any export.
+
+    Raises:
+        ModelError: the tables are behind a link, which onnx does not follow.
+    """
+    try:
+        return onnx.load(folder / "model.onnx")
+    except onnx.checker.ValidationError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{reason}. Name a copy of the folder: cp -rL {folder} COPY") from error
+
+
 @dataclass(frozen=True)
 class RoundedState:
     """A state in 8 bit, as the graph that scores all items rounds it; names of values.

@@ -19,7 +19,7 @@ from onnx import ModelProto
 from export.cards import fill
 from export.config import AddItemsConfig
 from export.index.adding import append_to_lists, card_of_added, require_room, with_added
-from export.index.graph import save
+from export.index.graph import load, save
 from export.onnx_graph.item_table import append_rows
 from export.parity import all_scores, ask, require_same
 from export.recommender import RECOMMENDER, Recommender, open_session
@@ -54,7 +54,7 @@ def add_items(config: AddItemsConfig) -> None:
         require_room(config.model_dir, old.config, len(items))
     read = _read_texts(items, old.config["text_map"]["reader"], config.text_encoder)
     rows = text_map.rows(read)
-    model = onnx.load(config.model_dir / "model.onnx")
+    model = load(config.model_dir)
     if index is None:
         append_rows(model, rows)
     else:

@@ -193,3 +193,6 @@ def test_it_is_opened_through_links_as_the_hubs_client_keeps_files(
     opened = Recommender.from_pretrained(tmp_path / "snapshot")
     expected = Recommender.from_pretrained(copy).recommend(["b07"], 5)
     assert opened.recommend(["b07"], 5) == expected
+    with pytest.raises(ModelError, match=r"Name a copy of the folder: cp -rL") as caught:
+        graph.load(tmp_path / "snapshot")  # as add_items does
+    assert "\n" not in str(caught.value)
