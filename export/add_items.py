@@ -7,7 +7,8 @@ The language model that read the catalogue reads the new texts, in PyTorch, or w
 `--text-encoder` of `export.to_text_encoder`. The projection that the student was trained with makes
 rows of what it says (see `seqrec.item_table`), and these are appended to the item table of the ONNX
 file. Nothing is trained, and the rows that were there stay as they are to the last bit: so do their
-scores. In an 8-bit file each new row gets a scale of its own.
+scores. In an 8-bit file each new row gets a scale of its own. A recommender with an index gets
+lists for them that every request looks at (`export.index.adding`).
 
 The new items follow the old ones, in the order of their file. Their table needs an id and a title;
 of its other columns those are read that the catalogue had too.

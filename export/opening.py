@@ -9,19 +9,28 @@ A recommender is a directory, version 2:
     text_map.safetensors    distilled students: makes rows for new items, see `export.add_items`; a
                             client does not read it, and it need not be shipped
 
-A directory from `export.to_mobile` has `model.ort` in place of `model.onnx`.
+A directory from `export.to_mobile` has `model.ort` in place of `model.onnx`. One from
+`export.to_index` that is large has `model.onnx.data` beside it, ONNX external data.
 """
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqrec.artifact import Artifact, Kind
 from seqrec.errors import ModelError
 
+from export.runtime import how_to_open, open_session
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 HOW = "Export it again: python -m export.to_onnx"
 RECOMMENDER = Kind("seqrec-recommender", 2, "recommender", ModelError, file_name="config.json")
 CARD, TEXT_MAP = "README.md", "text_map.safetensors"
-FILES = ("config.json", "items.json", "model.onnx", "model.ort", CARD)  # of which a client needs
+DATA = "model.onnx.data"
+FILES = ("config.json", "items.json", "model.onnx", DATA, "model.ort", CARD)  # a client needs some
+LOCATION = b"\n\x08location\x12\x0f" + DATA.encode()  # how model.onnx names it
 
 
 def require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
@@ -36,6 +45,40 @@ def require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError("items.json has not as many titles as ids")
     if type(config["max_len"]) is not int or config["max_len"] < 1:
         raise ValueError(f"config.json has max_len {config['max_len']!r}")
+
+
+def open_model(opened: Artifact, num_threads: int) -> "ort.InferenceSession":
+    """Open a recommender's model, verified: model.onnx from memory, or both files by their paths.
+
+    ONNX Runtime maps `model.onnx.data` into memory, and several processes share it. Before, all of
+    it is read once for its checksum, and not kept: that takes less than to read the items' ids, and
+    the first answers wait for no disk. Who writes into the file later changes the answers.
+
+    Raises:
+        ModelError: a file is missing, damaged or of another model, or ONNX Runtime refuses it.
+    """
+    name = opened.description.get("model_file", "model.onnx")
+    with opened.reading():
+        is_mapped = DATA in opened.checksums
+        files = [opened.folder / file for file in (name, DATA)] if is_mapped else []
+        before = [_state(file) for file in files]
+        contents = opened.read(name)
+        if is_mapped:
+            opened.file(DATA)
+            if b"location" in contents.replace(LOCATION, b""):
+                raise ValueError(f"{name} names other files than {DATA}")
+        made_with = str(opened.description.get("made_with", {}).get("onnxruntime", ""))
+        remedy = how_to_open(made_with, opened.remedy)
+    with Artifact(opened.kind, opened.folder, opened.description, remedy).reading():
+        session = open_session(files[0] if is_mapped else contents, num_threads)
+        if before != [_state(file) for file in files]:
+            raise ValueError("it was replaced while it was opened")
+    return session
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """Return what changes if a file is replaced or written to."""
+    return os.stat(file).st_ino, os.stat(file).st_mtime_ns
 
 
 def whole_files(folder: Path) -> list[str]:

@@ -30,7 +30,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqrec.artifact import Artifact
 from seqrec.errors import ModelError
 from seqrec.histories import PAD, pad_left
 from seqrec.hub import fetch_folder, is_hub_id, send_folder
@@ -40,11 +39,11 @@ from numpy.typing import NDArray
 
 from export.arguments import as_list, item_number, shown, whole_number
 from export.contract import INPUT_NAMES, NEW_STATE, OUTPUT_NAMES, STATE
-from export.opening import FILES, HOW, RECOMMENDER, require_items, whole_files
+from export.opening import FILES, HOW, RECOMMENDER, open_model, require_items, whole_files
 from export.prepared import LARGEST, PreparedCalls
 from export.recommendations import Recommendation as Recommendation
 from export.recommendations import Recommendations
-from export.runtime import how_to_open, open_session
+from export.runtime import open_session as open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -106,10 +105,7 @@ class Recommender:
         with opened.reading():
             items = json.loads(opened.read("items.json"))
             require_items(items, config)
-            model = opened.read(config.get("model_file", "model.onnx"))
-            remedy = how_to_open(str(config.get("made_with", {}).get("onnxruntime", "")), how)
-        with Artifact(RECOMMENDER, folder, config, remedy).reading():
-            session = open_session(model, num_threads)
+        session = open_model(opened, num_threads)
         source = folder.absolute(), num_threads
         return cls(session, items["ids"], items["titles"], config, source=source)
 

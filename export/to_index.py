@@ -7,7 +7,8 @@ An answer scores the items of a few lists instead of all items, so that it may m
 exact answer (`export.index.graph`). How much of it is found is measured on validation users, stands
 in the model card, and is at least `--min-recall`, or nothing is written. The directory is a
 recommender like any other, and needs no further library: the index is part of model.onnx, whose
-operators are standard ones.
+operators are standard ones. From 64 MiB of tables on these are in model.onnx.data, which is mapped
+into memory. `export.add_items` puts new items into it, up to a tenth.
 
 It also puts out users' states (`export.user_states`). With `--vectors-to` the items' vectors are
 written, too, for a vector database: the inner product of the two is the score.

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.config import parse_flags
-from seqrec.errors import DataError, run_main
+from seqrec.errors import DataError, ModelError, run_main
 from seqrec.fetch import Archive, fetch_npm_package
 from seqrec.files import (
     atomic_directory,
@@ -47,6 +47,7 @@ from seqrec.files import (
 import numpy as np
 
 from export.config import ToWebConfig
+from export.opening import DATA
 from export.recommender import Recommender
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,16 @@ def to_web(config: ToWebConfig) -> Path:
     """Write the page, whole or not at all, and return its folder.
 
     Raises:
-        ModelError: there is no recommender in `model_dir`, or it is damaged.
+        ModelError: there is no recommender in `model_dir`, it is damaged, or a large index.
         DataError: the folder holds something else, or the data set is another one.
         SourceError: onnxruntime-web cannot be had.
     """
     recommender = Recommender.from_pretrained(config.model_dir)
+    if DATA in recommender.config["sha256"]:
+        raise ModelError(
+            f"{config.model_dir} has an index so large that its tables are in {DATA}, which a page "
+            "does not load. Give the export that it was made of: --model-dir"
+        )
     folder = config.output_dir or config.model_dir.resolve().parent.parent / "web"
     is_page = says(folder / "site.json", "schema", "seqrec-site/")
     require_replaceable(folder, "page from export.to_web", ours=is_page)

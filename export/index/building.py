@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from seqrec.files import atomic_directory, read_json, require_replaceable
 
 import onnx
 import polars as pl
-from onnx import ModelProto
 
 from export.cards import fill
 from export.config import ToIndexConfig
-from export.index.graph import build_index, item_rows
+from export.index.graph import build_index, item_rows, save
 from export.index.lists import make_lists
 from export.index.measuring import choose_depths, draw_users, measure, score_all
-from export.recommender import RECOMMENDER, FloatArray, Recommender
+from export.opening import CARD, HOW, RECOMMENDER, TEXT_MAP, whole_files
+from export.recommender import FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -37,36 +38,35 @@ def to_index(config: ToIndexConfig) -> Path:
     require_replaceable(folder, "index", ours=_is_index(folder))
     if config.vectors_to is not None and config.vectors_to.exists():
         raise DataError(f"{config.vectors_to} exists. Give another --vectors-to, or move it away")
-    exact = Recommender.from_pretrained(config.model_dir)
+    whole_files(config.model_dir)
+    exported = RECOMMENDER.open(config.model_dir, HOW).description
     dataset = load_dataset(config.data_dir)
-    _require_fit(exact, dataset, config)
-    choosing, judging = draw_users(dataset, exact.max_len)
+    _require_fit(exported, dataset, config)
+    choosing, judging = draw_users(dataset, exported["max_len"])
     model = onnx.load(config.model_dir / "model.onnx")
-    rows = item_rows(model)
     logger.info("scoring all items for %s users", f"{len(choosing) + len(judging):,}")
-    chosen_by, judged_by = (score_all(model, asked, len(rows)) for asked in (choosing, judging))
+    scored = score_all(model, [*choosing, *judging], exported["num_items"])
+    chosen_by, judged_by = scored.parts(len(choosing))
+    rows = item_rows(model)
     logger.info("sorting %s items into lists", f"{len(rows):,}")
     lists = make_lists(rows, chosen_by.states, config.list_size)
     depths = choose_depths(lists, chosen_by, (1 + config.min_recall) / 2)
-    built = build_index(model, lists, depths)
-    found = measure(built, judging, judged_by)
-    for k, recall in found["recall"].items():
-        if recall < config.min_recall:
-            raise ModelError(
-                f"the index finds {recall:.4f} of the top {k} of {found['num_users']} validation "
-                f"users, --min-recall is {config.min_recall:g}. Give a lower one, or serve "
-                f"{config.model_dir} as it is"
-            )
-    about = {
+    about: dict[str, Any] = {
         "num_lists": len(lists.keys),
         "list_size": config.list_size,
         "width": rows.shape[1],
         "lists_looked_at": {str(depth.most_answers): depth.num_lists for depth in depths},
-        **found,
     }
-    _write(folder, config.model_dir, exact, built, about)
+    with atomic_directory(folder) as beside:
+        names = save(build_index(model, lists, depths), beside)
+        del model, lists  # a large file is mapped from here on
+        about |= measure(beside / "model.onnx", judging, judged_by)
+        _require_recall(about, config)
+        _describe(beside, config.model_dir, exported, about, names)
+    logger.info("wrote %s", folder)
     if config.vectors_to is not None:
-        write_vectors(config.vectors_to, exact.item_ids, rows)
+        item_ids = read_json(config.model_dir / "items.json")["ids"]
+        write_vectors(config.vectors_to, item_ids, rows)
     return folder
 
 
@@ -77,9 +77,8 @@ def _is_index(folder: Path) -> bool:
         return False
 
 
-def _require_fit(exact: Recommender, dataset: SequenceDataset, config: ToIndexConfig) -> None:
+def _require_fit(about: dict[str, Any], dataset: SequenceDataset, config: ToIndexConfig) -> None:
     """Refuse a recommender that is not in int8, has an index already, or is of other data."""
-    about = exact.config
     if "index" in about or "model_file" in about or about.get("precision") != "int8":
         what = "an index" if "index" in about else about.get("model_file") or about["precision"]
         raise ModelError(
@@ -93,29 +92,42 @@ def _require_fit(exact: Recommender, dataset: SequenceDataset, config: ToIndexCo
         )
 
 
-def _write(
-    folder: Path, source: Path, exact: Recommender, built: ModelProto, about: dict[str, Any]
+def _require_recall(about: dict[str, Any], config: ToIndexConfig) -> None:
+    """Refuse an index that finds too little."""
+    for k, recall in about["recall"].items():
+        if recall < config.min_recall:
+            raise ModelError(
+                f"the index finds {recall:.4f} of the top {k} of {about['num_users']} validation "
+                f"users, --min-recall is {config.min_recall:g}. Give a lower one, or serve "
+                f"{config.model_dir} as it is"
+            )
+
+
+def _describe(
+    beside: Path,
+    source: Path,
+    exported: dict[str, Any],
+    about: dict[str, Any],
+    names: Sequence[str],
 ) -> None:
-    """Write the directory; `about` is what config.json and model card say of the index."""
-    left_behind = {"sha256", "text_map"}  # a text map makes rows for another table
-    kept = {name: value for name, value in exact.config.items() if name not in left_behind}
-    with atomic_directory(folder) as beside:
-        onnx.save(built, beside / "model.onnx")
-        shutil.copy(source / "items.json", beside / "items.json")
-        RECOMMENDER.write(beside, {**kept, "index": about}, ("model.onnx", "items.json"))
-        size = (beside / "model.onnx").stat().st_size / 2**20
-        values = {**about, "size_mib": f"{size:.2f}", "num_lists": f"{about['num_lists']:,}"}
-        for k in about["recall"]:
-            values |= {f"lists_{k}": about["lists_looked_at"][k]}
-            values |= {f"recall_{k}": f"{about['recall'][k]:.2%}"}
-        gains = about["ndcg@10"]
-        values |= {"ndcg_index": f"{gains['index']:.4f}", "ndcg_exact": f"{gains['exact']:.4f}"}
-        card = source / "README.md"
-        text = card.read_text(encoding="utf-8") + "\n" if card.is_file() else ""
-        (beside / "README.md").write_text(text + fill("index", values), encoding="utf-8")
+    """Write all but the model; `about` is what config.json and model card say of the index."""
+    for name in ("items.json", TEXT_MAP):
+        if (source / name).is_file():
+            shutil.copy(source / name, beside / name)
+    kept = {name: value for name, value in exported.items() if name != "sha256"}
+    RECOMMENDER.write(beside, {**kept, "index": about}, (*names, "items.json"))
+    size = sum((beside / name).stat().st_size for name in names) / 2**20
+    values = {**about, "size_mib": f"{size:.2f}", "num_lists": f"{about['num_lists']:,}"}
+    for k in about["recall"]:
+        values |= {f"lists_{k}": about["lists_looked_at"][k]}
+        values |= {f"recall_{k}": f"{about['recall'][k]:.2%}"}
+    gains = about["ndcg@10"]
+    values |= {"ndcg_index": f"{gains['index']:.4f}", "ndcg_exact": f"{gains['exact']:.4f}"}
+    card = source / CARD
+    text = card.read_text(encoding="utf-8") + "\n" if card.is_file() else ""
+    (beside / CARD).write_text(text + fill("index", values), encoding="utf-8")
     logger.info(
-        "wrote %s, %.2f MiB: looks at %s of %s lists for 10 answers and finds %s of the exact ones",
-        folder,
+        "%.2f MiB: looks at %s of %s lists for 10 answers and finds %s of the exact ones",
         size,
         values["lists_10"],
         values["num_lists"],

@@ -15,6 +15,7 @@ Constants of the graph:
     list_numbers    int32 (L, P)      items, PAD: an empty place
     list_keys       float32 (H, L)
     list_offsets    float32 (L,)
+    list_depths     int64 (D + 1,)    how many lists are looked at, by D ranges of k; 0: above them
     item_places     int32 (I + 1,)    where an item is in the lists; of PAD an empty place
     item_scales, item_norms           of the lookup, as in `export.onnx_graph.item_table`
 
@@ -24,18 +25,22 @@ Of the items that tie the lower number comes first, unless the last place of an 
 by items of different lists.
 
 Shape letters: B users, T history, E excluded, I items, H width, L lists, N lists that are looked
-at, P places in a list, F places that are looked at closely, K answers.
+at, P places in a list, D depths, F places that are looked at closely, K answers.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from seqrec.errors import ModelError
 from seqrec.histories import PAD
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from export.contract import EXCLUDED, NEW_STATE, TOP_ITEMS, TOP_SCORES, USER_STATE, K
 from export.index.lists import ItemLists
@@ -47,12 +52,16 @@ from export.onnx_graph.item_table import (
     ZERO_LEVEL,
     restore_at_lookup,
 )
+from export.opening import DATA
 
 LIST_SCALES, LIST_NUMBERS = "list_scales", "list_numbers"
 LIST_KEYS, LIST_OFFSETS = "list_keys", "list_offsets"
+DEPTHS = "list_depths"
 PLACES = "item_places"
 PREFIX = "index_"
 MOST_EXCLUDED = 256  # with more, all items are scored
+MAPPED_FROM = 2**26  # bytes of large constants: from there on they are in a file of their own
+LARGE = 2**20  # bytes of such a constant
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,15 @@ def item_rows(model: ModelProto) -> FloatArray:
     outputs = {name for node in model.graph.node for name in node.output}
     if not {TABLE, SCALES, NO_ITEMS} <= tensors.keys() or USER_STATE not in outputs:
         raise ModelError(
-            "model.onnx names no item table in 8 bit, or no user state, as older ones do. Remove "
-            "its folder, and export it again: python -m export.to_onnx"
+            "model.onnx names no item table in 8 bit, or no user state, as older ones do. "
+            "Export it again: python -m export.to_onnx"
         )
     table, scales = (numpy_helper.to_array(tensors[name]) for name in (TABLE, SCALES))
     num_items = len(table) - tensors[NO_ITEMS].dims[1]
-    rows = slice(1, num_items + 1)
-    return (table[rows].astype(np.float32) - ZERO_LEVEL) * scales[rows]
+    rows: FloatArray = table[1 : num_items + 1].astype(np.float32)
+    rows -= ZERO_LEVEL  # in place: they are most of what an index needs of memory
+    rows *= scales[1 : num_items + 1]
+    return rows
 
 
 def build_index(model: ModelProto, lists: ItemLists, depths: Sequence[Depth]) -> ModelProto:
@@ -94,13 +105,15 @@ def build_index(model: ModelProto, lists: ItemLists, depths: Sequence[Depth]) ->
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     held = {name: numpy_helper.to_array(tensors[name]) for name in (TABLE, SCALES)}
     graph = GraphBuilder("int8", prefix=PREFIX)
-    rounded = _RoundedState.of(model)
+    rounded = RoundedState.of(model)
     for node in _needed(model, (rounded.levels, NEW_STATE)):
         if node.op_type == "Gather" and node.input[0] == TABLE:
             _look_up(graph, lists, *node.input[1:], *node.output)
         else:
             graph.nodes.append(node)
-    _add_constants(graph, lists, held[TABLE], held[SCALES] * rounded.step)
+    constants = list_constants(lists, held[TABLE], held[SCALES] * rounded.step)
+    for name, value in {**constants, PLACES: lists.places}.items():
+        graph.constant(value, name=name)
     _add_answer(graph, lists, depths, rounded)
     needed = {name for node in graph.nodes for name in node.input}
     kept = [t for name, t in tensors.items() if name in needed and name != TABLE]
@@ -114,8 +127,37 @@ def build_index(model: ModelProto, lists: ItemLists, depths: Sequence[Depth]) ->
     return model
 
 
+def save(model: ModelProto, folder: Path) -> list[str]:
+    """Write `model.onnx`, and beside it what is large as ONNX external data; return the names.
+
+    ONNX Runtime maps that file into memory: nothing of it is copied, and processes share it.
+    """
+    large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= LARGE]
+    is_apart = sum(len(tensor.raw_data) for tensor in large) >= MAPPED_FROM
+    for tensor in large if is_apart else ():
+        set_external_data(tensor, DATA)
+    onnx.save(model, folder / "model.onnx")
+    if not is_apart:
+        return ["model.onnx"]
+    shutil.copymode(folder / "model.onnx", folder / DATA)  # it was made for its owner alone
+    return ["model.onnx", DATA]
+
+
+def load(folder: Path) -> ModelProto:
+    """Read what `save` wrote, or any export.
+
+    Raises:
+        ModelError: the tables are behind a link, which onnx does not follow.
+    """
+    try:
+        return onnx.load(folder / "model.onnx")
+    except onnx.checker.ValidationError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{reason}. Name a copy of the folder: cp -rL {folder} COPY") from error
+
+
 @dataclass(frozen=True)
-class _RoundedState:
+class RoundedState:
     """A state in 8 bit, as the graph that scores all items rounds it; names of values.
 
     Attributes:
@@ -131,7 +173,7 @@ class _RoundedState:
     step: np.float32
 
     @classmethod
-    def of(cls, model: ModelProto) -> "_RoundedState":
+    def of(cls, model: ModelProto) -> "RoundedState":
         """Find it in an int8 graph."""
         made_by = {name: node for node in model.graph.node for name in node.output}
         (rounding,) = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
@@ -157,8 +199,8 @@ def _needed(model: ModelProto, outputs: Sequence[str]) -> list[NodeProto]:
 
 def _look_up(graph: GraphBuilder, lists: ItemLists, items: str, rows: str) -> None:
     """Add the lookup of items' levels (..., H), uint8; they are columns of the lists."""
-    num_lists, list_size = lists.numbers.shape
-    width, beyond = lists.keys.shape[1], num_lists * list_size
+    list_size, width = lists.numbers.shape[1], lists.keys.shape[1]
+    beyond = np.iinfo(np.int64).max  # all places, of lists that are appended too
     places = graph.node("Cast", graph.node("Gather", PLACES, items), to=TensorProto.INT64)
     places = graph.node("Unsqueeze", places, graph.constant([-2, -1]))
     # To (list, 0, place in it), and from there to (list, column, place in it).
@@ -169,28 +211,28 @@ def _look_up(graph: GraphBuilder, lists: ItemLists, items: str, rows: str) -> No
     graph.node("GatherND", TABLE, places, output=rows)
 
 
-def _add_constants(
-    graph: GraphBuilder, lists: ItemLists, table: NDArray[np.uint8], scales: FloatArray
-) -> None:
-    """Add the table and what belongs to its lists.
+def list_constants(
+    lists: ItemLists, table: NDArray[np.uint8], scales: FloatArray
+) -> dict[str, NDArray]:
+    """Return the table and what else has as many entries as there are lists, by name.
 
     Args:
-        graph: gets the constants.
         lists: of all items.
         table: uint8 (R, H), row n is item n.
         scales: float32 (R, 1), by which products of integers are multiplied.
     """
     levels = np.where((lists.numbers == PAD)[..., None], ZERO_LEVEL, table[lists.numbers])
-    graph.constant(levels.swapaxes(1, 2), np.uint8, TABLE)
-    graph.constant(scales[lists.numbers, 0][:, None], np.float32, LIST_SCALES)
-    graph.constant(lists.numbers, np.int32, LIST_NUMBERS)
-    graph.constant(lists.keys.T, np.float32, LIST_KEYS)
-    graph.constant(lists.offsets, np.float32, LIST_OFFSETS)
-    graph.constant(lists.places, np.int32, PLACES)
+    return {
+        TABLE: levels.swapaxes(1, 2).astype(np.uint8),
+        LIST_SCALES: scales[lists.numbers, 0][:, None].astype(np.float32),
+        LIST_NUMBERS: lists.numbers.astype(np.int32),
+        LIST_KEYS: lists.keys.T.astype(np.float32),
+        LIST_OFFSETS: lists.offsets.astype(np.float32),
+    }
 
 
 def _add_answer(
-    graph: GraphBuilder, lists: ItemLists, depths: Sequence[Depth], rounded: _RoundedState
+    graph: GraphBuilder, lists: ItemLists, depths: Sequence[Depth], rounded: RoundedState
 ) -> None:
     """Add what makes an answer of the user's state: from few lists, or from all."""
     list_size = lists.numbers.shape[1]
@@ -202,10 +244,11 @@ def _add_answer(
     close = graph.node("Add", K, num_excluded)  # so many are left if what is excluded is among them
     most = [min(d.most_answers + MOST_EXCLUDED, d.num_lists * list_size) for d in depths]
     enough = graph.node("Gather", graph.constant([*most, 0]), level)
-    num_lists = graph.node("Gather", graph.constant([*(d.num_lists for d in depths), 0]), level)
+    graph.constant([*(depth.num_lists for depth in depths), 0], name=DEPTHS)
+    num_lists = graph.node("Gather", DEPTHS, level)
     branches = {
         "then_branch": _answer_from_few(graph, rounded.levels, zeros, num_lists, close),
-        "else_branch": _answer_from_all(graph, lists, rounded.levels, zeros),
+        "else_branch": _answer_from_all(graph, list_size, rounded.levels, zeros),
     }
     are_few = graph.node("LessOrEqual", close, enough)
     _, best = graph.nodes_outputs("If", are_few, outputs=(TOP_ITEMS, ""), **branches)
@@ -251,9 +294,9 @@ def _answer_from_few(
 
 
 def _answer_from_all(
-    graph: GraphBuilder, lists: ItemLists, levels: str, zeros: tuple[str, str]
+    graph: GraphBuilder, list_size: int, levels: str, zeros: tuple[str, str]
 ) -> GraphProto:
-    """Return what looks at all lists; arguments as in `_answer_from_few`."""
+    """Return what looks at all lists; the other arguments as in `_answer_from_few`."""
     every = GraphBuilder("int8", constants=graph.constants, prefix=f"{PREFIX}all_")
     products = every.node("MatMulInteger", levels, TABLE, *zeros)  # (L, B, P)
     products = every.node("Cast", products, to=TensorProto.FLOAT)
@@ -267,10 +310,9 @@ def _answer_from_all(
     nothing = every.node("ConstantOfShape", every.node("Shape", places), value=lowest)
     scores = every.node("ScatterElements", scores, places, nothing, axis=1)
     # The k lists with the best leaders hold the k best, as in `export.onnx_graph.graph`.
-    num_lists, list_size = lists.numbers.shape
-    scores = every.node("Reshape", scores, every.constant([0, num_lists, list_size]))
+    scores = every.node("Reshape", scores, every.constant([0, -1, list_size]))
     leaders = every.node("ReduceMax", scores, every.constant([2]), keepdims=0)
-    count = every.node("Min", K, every.constant([num_lists]))
+    count = every.node("Min", K, every.node("Shape", leaders, start=1, end=2))
     _, chosen = every.nodes_outputs("TopK", leaders, count, outputs=("", ""), axis=1)
     which = every.node("Unsqueeze", chosen, every.constant([2]))
     flat = every.constant([0, -1])

@@ -24,11 +24,12 @@ FloatArray = NDArray[np.float32]
 
 LISTS_PER_CLUSTER = 4  # half a list of a cluster is empty on average: an eighth of its places
 SAMPLED_PER_CLUSTER = 256  # rows that k-means looks at, as in faiss
+LEAST_SAMPLED, MOST_SAMPLED = 64, 2**18  # a cluster, where those would be more rows than these
 NUM_ITERATIONS = 15
 NUM_TYPICAL = 64  # the mean of so many of its rows, the longest, is what a list is found by
 NUM_OFFSET = 128  # users whose best scores in the lists are compared with what the keys say
 STATES_AT_ONCE = 16
-ROWS_AT_ONCE = 2**14
+ROWS_AT_ONCE = 2**12
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ def make_lists(rows: FloatArray, states: FloatArray, list_size: int, seed: int =
     sizes, directions = np.linalg.eigh(states.T @ states / len(states))
     scored = rows @ (directions * np.sqrt(sizes.clip(min=0))).astype(np.float32)
     clusters = _cluster(scored, max(1, len(rows) // (list_size * LISTS_PER_CLUSTER)), seed)
-    lengths = np.linalg.norm(scored, axis=1)
+    lengths = np.sqrt(np.einsum("ih,ih->i", scored, scored))
+    del scored  # as large as the rows
     order = np.lexsort((-lengths, clusters))
     ordered = clusters[order]
     in_cluster = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     in_list = in_cluster % list_size
     list_of = np.cumsum(in_list == 0) - 1
-    keys = _means(rows[order], list_of, in_list < NUM_TYPICAL)
-    offsets = _offsets(rows[order], list_of, keys, states[:NUM_OFFSET])
+    typical = in_list < NUM_TYPICAL
+    keys = _means(rows[order[typical]], list_of[typical])
+    offsets = _offsets(rows, order, list_of, keys, states[:NUM_OFFSET])
     numbers = np.full((len(keys), list_size), PAD, dtype=np.int32)
     numbers[list_of, in_list] = order + 1
     if not (numbers == PAD).any():
@@ -104,7 +107,8 @@ def _cluster(rows: FloatArray, num_clusters: int, seed: int) -> NDArray[np.int64
     from sklearn.exceptions import ConvergenceWarning
 
     rng = np.random.default_rng(seed)
-    num_sampled = min(len(rows), num_clusters * SAMPLED_PER_CLUSTER)
+    num_sampled = min(num_clusters * SAMPLED_PER_CLUSTER, MOST_SAMPLED)
+    num_sampled = min(len(rows), max(num_sampled, num_clusters * LEAST_SAMPLED))
     sample = rows[rng.choice(len(rows), num_sampled, replace=False)]
     means = KMeans(
         num_clusters, init="random", n_init=1, max_iter=NUM_ITERATIONS, tol=0, random_state=seed
@@ -119,25 +123,28 @@ def _cluster(rows: FloatArray, num_clusters: int, seed: int) -> NDArray[np.int64
     )
 
 
-def _means(
-    rows: FloatArray, list_of: NDArray[np.int64], is_typical: NDArray[np.bool_]
-) -> FloatArray:
-    """Return the means of the lists' typical rows (L, H); each list's rows stand together."""
+def _means(rows: FloatArray, list_of: NDArray[np.int64]) -> FloatArray:
+    """Return the means of the lists' rows (L, H); each list's rows stand together."""
     starts = np.flatnonzero(np.diff(list_of, prepend=-1))
-    sums = np.add.reduceat(rows * is_typical[:, None], starts)
-    means = sums / np.add.reduceat(is_typical, starts, dtype=np.float32)[:, None]
+    means = np.add.reduceat(rows, starts) / np.diff(starts, append=len(rows))[:, None]
     return means.astype(np.float32)
 
 
 def _offsets(
-    rows: FloatArray, list_of: NDArray[np.int64], keys: FloatArray, states: FloatArray
+    rows: FloatArray,
+    order: NDArray[np.int64],
+    list_of: NDArray[np.int64],
+    keys: FloatArray,
+    states: FloatArray,
 ) -> FloatArray:
     """Return how much higher a list's best score is than what its key says, in the mean of users.
 
-    Without it lists whose rows differ much would be looked at too late.
+    Without it lists whose rows differ much would be looked at too late. In `order` the rows of a
+    list stand together, as their lists do in `list_of`.
     """
     starts, total = np.flatnonzero(np.diff(list_of, prepend=-1)), np.zeros(len(keys))
     for at in range(0, len(states), STATES_AT_ONCE):
         some = states[at : at + STATES_AT_ONCE].T
-        total += (np.maximum.reduceat(rows @ some, starts) - keys @ some).sum(axis=1)
+        best = np.maximum.reduceat((rows @ some)[order], starts)
+        total += (best - keys @ some).sum(axis=1)
     return (total / len(states)).astype(np.float32)

@@ -8,6 +8,7 @@ Shape letters: N users, T history, S seen, H width, K answers, L lists.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from seqrec.data import SequenceDataset
@@ -60,6 +61,12 @@ class Exact:
     items: IntArray
     scores: FloatArray
 
+    def parts(self, first: int) -> tuple["Exact", "Exact"]:
+        """Return the answers to the first so many users, and to the others."""
+        halves = ([part[at] for part in vars(self).values()] for at in np.s_[:first, first:])
+        one, other = (Exact(*half) for half in halves)
+        return one, other
+
 
 def draw_users(dataset: SequenceDataset, max_len: int) -> tuple[list[Asked], list[Asked]]:
     """Draw validation users: those who choose, and those who judge."""
@@ -82,10 +89,9 @@ def draw_users(dataset: SequenceDataset, max_len: int) -> tuple[list[Asked], lis
 
 def score_all(model: ModelProto, asked: Sequence[Asked], num_items: int) -> Exact:
     """Ask the graph without an index; it puts out the states, too, but only here."""
-    stated = ModelProto()
-    stated.CopyFrom(model)
-    stated.graph.output.append(helper.make_empty_tensor_value_info(USER_STATE))
-    session = open_session(stated.SerializeToString(), num_threads=1)
+    model.graph.output.append(helper.make_empty_tensor_value_info(USER_STATE))
+    session = open_session(model.SerializeToString(), num_threads=1)
+    model.graph.output.pop()
     k = np.array([min(max(ANSWERS), num_items)])
     answers = [
         session.run((USER_STATE, *OUTPUT_NAMES), {ITEMS: one.newest, EXCLUDED: one.seen, K: k})
@@ -119,12 +125,8 @@ def choose_depths(lists: ItemLists, exact: Exact, recall: float) -> list[Depth]:
     return depths
 
 
-def measure(
-    built: ModelProto,
-    asked: Sequence[Asked],
-    exact: Exact,
-) -> dict[str, Any]:
-    """Compare an index with the answers of scoring all items.
+def measure(file: Path, asked: Sequence[Asked], exact: Exact) -> dict[str, Any]:
+    """Compare a file with an index with the answers of scoring all items.
 
     Returns:
         `recall`, by k the mean share of the exact answer that is in the index's; `ndcg@10` of both;
@@ -133,7 +135,7 @@ def measure(
     Raises:
         ModelError: where it scores all items it does not score as the graph that it is made from.
     """
-    session = open_session(built.SerializeToString(), num_threads=1)
+    session = open_session(file, num_threads=1)
     targets = np.array([one.target for one in asked])
     recall, gains = {}, {}
     for k in ANSWERS:

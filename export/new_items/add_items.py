@@ -18,6 +18,8 @@ from onnx import ModelProto
 
 from export.cards import fill
 from export.config import AddItemsConfig
+from export.index.adding import append_to_lists, card_of_added, require_room, with_added
+from export.index.graph import load, save
 from export.onnx_graph.item_table import append_rows
 from export.parity import all_scores, ask, require_same
 from export.recommender import RECOMMENDER, Recommender, open_session
@@ -41,25 +43,31 @@ def add_items(config: AddItemsConfig) -> None:
     assert config.items is not None
     assert config.output_dir is not None
     old = Recommender.from_pretrained(config.model_dir)
-    if "index" in old.config:
-        raise ModelError(
-            f"{config.model_dir} has an index, which is made anew when items come. Add them to the "
-            "export that it was made of, and then: python -m export.to_index"
-        )
     text_map = read_text_map(config.model_dir, old.config)
     if config.output_dir.exists() and (
         not config.output_dir.is_dir() or any(config.output_dir.iterdir())
     ):
         raise DataError(f"{config.output_dir} exists. Give another --output-dir, or move it away")
     items = _read_new_items(config, old)
+    index = old.config.get("index")
+    if index is not None:
+        require_room(config.model_dir, old.config, len(items))
     read = _read_texts(items, old.config["text_map"]["reader"], config.text_encoder)
     rows = text_map.rows(read)
-    model = onnx.load(config.model_dir / "model.onnx")
-    append_rows(model, rows)
+    model = load(config.model_dir)
+    if index is None:
+        append_rows(model, rows)
+    else:
+        append_to_lists(model, rows)
     _check_old_answers(config.model_dir / "model.onnx", model, old, len(items))
     description = old.config
     with atomic_directory(config.output_dir) as beside:
-        onnx.save(model, beside / "model.onnx")
+        names = ["model.onnx"]
+        if index is None:
+            onnx.save(model, beside / "model.onnx")
+        else:
+            names = save(model, beside)
+            description = {**description, "index": with_added(index, len(items))}
         write_json(
             beside / "items.json",
             {
@@ -74,9 +82,11 @@ def add_items(config: AddItemsConfig) -> None:
             "num_parameters": description["num_parameters"] + rows.size,
             "num_added_items": description.get("num_added_items", 0) + len(items),
         }
-        RECOMMENDER.write(beside, description, description["sha256"])
+        RECOMMENDER.write(beside, description, [*names, "items.json"])
         card = (config.model_dir / "README.md").read_text(encoding="utf-8")
         card += "\n" + fill("added_items", {"num_new": f"{len(items):,}"})
+        if index is not None:
+            card += card_of_added(description["index"])
         (beside / "README.md").write_text(card, encoding="utf-8")
     logger.info(
         "wrote %s: %s items, %s of them new",

@@ -19,7 +19,10 @@ export interface Files {
   config: Uint8Array | string | object;
   /** items.json, the same; bytes are compared with their SHA-256. */
   items: Uint8Array | string | { ids: string[]; titles: string[] };
-  /** model.onnx as bytes, which are compared with their SHA-256, or its path or address. */
+  /**
+   * model.onnx as bytes, which are compared with their SHA-256, or its path or address. An index
+   * with a model.onnx.data is opened by its path alone.
+   */
   model: Uint8Array | string;
   /** For `InferenceSession.create` of the runtime. */
   sessionOptions?: object;

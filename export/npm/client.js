@@ -10,6 +10,7 @@ import { sha256 } from "./sha256.js";
 const FORMAT = "seqrec-recommender";
 const VERSION = 2;
 const FILES = ["config.json", "items.json", "model.onnx"];
+export const DATA = "model.onnx.data"; // the tables of a large index
 const EXPORT_AGAIN = "Export it again: python -m export.to_onnx";
 
 /** There is no recommender, or it is damaged: what was found, and what to do. */
@@ -25,6 +26,12 @@ export class Recommender {
       throw new ModelError(
         `The folder is ${about.format} version ${about.version}, expected ${FORMAT} version ` +
           `${VERSION}. ${EXPORT_AGAIN}`,
+      );
+    }
+    if (about.sha256?.[DATA] && model instanceof Uint8Array) {
+      throw new ModelError(
+        `The index has its tables in ${DATA}, which Python and, by openFolder, Node.js open. ` +
+          "Elsewhere open the export that it was made of",
       );
     }
     await verify("items.json", items, about);
@@ -129,7 +136,7 @@ export class Recommender {
 }
 
 /** Compare a file's bytes with what config.json says; a path or an object is not compared. */
-async function verify(name, content, { sha256: expected }) {
+export async function verify(name, content, { sha256: expected }) {
   if (!(content instanceof Uint8Array)) return;
   const found = await sha256(content);
   if (found !== expected?.[name]) {
@@ -140,7 +147,7 @@ async function verify(name, content, { sha256: expected }) {
 }
 
 /** Read JSON from bytes or a text; an object is returned as it is. */
-function json(content, name) {
+export function json(content, name) {
   try {
     if (content instanceof Uint8Array) return JSON.parse(new TextDecoder().decode(content));
     return typeof content === "string" ? JSON.parse(content) : content;

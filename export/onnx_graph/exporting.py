@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from export.cards import about_recommender, bullets, fill, licence_of
 from export.onnx_graph.builder import OPSET, eight_bit_share
-from export.onnx_graph.graph import write_graph
+from export.onnx_graph.graph import VERSION, write_graph
 from export.parity import ask, overlap, require_same
 from export.recommender import RECOMMENDER, open_session
 from student.model import Student
@@ -80,6 +80,7 @@ def export_all(data_dir: Path, output_dir: Path) -> None:
 def _made_from(student_folder: Path, dataset: SequenceDataset) -> dict[str, Any]:
     """Return what an export says of the student that it was made from."""
     return {
+        "graph_version": VERSION,
         "dataset_fingerprint": dataset.fingerprint,
         "student_sha256": sha256_file(student_folder / "model.safetensors"),
         "text_map": _text_map(student_folder),

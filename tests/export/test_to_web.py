@@ -33,7 +33,8 @@ from onnx.helper import (
 
 import export.to_web
 from benchmarks.report.browser import format_browser, read_browser_result
-from export.config import ServeConfig, ToWebConfig
+from export.config import ServeConfig, ToIndexConfig, ToWebConfig
+from export.index.building import to_index
 from export.onnx_graph.exporting import Precision, export_student
 from export.recommender import Recommender, open_session
 from export.serve_web import open_server
@@ -78,7 +79,7 @@ def dataset(
 def models(
     dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Precision, Path]:
-    """An exported Transformer of random weights, in fp32 and in int8."""
+    """An exported Transformer of random weights, in fp32 and in int8, and the latter's index."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(1)
     shape = StudentConfig(arch="transformer", num_items=30, hidden_dim=32, max_len=MAX_LEN)
@@ -87,7 +88,9 @@ def models(
     found: dict[Precision, Path] = {"fp32": folder / "fp32", "int8": folder / "int8"}
     for precision, path in found.items():
         export_student(folder / "student", dataset, path, precision)
-    return found
+    flags = {"data_dir": dataset.path, "list_size": 4, "min_recall": 1.0}
+    index = ToIndexConfig(model_dir=found["int8"], output_dir=folder / "index", **flags)
+    return {**found, "index": to_index(index)}
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +403,7 @@ HISTORIES = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "index"])
 def test_answers_equal_pythons(
     serving: Serving,
     sites: dict[Precision, Path],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 from seqrec.data import SequenceDataset, load_dataset
@@ -12,14 +13,13 @@ import polars as pl
 import pytest
 import torch
 
-from export.config import AddItemsConfig, ToIndexConfig, ToMobileConfig
+from export.config import ToIndexConfig, ToMobileConfig
 from export.index import building
 from export.index.building import to_index
 from export.index.graph import Depth
 from export.index.measuring import draw_users
 from export.mobile.ort_format import to_mobile
-from export.new_items.add_items import add_items
-from export.onnx_graph.exporting import export_student
+from export.onnx_graph.exporting import ensure_exported, export_student
 from export.recommender import Recommender
 from export.user_states import user_states
 from student.model import Student, StudentConfig
@@ -182,19 +182,11 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
             Recommender.from_pretrained(damaged)
 
 
-def test_what_has_an_index_is_no_export(
-    folder: Path, tiny_dataset: SequenceDataset, tmp_path: Path
-) -> None:
+def test_what_has_an_index_is_no_export(folder: Path, tiny_dataset: SequenceDataset) -> None:
     with pytest.raises(ModelError, match=r"holds an index.*--model-dir"):
         to_index(ToIndexConfig(model_dir=folder, data_dir=tiny_dataset.path))
     with pytest.raises(ModelError, match=r"holds an index.*--model-dir"):
         to_mobile(ToMobileConfig(model_dir=folder))
-    with pytest.raises(ModelError, match=r"has an index.*python -m export\.to_index"):
-        add_items(
-            AddItemsConfig(
-                model_dir=folder, items=tmp_path / "new.csv", output_dir=tmp_path / "more"
-            )
-        )
 
 
 def test_another_data_set_is_refused(export: Path, write_sequences) -> None:
@@ -210,6 +202,24 @@ def test_other_precisions_and_older_exports_are_refused(
     export_student(export.parent.parent / "student", load_dataset(tiny_dataset.path), fp32, "fp32")
     with pytest.raises(ModelError, match=r"holds fp32, .*int8"):
         to_index(ToIndexConfig(model_dir=fp32, data_dir=tiny_dataset.path))
+
+
+def test_to_onnx_makes_an_older_export_anew(
+    export: Path, tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    """As the message says that an older one is refused with."""
+    student = tmp_path / "students" / "gru" / "control"
+    shutil.copytree(export.parent.parent / "student", student)
+    folder = ensure_exported(tiny_dataset, tmp_path, student, "int8")
+    inode = (folder / "model.onnx").stat().st_ino
+    assert ensure_exported(tiny_dataset, tmp_path, student, "int8") == folder
+    assert (folder / "model.onnx").stat().st_ino == inode
+    about = json.loads((folder / "config.json").read_text())
+    del about["graph_version"]
+    (folder / "config.json").write_text(json.dumps(about))
+    ensure_exported(tiny_dataset, tmp_path, student, "int8")
+    assert (folder / "model.onnx").stat().st_ino != inode
+    assert "graph_version" in json.loads((folder / "config.json").read_text())
 
 
 def test_it_replaces_its_own_and_nothing_else(
