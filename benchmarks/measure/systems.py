@@ -24,7 +24,8 @@ from benchmarks.measure.profiler import profile
 from benchmarks.measure.queries import Answer, Request, check_answer
 from benchmarks.measure.startup import measure_start_up
 from benchmarks.report.schema import Identity, StartUp
-from export.recommender import NEW_STATE, OUTPUT_NAMES, STATE, open_session
+from export.contract import NEW_STATE, OUTPUT_NAMES, STATE
+from export.recommender import open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort

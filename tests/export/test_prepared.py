@@ -90,7 +90,7 @@ def test_what_is_too_large_to_be_kept_is_answered_alike(
     expected = [followed.recommend(*one) for one in asked]
     sessions = [followed.start_session(history) for history in histories]
     followed_on = [session.recommend(3) for session in sessions]
-    monkeypatch.setattr("export.recommender.LARGEST", 0)
+    monkeypatch.setattr(prepared, "LARGEST", 0)
     assert [followed.recommend(*one) for one in asked] == expected
     sessions = [followed.start_session(history) for history in histories]
     assert [session.recommend(3) for session in sessions] == followed_on
