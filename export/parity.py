@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract import EXCLUDED, ITEMS, OUTPUT_NAMES, K
-from export.recommender import FloatArray, IntArray
+from export.recommender import FloatArray, IntArray, Recommender
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 TOLERANCE = 1e-4  # by which a score may differ between two forms
+NUM_COMPARED = 64  # histories
 
 
 def ask(
@@ -82,6 +83,38 @@ def require_same(
             "Nothing was written"
         )
     return difference
+
+
+def require_same_answers(
+    session: "ort.InferenceSession",
+    original: Recommender,
+    complaint: str,
+    *,
+    new_items: Sequence[int] = (),
+    tolerance: float = TOLERANCE,
+) -> None:
+    """Check that a graph scores all items as the recommender does that it was made from.
+
+    Both are asked random histories of 1 to `max_len` items, three of which are excluded.
+
+    Args:
+        session: the graph.
+        original: whose answers are expected.
+        complaint: what the message says first, without a full stop.
+        new_items: numbers that the graph alone knows, and that are excluded, too.
+        tolerance: by which scores may differ.
+
+    Raises:
+        ModelError: the graph answers otherwise.
+    """
+    rng, num_items = np.random.default_rng(0), len(original.item_ids)
+    for _ in range(NUM_COMPARED):
+        items = rng.integers(1, num_items + 1, (1, rng.integers(1, original.max_len + 1)))
+        excluded = items[:, :3]
+        left_out = np.concatenate([excluded, np.array([new_items], np.int64)], axis=1)
+        expected = all_scores(original.session, items, excluded, num_items)
+        answer = ask(session, items, left_out, num_items)
+        require_same(*answer, expected, complaint, tolerance)
 
 
 def best_items(expected: FloatArray, k: int) -> list[IntArray]:

@@ -33,7 +33,10 @@ REQUIREMENTS = HERE / "executorch.txt"
 WORKER = "export.mobile.executorch_worker"
 EXECUTORCH = Kind("seqrec-executorch", 1, "ExecuTorch program", ModelError, file_name="config.json")
 MODEL_FILE = "model.pte"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = {
+    "fp32": "fp32",
+    "int8": "the item table in 8 bit, each row with its own scale; the encoder in fp32",
+}
 KEPT = (
     *("arch", "role", "precision", "max_len", "num_items", "num_parameters"),
     *("dataset", "dataset_fingerprint", "student_sha256"),
@@ -212,25 +215,12 @@ def compare(
 
 def _model_card(description: dict[str, Any], size_mib: float) -> str:
     """Return the model card as Markdown, but for data and licence."""
-    compared = description["compared_with_onnx_fp32"]
-    precision = {
-        "fp32": "fp32",
-        "int8": "the item table in 8 bit, each row with its own scale; the encoder in fp32",
-    }[description["precision"]]
-    return fill(
-        "executorch",
-        {
-            **description,
-            "metadata": front_matter(
-                **DATA_LICENCE, library_name="executorch", tags=[*TAGS, description["arch"]]
-            ),
-            "num_items": f"{description['num_items']:,}",
-            "precision_note": precision,
-            "size_mib": f"{size_mib:.2f}",
-            "num_histories": compared["num_histories"],
-            "overlap": f"{compared['overlap']:.1%}",
-            "made_with": ", ".join(
-                f"{name} {number}" for name, number in description["made_with"].items()
-            ),
-        },
-    )
+    made_with = [f"{name} {number}" for name, number in description["made_with"].items()]
+    tags = [*TAGS, description["arch"]]
+    values = {
+        "metadata": front_matter(**DATA_LICENCE, library_name="executorch", tags=tags),
+        "precision_note": PRECISIONS[description["precision"]],
+        "size_mib": size_mib,
+        "made_with": ", ".join(made_with),
+    }
+    return fill("executorch", {**description, **values})

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from export.cards import fill, front_matter, licence_id, licence_of
+from export.cards import fill, front_matter, licence_of
 from export.config import ToTextEncoderConfig
 from export.new_items.add_items import read_text_map
 from export.new_items.text_encoder import MODEL, TEXT_ENCODER, TOKENIZER, TextEncoder
@@ -196,23 +196,13 @@ def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[n
 
 def _model_card(description: Mapping[str, Any], size_mib: float) -> str:
     """Return the model card as Markdown."""
-    reader, cosines = description["reader"], description["cosine"]
-    return fill(
-        "text_encoder",
-        {
-            "metadata": front_matter(
-                license=licence_id(reader["model"]), library_name="onnxruntime", tags=["onnx"]
-            ),
-            "model": reader["model"],
-            "licence": licence_of(reader["model"]),
-            "bits": reader["bits"],
-            "layers": f"first {reader['num_layers']} layers"
-            if reader["num_layers"]
-            else "all layers",
-            "size_mib": f"{size_mib:.1f}",
-            "eight_bit": f"{description['eight_bit_share']:.1%}",
-            "num_texts": cosines["num_texts"],
-            "mean": f"{cosines['mean']:.4f}",
-            "least": f"{cosines['least']:.4f}",
-        },
-    )
+    reader = description["reader"]
+    licence, licence_id = licence_of(reader["model"])
+    num_layers = reader["num_layers"]
+    values = {
+        "metadata": front_matter(license=licence_id, library_name="onnxruntime", tags=["onnx"]),
+        "licence": licence,
+        "layers": f"first {num_layers} layers" if num_layers else "all layers",
+        "size_mib": size_mib,
+    }
+    return fill("text_encoder", {**description, **values})

@@ -17,7 +17,7 @@ import onnxruntime as ort
 import torch
 from tqdm import tqdm
 
-from export.cards import about_recommender, bullets, fill, licence_of
+from export.cards import about_recommender, fill, licence_of
 from export.onnx_graph.builder import OPSET, eight_bit_share
 from export.onnx_graph.graph import write_graph
 from export.parity import ask, overlap, require_same
@@ -34,6 +34,13 @@ ROLES = {
     "control": "trained on the data alone: the baseline for the distilled one",
     "distilled": "trained on the data, on what a language model reads in the items' texts, and on "
     "what teachers answer",
+}
+PRECISION_NOTES = {
+    "fp32": "fp32; answers equal PyTorch's within 1e-4, checked at export",
+    "int8": "all matrices are stored in 8 bit, each row with its own scale; scores are products of "
+    "integers, the encoder computes in fp32",
+    "int8-optimum": "8-bit item table and matrix products, quantized with Optimum; GRU cells stay "
+    "in fp32",
 }
 
 
@@ -250,13 +257,6 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
         figures.append(f"weights held in 8 bit: {config['eight_bit_share']:.1%}")
         shared = config["top10_overlap_with_fp32"]
         figures.append(f"top 10 shared with the fp32 version, validation users: {shared:.1%}")
-    precision = {
-        "fp32": "fp32; answers equal PyTorch's within 1e-4, checked at export",
-        "int8": "all matrices are stored in 8 bit, each row with its own scale; scores are "
-        "products of integers, the encoder computes in fp32",
-        "int8-optimum": "8-bit item table and matrix products, quantized with Optimum"
-        + ("; the GRU cell is fp32" if config["arch"] == "gru" else ""),
-    }[config["precision"]]
     figures.append("test metrics and latency of this very file: `benchmark.json` of the run")
     keys = ("publisher", "citation", "terms")
     sources = [f"{key}: {provenance[key]}" for key in keys if key in provenance] or [
@@ -264,18 +264,17 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
     ]
     if config["text_map"] is not None:
         model = config["text_map"]["reader"]["model"]
-        sources.append(f"language model that it learned from: {model}, under {licence_of(model)}")
+        licence, _ = licence_of(model)
+        sources.append(f"language model that it learned from: {model}, under {licence}")
     return fill(
         "recommender",
         {
             **config,
             "metadata": about_recommender(config, provenance),
             "training": ROLES.get(str(config["role"]), "of unknown role"),
-            "num_items": f"{config['num_items']:,}",
-            "num_parameters": f"{config['num_parameters']:,}",
-            "precision_note": precision,
-            "size_mib": f"{size_mib:.2f}",
-            "figures": bullets(figures),
-            "sources": bullets(sources),
+            "precision_note": PRECISION_NOTES[config["precision"]],
+            "size_mib": size_mib,
+            "figures": "- " + "\n- ".join(figures),
+            "sources": "- " + "\n- ".join(sources),
         },
     )
