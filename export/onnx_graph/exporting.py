@@ -59,17 +59,12 @@ def student_folders(output_dir: Path) -> list[Path]:
     return folders
 
 
-def export_folder(output_dir: Path, student_folder: Path, precision: Precision) -> Path:
-    """Return where a student's export in a precision belongs."""
-    name = f"{student_folder.parent.name}-{student_folder.name}-{precision}"
-    return output_dir / "export" / name
-
-
 def ensure_exported(
     dataset: SequenceDataset, output_dir: Path, student_folder: Path, precision: Precision
 ) -> Path:
     """Return the directory of a student's export, made now if it is missing or out of date."""
-    folder = export_folder(output_dir, student_folder, precision)
+    name = f"{student_folder.parent.name}-{student_folder.name}-{precision}"
+    folder = output_dir / "export" / name
     if not RECOMMENDER.is_current(folder, _made_from(student_folder, dataset)):
         export_student(student_folder, dataset, folder, precision)
     return folder
@@ -85,28 +80,20 @@ def export_all(data_dir: Path, output_dir: Path) -> None:
 
 
 def _made_from(student_folder: Path, dataset: SequenceDataset) -> dict[str, Any]:
-    """Return what an export says of the student that it was made from."""
+    """Return what an export says of its student; `text_map` is None for a control, without one."""
+    file, text_map = student_folder / TEXT_MAP_FILE, None
+    if file.is_file():
+        reader = read_json(student_folder / "config.json")["text_reader"]
+        text_map = {"sha256": sha256_file(file), "reader": reader}
     return {
         "dataset_fingerprint": dataset.fingerprint,
         "student_sha256": sha256_file(student_folder / "model.safetensors"),
-        "text_map": _text_map(student_folder),
+        "text_map": text_map,
     }
 
 
-def _text_map(student_folder: Path) -> dict[str, Any] | None:
-    """Return what an export says of a student's text map; None: it has none, as a control has."""
-    file = student_folder / TEXT_MAP_FILE
-    if not file.is_file():
-        return None
-    reader = read_json(student_folder / "config.json")["text_reader"]
-    return {"sha256": sha256_file(file), "reader": reader}
-
-
 def export_student(
-    student_folder: Path,
-    dataset: SequenceDataset,
-    folder: Path,
-    precision: Precision,
+    student_folder: Path, dataset: SequenceDataset, folder: Path, precision: Precision
 ) -> None:
     """Write a recommender directory, whole or not at all.
 

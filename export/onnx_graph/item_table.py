@@ -35,14 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.onnx_graph.builder import (
-    EPSILON,
-    TOP_LEVEL,
-    FloatArray,
-    GraphBuilder,
-    Rows,
-    quantize_rows,
-)
+from export.onnx_graph.builder import EPSILON, TOP_LEVEL, FloatArray, GraphBuilder, quantize_rows
 
 if TYPE_CHECKING:  # where items are added to a finished file there may be no PyTorch
     from student.model import Student
@@ -55,6 +48,21 @@ SHORT_LEVEL = 63  # of a state in 7 bit: two products of 126 + 1 and 127 fit int
 SIGNED_FROM = 100_000  # rows; below, 8 bit of the state are worth more than the time
 GROUPED_FROM = 20_000  # with fewer rows, plain top-k is as fast
 RESTORING = ("Cast", "Sub", "Mul", "LayerNormalization")  # makes fp32 rows of the table
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A history's rows of the item table.
+
+    Attributes:
+        embedded: (B, T, H), or "": a Transformer of one block needs it for the newest item alone.
+        scaled: (B, T, H), the rows over their standard deviation, for a Transformer of one block.
+        last: (B, H), the newest item's row.
+    """
+
+    embedded: str
+    scaled: str
+    last: str
 
 
 @dataclass(frozen=True)
