@@ -3,6 +3,8 @@
 from functools import cache
 from pathlib import Path
 
+from seqrec.errors import ModelError
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -276,3 +278,20 @@ def test_rows_can_be_appended_to_groups(grouped: Student, precision, num_new: in
         state = grouped.encode(torch.from_numpy(items))[0, -1].numpy()
     tolerance = 1e-4 if precision == "fp32" else 0.2
     np.testing.assert_allclose(found[300:], rows @ state, rtol=0, atol=tolerance)
+
+
+def test_appended_rows_of_any_size_are_kept_in_8_bit() -> None:
+    model = build_graph(student_of("GRU"), "int8")
+    rows = np.stack([np.full(16, 1e6), np.full(16, -1e-6)]).astype(np.float32)
+    append_rows(model, rows)
+    held = {part.name: onnx.numpy_helper.to_array(part) for part in model.graph.initializer}
+    restored = (held["item_table"].astype(np.float32) - 128) * held["item_scales"]
+    np.testing.assert_allclose(restored[NUM_ITEMS + 1 :], rows, rtol=1e-6)
+
+
+def test_rows_are_appended_to_a_table_of_ours_alone() -> None:
+    model = build_graph(student_of("GRU"))
+    (table,) = (part for part in model.graph.initializer if part.name == "item_table")
+    table.name = "weight"
+    with pytest.raises(ModelError, match="no constant 'item_table'. Export it again"):
+        append_rows(model, np.zeros((1, 16), dtype=np.float32))
