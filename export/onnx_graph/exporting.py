@@ -1,5 +1,6 @@
 """Exports students as recommender directories; `export.to_onnx` is the command."""
 
+import itertools
 import logging
 import shutil
 import tempfile
@@ -73,8 +74,7 @@ def ensure_exported(
 def export_all(data_dir: Path, output_dir: Path) -> None:
     """Export all trained students in all precisions."""
     dataset = load_dataset(data_dir)
-    folders = student_folders(output_dir)
-    wanted = [(folder, precision) for folder in folders for precision in PRECISIONS]
+    wanted = list(itertools.product(student_folders(output_dir), PRECISIONS))
     for folder, precision in tqdm(wanted, desc="exporting", unit="file"):
         ensure_exported(dataset, output_dir, folder, precision)
 
@@ -110,10 +110,10 @@ def export_student(
     """
     student = Student.from_pretrained(student_folder)
     trained = read_json(student_folder / "config.json")
-    if trained.get("dataset_fingerprint") != dataset.fingerprint:
+    if (trained_on := trained.get("dataset_fingerprint")) != dataset.fingerprint:
         raise ModelError(
-            f"{student_folder} was trained on data set {trained.get('dataset_fingerprint')}, but "
-            f"{dataset.path} is {dataset.fingerprint}. Train it again: "
+            f"{student_folder} was trained on data set {trained_on}, but {dataset.path} is "
+            f"{dataset.fingerprint}. Train it again: "
             f"python -m student.distill --data-dir {dataset.path}"
         )
     config: dict[str, Any] = {
@@ -167,7 +167,7 @@ def _write_model(
         }
 
 
-def check_parity(student: Student, path: Path, *, seed: int = 0) -> None:
+def check_parity(student: Student, path: Path) -> None:
     """Compare a file's answers with PyTorch's on random histories.
 
     Batches of 1 to 33 users mix all lengths from 1 to max_len; each is asked with no exclusions,
@@ -176,33 +176,27 @@ def check_parity(student: Student, path: Path, *, seed: int = 0) -> None:
     Args:
         student: what the file was made from.
         path: an fp32 file from `write_graph`.
-        seed: of the random histories.
 
     Raises:
         ModelError: an answer differs: a score by more than 1e-4, or an item other than by a tie.
     """
     session = open_session(path, num_threads=1)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     num_items, max_len = student.config.num_items, student.config.max_len
-    for num_users in (1, 2, 33):
-        for width in {1, 2, max(max_len // 2, 1), max_len}:
-            lengths = rng.integers(1, width + 1, num_users)
-            lengths[0] = width
-            items = rng.integers(1, num_items + 1, (num_users, width))
-            items[np.arange(width) < width - lengths[:, None]] = PAD
-            for num_excluded in (0, 3, num_items - 1):
-                excluded = rng.integers(0, num_items + 1, (num_users, num_excluded))
-                answer = ask(session, items, excluded, min(10, num_items))
-                with torch.inference_mode():
-                    expected = student(torch.from_numpy(items)).numpy()
-                np.put_along_axis(expected, excluded, -np.inf, axis=1)
-                expected[:, PAD] = -np.inf
-                require_same(
-                    *answer,
-                    expected,
-                    f"the ONNX graph does not answer as PyTorch does ({num_users} users, {width} "
-                    f"items, {num_excluded} excluded)",
-                )
+    widths, exclusions = {1, 2, max(max_len // 2, 1), max_len}, (0, 3, num_items - 1)
+    for num_users, width, num_excluded in itertools.product((1, 2, 33), widths, exclusions):
+        lengths = rng.integers(1, width + 1, num_users)
+        lengths[0] = width
+        items = rng.integers(1, num_items + 1, (num_users, width))
+        items[np.arange(width) < width - lengths[:, None]] = PAD
+        excluded = rng.integers(0, num_items + 1, (num_users, num_excluded))
+        with torch.inference_mode():
+            expected = student(torch.from_numpy(items)).numpy()
+        np.put_along_axis(expected, excluded, -np.inf, axis=1)
+        expected[:, PAD] = -np.inf
+        what = f"{num_users} users, {width} items, {num_excluded} excluded"
+        complaint = f"the ONNX graph does not answer as PyTorch does ({what})"
+        require_same(*ask(session, items, excluded, min(10, num_items)), expected, complaint)
 
 
 def _compare_with_fp32(

@@ -133,16 +133,14 @@ class ItemTable:
         table = graph.node("Transpose", TABLE, perm=[1, 0])  # done when the file is loaded
         if graph.precision == "fp32":
             return graph.node("MatMul", state, table), ""
-        zeros: tuple[str, ...]
-        if self.num_rows < SIGNED_FROM:
-            levels, largest, zero = quantized_state(graph, state)
-            top, zeros = TOP_LEVEL, (zero, zero)
-        else:  # whose levels are the stored ones, the highest bit flipped
+        top = TOP_LEVEL if self.num_rows < SIGNED_FROM else SHORT_LEVEL
+        levels, largest, zero = quantized_state(graph, state, top)
+        zeros = [zero, zero]
+        if top == SHORT_LEVEL:  # the signed levels are the stored ones, the highest bit flipped
             bits = graph.node("BitwiseXor", TABLE, graph.constant(ZERO_LEVEL, np.uint8))
             signed = graph.node("Cast", bits, to=TensorProto.INT8)
             table = graph.node("Transpose", signed, perm=[1, 0])  # all done when it is loaded
-            levels, largest, zero = quantized_state(graph, state, SHORT_LEVEL)
-            top, zeros = SHORT_LEVEL, (zero,)
+            zeros = [zero]
         products = graph.node("MatMulInteger", levels, table, *zeros)
         scales = graph.node("Mul", SCALES, graph.weights(1 / top))
         scales = graph.node("Reshape", scales, graph.constant([-1]))  # both when it is loaded
@@ -150,7 +148,7 @@ class ItemTable:
         return graph.node("Mul", products, scales), largest
 
 
-def quantized_state(graph: GraphBuilder, state: str, top: int = TOP_LEVEL) -> tuple[str, str, str]:
+def quantized_state(graph: GraphBuilder, state: str, top: int) -> tuple[str, str, str]:
     """Add what rounds states (B, H) to whole levels from -top to top.
 
     Returns:
