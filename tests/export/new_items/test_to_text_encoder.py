@@ -1,7 +1,6 @@
 """The language model that read the catalogue, exported: what reads new items without PyTorch."""
 
 import dataclasses
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,18 +90,6 @@ def test_the_reader_of_another_catalogue_is_refused(
     change_reader(wanted.model_dir, "num_layers", 2)
     config = dataclasses.replace(wanted, text_encoder=text_encoder)
     refusal(config, "num_layers is 1, but the catalogue was read with 2")
-
-
-def test_a_damaged_reader_is_refused(
-    wanted: AddItemsConfig, text_encoder: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(text_encoder, tmp_path / "reader")
-    file = tmp_path / "reader" / "model.onnx"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    config = dataclasses.replace(wanted, text_encoder=tmp_path / "reader")
-    refusal(config, r"model\.onnx is damaged")
-    file.unlink()
-    refusal(config, "no usable text encoder")
 
 
 def test_what_is_no_text_encoder_is_not_replaced(
