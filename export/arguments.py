@@ -87,7 +87,7 @@ def item_number(value: Any, numbers: Mapping[str, int], where: str) -> int | Non
         value: one id. 1, np.int64(1), 1.0 (what data frames make of 1 beside missing values) and
             b"1" are the item "1".
         numbers: of all items, by their ids.
-        where: where it was found, for messages.
+        where: what it is called in messages.
 
     Returns:
         None if the catalogue lacks it, or it is a missing value (None, NaN, pandas.NA).

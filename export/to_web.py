@@ -109,7 +109,7 @@ def to_web(config: ToWebConfig) -> Path:
 def _popular_items(config: ToWebConfig, exported: dict[str, Any]) -> list[int]:
     """Return the item numbers most frequent in training, ties by the lower number.
 
-    Empty where the data set of the export is not at its usual place, and none was named.
+    Empty where there is no data set of the export's name, and none was named.
 
     Raises:
         DataError: the data set that was named is not there, or is not the student's.

@@ -80,7 +80,7 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
             **{name: exported.get(name) for name in KEPT},
             "k": k,
             "compared_with_onnx_fp32": compared,
-            "made_with": read_json(work / "about.json"),
+            "made_with": read_json(work / "versions.json"),
         }
         EXECUTORCH.write(beside, written, (MODEL_FILE, "items.json"))
         card = _model_card(written, (beside / MODEL_FILE).stat().st_size / 2**20)
@@ -108,7 +108,7 @@ def _student_of(exported: dict[str, Any], student_dir: Path, model_dir: Path) ->
     if sha256_file(student_dir / "model.safetensors") != exported["student_sha256"]:
         raise ModelError(
             f"{model_dir} was not exported from the student in {student_dir}. Export it again "
-            "(python -m export.to_onnx), or name its own with --student-dir"
+            "(python -m export.to_onnx), or name another one with --student-dir"
         )
     student = Student.from_pretrained(student_dir)
     if student.config.num_items != exported["num_items"]:

@@ -29,8 +29,8 @@ def export_random(
         arch=arch, num_items=dataset.num_items, hidden_dim=hidden_dim, max_len=max_len
     )
     student = run / "students" / arch / "control"
-    about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
-    Student(shape).save_pretrained(student, **about)
+    fields = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
+    Student(shape).save_pretrained(student, **fields)
     return ensure_exported(dataset, run, student, precision)
 
 

@@ -64,7 +64,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             top_scores = np.take_along_axis(scores, top, axis=1).astype(np.float32)
             np.savez(work / "answers.npz", top_items=top, top_scores=top_scores)
             (work / MODEL_FILE).write_bytes(b"a program")
-            write_json(work / "about.json", {"executorch": "0"})
+            write_json(work / "versions.json", {"executorch": "0"})
 
         monkeypatch.setattr(module, "_run_worker", run)
 
