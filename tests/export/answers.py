@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
+from seqrec.files import read_json, sha256_file, write_json
 
 import pytest
 import torch
@@ -44,6 +45,14 @@ def make_student(arch: Arch, **shape: int) -> Student:
             if name != "item_embedding.weight":
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return student
+
+
+def rename_items(folder: Path, **columns: list[str]) -> None:
+    """Give the items of an export other `ids` or `titles`."""
+    write_json(folder / "items.json", read_json(folder / "items.json") | columns)
+    config = read_json(folder / "config.json")
+    config["sha256"]["items.json"] = sha256_file(folder / "items.json")
+    write_json(folder / "config.json", config)
 
 
 def flip_a_byte(file: Path) -> None:

@@ -7,7 +7,6 @@ from decimal import Decimal
 from pathlib import Path
 
 from seqrec.errors import ModelError
-from seqrec.files import read_json, sha256_file, write_json
 
 import numpy as np
 import onnxruntime as ort
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 
 from export.arguments import as_list
 from export.recommender import Recommender
-from tests.export.answers import ids, same
+from tests.export.answers import ids, rename_items, same
 
 
 class Series:
@@ -79,10 +78,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Recommen
     path = tmp_path_factory.mktemp("numbered") / "copy"
     shutil.copytree(folder, path)
     names = [str(number) for number in range(1, 29)] + ["-5", "007"]
-    write_json(path / "items.json", {"ids": names, "titles": names})
-    config = read_json(path / "config.json")
-    config["sha256"]["items.json"] = sha256_file(path / "items.json")
-    write_json(path / "config.json", config)
+    rename_items(path, ids=names, titles=names)
     return Recommender.from_pretrained(path)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from export.config import ServeConfig
+from export.onnx_graph.exporting import Precision
 from export.recommender import Recommender
 from export.serve_web import open_server
 
-MAX_LEN = 6
+Folders = dict[Precision, Path]  # by the model's precision
 HOSTILE = {
     4: "<script>document.title='hacked'</script>",
     5: '<img src=x onerror=alert(1)> & "co"',

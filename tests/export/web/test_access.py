@@ -10,12 +10,12 @@ from seqrec.fetch import Archive, fetch_npm_package
 import numpy as np
 import pytest
 
-from export.onnx_graph.exporting import Precision
 from export.recommender import Recommender
 from export.to_web import PAGE
 from tests.conftest import give_user_cache
 from tests.export.web.browsing import (
     SCREENS,
+    Folders,
     Serving,
     measure,
     pick,
@@ -26,7 +26,6 @@ from tests.export.web.browsing import (
 
 pytestmark = pytest.mark.slow
 
-Folders = dict[Precision, Path]
 AXE = Archive(
     "npm:axe-core@4.14.1",
     "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745",

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from export.onnx_graph.exporting import Precision
 from export.recommender import Recommender
 from export.to_web import PAGE
 from tests.export.answers import flip_a_byte
-from tests.export.web.browsing import Serving, measure, pick, require_answer, wait_until
+from tests.export.web.browsing import Folders, Serving, measure, pick, require_answer, wait_until
 
 pytestmark = pytest.mark.slow
-
-Folders = dict[Precision, Path]
 
 
 def test_the_page_names_no_other_server_and_makes_no_html_from_text() -> None:

@@ -13,9 +13,10 @@ import pytest
 from benchmarks.report.browser import format_browser, read_browser_result
 from export.onnx_graph.exporting import Precision
 from export.recommender import Recommender
+from tests.export.answers import MAX_LEN
 from tests.export.web.browsing import (
     HOSTILE,
-    MAX_LEN,
+    Folders,
     Serving,
     measure,
     pick,
@@ -26,7 +27,6 @@ from tests.export.web.browsing import (
 
 pytestmark = pytest.mark.slow
 
-Folders = dict[Precision, Path]
 HISTORIES = {
     "one item": ["b07"],
     "three": ["b30", "b02", "b11"],
