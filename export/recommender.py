@@ -64,7 +64,7 @@ class Recommender:
         titles: Sequence[str],
         config: dict[str, Any],
         *,
-        source: tuple[Path, int] | None = None,
+        source: tuple[Path, int],
     ) -> None:
         """Use `from_pretrained`; `source` is what it was called with."""
         self.session = session
@@ -110,8 +110,6 @@ class Recommender:
 
     def __reduce__(self) -> tuple[Callable[..., "Recommender"], tuple[Any, ...]]:
         """Pickle the folder's path and checksums."""
-        if self._source is None:
-            raise TypeError("only what Recommender.from_pretrained opened can be pickled or copied")
         return _reopen, (type(self), *self._source, self.config["sha256"])
 
     def push_to_hub(self, name: str, *, private: bool = True) -> str:
@@ -128,11 +126,8 @@ class Recommender:
         Raises:
             ModelError: a file is damaged by now.
             SourceError: the hub does not take it, or huggingface_hub is not installed.
-            TypeError: it was not opened with `from_pretrained`.
         """
-        if self._source is None:
-            raise TypeError("only what Recommender.from_pretrained opened can be sent to the hub")
-        folder = self._source[0]
+        folder, _ = self._source
         return send_folder(folder, name, whole_files(folder), private=private)
 
     def recommend(

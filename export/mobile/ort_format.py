@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from seqrec.errors import ModelError
-from seqrec.files import atomic_directory, read_json, require_replaceable
+from seqrec.files import atomic_directory, require_replaceable
 
 import onnx
 
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.ort"
 OPERATORS = "required_operators_and_types.config"
-LEFT_BEHIND = {"model.onnx", "config.json", "text_map.safetensors"}
 
 
 def to_mobile(config: ToMobileConfig) -> Path:
@@ -38,7 +37,7 @@ def to_mobile(config: ToMobileConfig) -> Path:
     )
 
     recommender = Recommender.from_pretrained(config.model_dir)
-    exported = read_json(config.model_dir / "config.json")
+    exported = recommender.config
     if "model_file" in exported or "index" in exported:
         what = "an index" if "index" in exported else f"{exported['model_file']} already"
         raise ModelError(
@@ -68,13 +67,12 @@ def to_mobile(config: ToMobileConfig) -> Path:
             f"{MODEL_FILE} does not answer as model.onnx does",
             tolerance=0,  # on one machine the arithmetic is the same
         )
-        for name in sorted(exported["sha256"].keys() - LEFT_BEHIND):
-            shutil.copy(config.model_dir / name, beside / name)
+        shutil.copy(config.model_dir / "items.json", beside / "items.json")
         if (config.model_dir / "README.md").is_file():
             shutil.copy(config.model_dir / "README.md", beside / "README.md")
+        # A text map makes rows for the table of an ONNX file.
         kept = {name: value for name, value in exported.items() if name != "text_map"}
-        names = sorted({MODEL_FILE, *exported["sha256"]} - LEFT_BEHIND)
-        RECOMMENDER.write(beside, {**kept, "model_file": MODEL_FILE}, names)
+        RECOMMENDER.write(beside, {**kept, "model_file": MODEL_FILE}, (MODEL_FILE, "items.json"))
     size = (folder / MODEL_FILE).stat().st_size / 2**20
     logger.info("wrote %s; the model takes %.2f MiB", folder, size)
     return folder

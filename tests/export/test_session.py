@@ -111,12 +111,6 @@ def test_what_was_pickled_does_not_become_another_model(
         pickle.loads(pickled)  # noqa: S301
 
 
-def test_a_recommender_without_a_folder_cannot_be_pickled(recommender: Recommender) -> None:
-    made = Recommender(recommender.session, ["1"], ["one"], {"max_len": 3})
-    with pytest.raises(TypeError, match="from_pretrained"):
-        pickle.dumps(made)
-
-
 def test_copies_of_a_session_go_their_own_ways(followed: Recommender) -> None:
     session = followed.start_session(["b01", "b02"])
     before = session.recommend(5)
