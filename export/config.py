@@ -69,7 +69,7 @@ class ToIndexConfig:
     output_dir: Path | None = flag(
         None, "directory to write; default index/<its name> beside export"
     )
-    min_recall: float = flag(0.995, "least fraction of the exact top 10, and top 100, that the index finds")
+    min_recall: float = flag(0.995, "least fraction of the exact top 10 and top 100 that is found")
     list_size: int = flag(256, "items of a list, at most")
     vectors_to: Path | None = flag(None, "a .parquet file to write the items' vectors to, too")
 

@@ -54,7 +54,7 @@ def add_items(config: AddItemsConfig) -> None:
         open_session(model.SerializeToString(), num_threads=1),
         old,
         "the new rows change the scores of old items",
-        new_items=range(len(old.item_ids) + 1, num_items + 1),
+        num_new=len(items),
     )
     with atomic_directory(config.output_dir) as beside:
         onnx.save(model, beside / "model.onnx")
