@@ -8,7 +8,7 @@ from seqrec.errors import ModelError
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.recommender import Recommender
@@ -22,6 +22,7 @@ def named(numbers: list[int] | None) -> list[str] | None:
     return None if numbers is None else [f"b{number:02d}" for number in numbers]
 
 
+@settings(deadline=None)  # another program may have the core
 @given(
     history=st.lists(NUMBERS, min_size=1, max_size=2 * MAX_LEN),
     k=st.integers(1, 31),
