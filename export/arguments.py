@@ -87,7 +87,7 @@ def item_number(value: Any, numbers: Mapping[str, int], where: str) -> int | Non
         value: one id. 1, np.int64(1), 1.0 (what data frames make of 1 beside missing values) and
             b"1" are the item "1".
         numbers: of all items, by their ids.
-        where: where it was found, for messages.
+        where: what it is called in messages.
 
     Returns:
         None if the catalogue lacks it, or it is a missing value (None, NaN, pandas.NA).
@@ -112,19 +112,19 @@ def item_number(value: Any, numbers: Mapping[str, int], where: str) -> int | Non
             return item_number(plain, numbers, where)
     if value is None or _is_missing(value):
         return None
-    is_bytes = isinstance(value, bytes)
-    if is_bytes or not hasattr(type(value), "__iter__"):
-        text = value.decode(errors="surrogateescape") if is_bytes else str(value)
-        if text in numbers:
-            return numbers[text]
-        if isinstance(value, float | np.floating):
-            return numbers.get(str(int(value))) if value.is_integer() else None
-        if is_bytes or isinstance(value, Number | UUID) and not isinstance(value, bool):
-            return None
-        raise TypeError(f"{where} is {shown(value)}, expected an id: {IDS}")
-    raise TypeError(
-        f"{where} is {shown(value)}, expected one id. Several histories are for recommend_batch"
-    )
+    if isinstance(value, bytes):
+        return numbers.get(value.decode(errors="surrogateescape"))
+    if hasattr(type(value), "__iter__"):
+        raise TypeError(
+            f"{where} is {shown(value)}, expected one id. Several histories are for recommend_batch"
+        )
+    if (number := numbers.get(str(value))) is not None:
+        return number
+    if isinstance(value, float | np.floating):
+        return numbers.get(str(int(value))) if value.is_integer() else None
+    if isinstance(value, Number | UUID) and not isinstance(value, bool):
+        return None
+    raise TypeError(f"{where} is {shown(value)}, expected an id: {IDS}")
 
 
 def _is_missing(value: Any) -> bool:

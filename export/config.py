@@ -1,6 +1,6 @@
 """The flags of the commands in `export`."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,32 +22,22 @@ class PushConfig:
     """Flags of `export.push_to_hub`."""
 
     model_dir: Path = flag(DEFAULT_MODEL_DIR, "exported student, from export.to_onnx")
-    hub_id: str | None = flag(None, "where to: user/model; made if there is none")
+    hub_id: str = flag(MISSING, "where to: user/model; made if there is none")
     private: bool = flag(True, "if it is made: for its owner's eyes only")
-
-    def __post_init__(self) -> None:
-        """Check what has no default."""
-        if self.hub_id is None:
-            raise ValueError("give --hub-id user/model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AddItemsConfig:
     """Which items go into which recommender."""
 
-    model_dir: Path | None = flag(None, "exported distilled student, from export.to_onnx")
-    items: Path | None = flag(None, "table of new items; formats as in seqrec.prepare")
-    output_dir: Path | None = flag(None, "directory to write; must not exist yet")
+    model_dir: Path = flag(MISSING, "exported distilled student, from export.to_onnx")
+    items: Path = flag(MISSING, "table of new items; formats as in seqrec.prepare")
+    output_dir: Path = flag(MISSING, "directory to write; must not exist yet")
     items_id_column: str = flag("item_id", "column of the items with their id")
     title_column: str = flag("title", "column of the items with their title")
     text_encoder: Path | None = flag(
         None, "directory from export.to_text_encoder; without, the language model reads in PyTorch"
     )
-
-    def __post_init__(self) -> None:
-        """Check what only the whole can know."""
-        if self.model_dir is None or self.items is None or self.output_dir is None:
-            raise ValueError("give --model-dir, --items and --output-dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +69,7 @@ class ToIndexConfig:
     output_dir: Path | None = flag(
         None, "directory to write; default index/<its name> beside export"
     )
-    min_recall: float = flag(0.995, "least share of the exact top 10, and top 100, to be found")
+    min_recall: float = flag(0.995, "least fraction of the exact top 10 and top 100 that is found")
     list_size: int = flag(256, "items of a list, at most")
     vectors_to: Path | None = flag(None, "a .parquet file to write the items' vectors to, too")
 

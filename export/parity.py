@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract import EXCLUDED, ITEMS, OUTPUT_NAMES, K
-from export.recommender import FloatArray, IntArray
+from export.recommender import FloatArray, IntArray, Recommender
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 TOLERANCE = 1e-4  # by which a score may differ between two forms
+NUM_COMPARED = 64  # histories
 
 
 def ask(
@@ -82,6 +83,39 @@ def require_same(
             "Nothing was written"
         )
     return difference
+
+
+def require_same_answers(
+    session: "ort.InferenceSession",
+    original: Recommender,
+    complaint: str,
+    *,
+    num_new: int = 0,
+    tolerance: float = TOLERANCE,
+) -> None:
+    """Check that a graph scores all items as the recommender does that it was made from.
+
+    Both are asked random histories of 1 to `max_len` items, three of which are excluded.
+
+    Args:
+        session: the graph.
+        original: whose answers are expected.
+        complaint: what the message says first, without a full stop.
+        num_new: how many items the graph knows besides, which have the next numbers.
+        tolerance: by which scores may differ.
+
+    Raises:
+        ModelError: the graph answers otherwise.
+    """
+    rng, num_items = np.random.default_rng(0), len(original.item_ids)
+    for _ in range(NUM_COMPARED):
+        items = rng.integers(1, num_items + 1, (1, rng.integers(1, original.max_len + 1)))
+        expected = all_scores(original.session, items, items[:, :3], num_items)
+        scores = all_scores(session, items, items[:, :3], num_items + num_new)[:, : num_items + 1]
+        if not np.allclose(scores, expected, rtol=0, atol=tolerance):
+            raise ModelError(
+                f"{complaint}: scores differ by more than {tolerance:g}. Nothing was written"
+            )
 
 
 def best_items(expected: FloatArray, k: int) -> list[IntArray]:

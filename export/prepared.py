@@ -21,53 +21,33 @@ from export.contract import EXCLUDED, ITEMS, NEW_STATE, STATE, TOP_ITEMS, TOP_SC
 if TYPE_CHECKING:  # it takes a while to load, and opening a model is soon enough
     import onnxruntime as ort
 
+IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-Shapes = tuple[int, int, int, bool, bool]  # T, E, K, whether a state is given, and is kept
+# T, E (-1: the items themselves), K, whether a state is given, whether the new one is kept
+Shapes = tuple[int, int, int, bool, bool]
 MAX_KEPT = 256  # shapes; a call takes some 7 kB, and a shape has as many as threads asked at once
-LARGEST = 1024  # of T, E and K; what is larger takes long anyway, and its arrays are not kept
+LARGEST = 4096  # of T, E and K; what is larger takes long anyway, and its arrays are not kept
 STEP_EXCLUDED = 32  # E is a multiple of it, so that a session keeps its call as it goes on
-PADDING = [PAD] * STEP_EXCLUDED
 
 
 class PreparedCall:
     """One call for one user: arrays of fixed shapes, bound to a session."""
 
     def __init__(
-        self,
-        session: "ort.InferenceSession",
-        length: int,
-        num_excluded: int,
-        k: int,
-        state_shape: Sequence[int],
-        *,
-        has_state: bool,
-        keeps_state: bool,
+        self, session: "ort.InferenceSession", shapes: Shapes, state_shape: Sequence[int]
     ) -> None:
-        """Bind arrays.
-
-        Args:
-            session: of a recommender.
-            length: T.
-            num_excluded: E; below 0: `excluded` are the items themselves.
-            k: K, at most as many as there are items.
-            state_shape: (layers, 1, H); of a model without a state any.
-            has_state: a state is given.
-            keeps_state: put out the new state.
-        """
+        """Bind arrays; `state_shape` is (layers, 1, H), and any of a model without a state."""
         from onnxruntime import OrtValue
 
-        items = np.full((1, length), PAD, dtype=np.int64)
-        excluded = items if num_excluded < 0 else np.full((1, num_excluded), PAD, dtype=np.int64)
+        length, num_excluded, k, has_state, keeps_state = shapes
+        items = np.full((1, length), PAD, np.int64)
+        excluded = items if num_excluded < 0 else np.full((1, num_excluded), PAD, np.int64)
         top_items, top_scores = np.zeros((1, k), np.int64), np.zeros((1, k), np.float32)
         self.state, self.new_state = (np.zeros(state_shape, np.float32) for _ in range(2))
-        given: dict[str, NDArray[Any]] = {
-            ITEMS: items,
-            EXCLUDED: excluded,
-            K: np.array([k], dtype=np.int64),
-        }
+        given: dict[str, NDArray[Any]] = {ITEMS: items, EXCLUDED: excluded, K: np.array([k])}
+        answered: dict[str, NDArray[Any]] = {TOP_ITEMS: top_items, TOP_SCORES: top_scores}
         if has_state:
             given[STATE] = self.state
-        answered: dict[str, NDArray[Any]] = {TOP_ITEMS: top_items, TOP_SCORES: top_scores}
         if keeps_state:
             answered[NEW_STATE] = self.new_state
         binding = session.io_binding()
@@ -94,13 +74,13 @@ class PreparedCalls:
         states = [given for given in session.get_overridable_initializers() if given.name == STATE]
         self.keeps_state = bool(states)
         self._state_shape = (states[0].shape[0], 1, states[0].shape[2]) if states else (0,)
-        # `pop` and `append` of a list are one step for other threads.
+        # `pop` and `append` of a list are one step for other threads, as is `setdefault`.
         self._free: dict[Shapes, list[PreparedCall]] = {}
 
     def answer(
         self,
         items: Sequence[int],
-        excluded: Sequence[int],
+        excluded: Sequence[int] | IntArray,
         k: int,
         state: FloatArray | None = None,
         *,
@@ -109,43 +89,29 @@ class PreparedCalls:
         """Return the numbers and scores of the best items, K each, and the new state if kept.
 
         Args:
-            items: T numbers, at least one, at most `LARGEST`.
-            excluded: as many at most; may be `items`, which is fastest.
-            k: from 1 to the number of items, at most `LARGEST`.
+            items: T numbers, at least one.
+            excluded: E numbers; may be `items`, which is fastest.
+            k: from 1 to the number of items.
             state: float32 (layers, 1, H).
             keep_state: return the state after `items`; for a model that has one.
         """
-        is_same = excluded is items
-        rest = -len(excluded) % STEP_EXCLUDED
-        num_excluded = -1 if is_same else len(excluded) + rest
-        key = (len(items), num_excluded, k, state is not None, keep_state)
-        free = self._free.get(key)
+        is_same, num_given = excluded is items, len(excluded)
+        num_excluded = -1 if is_same else num_given + -num_given % STEP_EXCLUDED
+        shapes = (len(items), num_excluded, k, state is not None, keep_state)
+        free = self._free.get(shapes, [])
         try:
-            call = free.pop()  # type: ignore[union-attr]
-        except (AttributeError, IndexError):  # none was made yet, or all are in use
-            call = self._make(key)
+            call = free.pop()
+        except IndexError:  # none was made yet, or all are in use
+            call = PreparedCall(self._session, shapes, self._state_shape)
         call.items[:] = items
         if not is_same:
-            call.excluded[:] = [*excluded, *PADDING[:rest]]
+            call.excluded[:num_given] = excluded
+            call.excluded[num_given:] = PAD
         if state is not None:
             call.state[:] = state
         call.run()
         new_state = call.new_state.copy() if keep_state else None
         answer = call.top_items.tolist(), call.top_scores.tolist(), new_state
-        if free is None and len(self._free) < MAX_KEPT:
-            free = self._free.setdefault(key, [])
-        if free is not None:
-            free.append(call)
+        if shapes in self._free or (len(self._free) < MAX_KEPT and max(shapes[:3]) <= LARGEST):
+            self._free.setdefault(shapes, free).append(call)
         return answer
-
-    def _make(self, shapes: Shapes) -> PreparedCall:
-        length, num_excluded, k, has_state, keeps_state = shapes
-        return PreparedCall(
-            self._session,
-            length,
-            num_excluded,
-            k,
-            self._state_shape,
-            has_state=has_state,
-            keeps_state=keeps_state,
-        )

@@ -1,4 +1,4 @@
-"""A recommender to Hugging Face's model hub. Entry point: `python -m export.push_to_hub`.
+"""A recommender to Hugging Face's model hub.
 
     python -m export.push_to_hub --hub-id user/model --model-dir runs/mine/export/gru-distilled-int8
 
@@ -23,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(PushConfig, (__doc__ or "").partition("\n")[0], argv)
     from export.recommender import Recommender  # loads NumPy
 
-    assert config.hub_id is not None
     recommender = Recommender.from_pretrained(config.model_dir)
     sys.stdout.write(recommender.push_to_hub(config.hub_id, private=config.private) + "\n")
 

@@ -22,8 +22,7 @@ ONNX Runtime's telemetry is off, unless onnxruntime was loaded before this modul
 Shape letters: B users, T history, E excluded, K answers.
 """
 
-# Longer than other files: `Recommender` and `Session` are what a client's engineer reads, as one.
-
+import copy
 import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -35,21 +34,17 @@ from seqrec.histories import PAD, pad_left
 from seqrec.hub import fetch_folder, is_hub_id, send_folder
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.arguments import as_list, item_number, shown, whole_number
-from export.contract import INPUT_NAMES, NEW_STATE, OUTPUT_NAMES, STATE
+from export.contract import EXCLUDED, ITEMS, OUTPUT_NAMES, K
 from export.opening import FILES, HOW, RECOMMENDER, open_model, require_items, whole_files
-from export.prepared import LARGEST, PreparedCalls
+from export.prepared import FloatArray, IntArray, PreparedCalls
 from export.recommendations import Recommendation as Recommendation
 from export.recommendations import Recommendations
 from export.runtime import open_session as open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float32]
 
 
 class Recommender:
@@ -68,7 +63,7 @@ class Recommender:
         titles: Sequence[str],
         config: dict[str, Any],
         *,
-        source: tuple[Path, int] | None = None,
+        source: tuple[Path, int],
     ) -> None:
         """Use `from_pretrained`; `source` is what it was called with."""
         self.session = session
@@ -111,8 +106,6 @@ class Recommender:
 
     def __reduce__(self) -> tuple[Callable[..., "Recommender"], tuple[Any, ...]]:
         """Pickle the folder's path and checksums."""
-        if self._source is None:
-            raise TypeError("only what Recommender.from_pretrained opened can be pickled or copied")
         return _reopen, (type(self), *self._source, self.config["sha256"])
 
     def push_to_hub(self, name: str, *, private: bool = True) -> str:
@@ -129,11 +122,8 @@ class Recommender:
         Raises:
             ModelError: a file is damaged by now.
             SourceError: the hub does not take it, or huggingface_hub is not installed.
-            TypeError: it was not opened with `from_pretrained`.
         """
-        if self._source is None:
-            raise TypeError("only what Recommender.from_pretrained opened can be sent to the hub")
-        folder = self._source[0]
+        folder, _ = self._source
         return send_folder(folder, name, whole_files(folder), private=private)
 
     def recommend(
@@ -175,10 +165,17 @@ class Recommender:
 
         A score differs from that of `recommend` by rounding at most.
         """
-        rows = as_list(histories, "histories", of="histories")
-        seen = self._known_histories(rows)
-        excluded = self.excluded(seen, exclude_seen, candidates)
-        return self.answer(seen[:, -self.max_len :], excluded, k)[0]
+        seen = self._known_histories(as_list(histories, "histories", of="histories"))
+        left_out = self.excluded(seen, exclude_seen, candidates)
+        k = min(whole_number(k, "k"), len(self.item_ids))
+        if not len(seen):
+            return []
+        feeds = {ITEMS: seen[:, -self.max_len :], EXCLUDED: left_out, K: np.array([k])}
+        top_items, top_scores = self.session.run(OUTPUT_NAMES, feeds)
+        return [
+            Recommendations(numbers, scores, self.item_ids, self.titles)
+            for numbers, scores in zip(top_items.tolist(), top_scores.tolist(), strict=True)
+        ]
 
     def start_session(self, history: Iterable[Any] = ()) -> "Session":
         """Follow one user from here on: `add` each new item to the session and ask it.
@@ -199,14 +196,12 @@ class Recommender:
                 return list(map(numbers.__getitem__, ids))
         except (KeyError, TypeError):
             pass
-        try:
-            matches = [numbers.get(item_id) for item_id in ids]
-        except TypeError:  # something in it cannot be looked up
-            matches = [None] * len(ids)
-        if None in matches:  # unknown, or of another type
-            for at, number in enumerate(matches):
-                matches[at] = number or item_number(ids[at], numbers, f"{what}[{at}]")
-        known = [number for number in matches if number]
+        known = []
+        for at, item_id in enumerate(ids):
+            is_text = type(item_id) is str
+            number = numbers.get(item_id) if is_text else self.number(item_id, f"{what}[{at}]")
+            if number:
+                known.append(number)
         if not known:
             few = ", ".join(repr(item_id)[:60] for item_id in ids[:5])
             few += ", ..." if len(ids) > 5 else ""
@@ -233,9 +228,9 @@ class Recommender:
                 return seen
         return pad_left([self.known(ids, f"histories[{row}]") for row, ids in enumerate(rows)])
 
-    def number(self, item_id: Any) -> int | None:
-        """Return an item's number; None: the catalogue lacks it."""
-        return item_number(item_id, self.numbers, "item_id")
+    def number(self, item_id: Any, what: str = "item_id") -> int | None:
+        """Return an item's number; None: the catalogue lacks it. `what` it is called in errors."""
+        return item_number(item_id, self.numbers, what)
 
     def excluded(
         self, seen: IntArray, exclude_seen: bool, candidates: Iterable[Any] | None
@@ -260,8 +255,8 @@ class Recommender:
 
     def answer_one(
         self,
-        items: list[int],
-        seen: list[int],
+        items: Sequence[int],
+        seen: Sequence[int],
         k: int,
         exclude_seen: bool,
         candidates: Iterable[Any] | None,
@@ -269,7 +264,7 @@ class Recommender:
         *,
         keep_state: bool = False,
     ) -> tuple[Recommendations, FloatArray | None]:
-        """Answer one user by `items`; the rest is as in `answer` and `recommend`.
+        """Answer one user by `items`; `k` and what follows are as in `recommend`.
 
         Args:
             items: numbers, at least one, at most `max_len` or with a state any number.
@@ -277,58 +272,22 @@ class Recommender:
             k: how many items at most.
             exclude_seen: leave `seen` out.
             candidates: answer with these only.
-            state: what was before `items`.
+            state: float32 (layers, 1, H), what was before `items`.
             keep_state: return the state after `items`, if the model has one.
         """
-        is_plain = candidates is None and type(k) is int and type(exclude_seen) is bool
-        if is_plain and 1 <= k <= LARGEST and max(len(items), len(seen)) <= LARGEST:
-            numbers, scores, state = self._calls.answer(
-                items,
-                seen if exclude_seen else [],
-                min(k, len(self.item_ids)),
-                state,
-                keep_state=keep_state and self.keeps_state,
-            )
-            return Recommendations(numbers, scores, self.item_ids, self.titles), state
-        left_out = self.excluded(np.array([seen], np.int64), exclude_seen, candidates)
-        given = np.array([items], np.int64)
-        answers, state = self.answer(given, left_out, k, state, keep_state=keep_state)
-        return answers[0], state
-
-    def answer(
-        self,
-        items: IntArray,
-        excluded: IntArray,
-        k: int,
-        state: FloatArray | None = None,
-        *,
-        keep_state: bool = False,
-    ) -> tuple[list[Recommendations], FloatArray | None]:
-        """Run the model; return the users' lists and, if it is to be kept, the new state.
-
-        Args:
-            items: int64 (B, T), left-padded.
-            excluded: int64 (B, E), what `excluded` returned.
-            k: how many items at most.
-            state: float32 (layers, B, H); None: nothing was before `items`.
-            keep_state: return the state after `items`, if the model has one.
-        """
-        k = min(whole_number(k, "k"), len(self.item_ids))
-        if not len(items):
-            return [], None
-        given = (items, excluded, np.array([k]))
-        feeds: dict[str, Any] = dict(zip(INPUT_NAMES, given, strict=True))
-        if state is not None:
-            feeds[STATE] = state
-        is_kept = keep_state and self.keeps_state
-        wanted = [*OUTPUT_NAMES, NEW_STATE] if is_kept else OUTPUT_NAMES
-        top_items, top_scores, *new_state = self.session.run(wanted, feeds)
-        ids, titles = self.item_ids, self.titles
-        lists = [
-            Recommendations(numbers, scores, ids, titles)
-            for numbers, scores in zip(top_items.tolist(), top_scores.tolist(), strict=True)
-        ]
-        return lists, new_state[0] if new_state else None
+        left_out: Sequence[int] | IntArray
+        if candidates is None and type(exclude_seen) is bool:
+            left_out = seen if exclude_seen else []
+        else:
+            left_out = self.excluded(np.array([seen], np.int64), exclude_seen, candidates)[0]
+        numbers, scores, state = self._calls.answer(
+            items,
+            left_out,
+            min(whole_number(k, "k"), len(self.item_ids)),
+            state,
+            keep_state=keep_state and self.keeps_state,
+        )
+        return Recommendations(numbers, scores, self.item_ids, self.titles), state
 
 
 class Session:
@@ -342,21 +301,15 @@ class Session:
 
     def __init__(self, recommender: Recommender, history: Sequence[int]) -> None:
         self._recommender = recommender
-        self._seen = list(dict.fromkeys(history))
-        self._items = list(history[-recommender.max_len :])  # since `_state`, oldest first
+        # Nothing that is held is changed in place, so that a copy goes its own way.
+        self._seen = tuple(dict.fromkeys(history))
+        self._items = tuple(history[-recommender.max_len :])  # since `_state`, oldest first
         self._state: FloatArray | None = None
         self._next: FloatArray | None = None  # the state after `_items`, once it is known
 
-    def __copy__(self) -> "Session":
-        """Return a session that goes its own way from here on; the recommender is shared."""
-        copied = Session(self._recommender, self._items)
-        copied._seen, copied._items = list(self._seen), list(self._items)
-        copied._state, copied._next = self._state, self._next  # arrays that nobody changes
-        return copied
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
-        """Return the same as `copy.copy`."""
-        return self.__copy__()
+        """Return the same as `copy.copy`: the recommender is shared, not opened again."""
+        return copy.copy(self)
 
     def add(self, item_id: Any) -> bool:
         """Say what the user took next. False: it is not in the catalogue, and changes nothing.
@@ -368,12 +321,12 @@ class Session:
         if number is None:
             return False
         if number not in self._seen:
-            self._seen.append(number)
+            self._seen += (number,)
         if self._next is not None:
-            self._state, self._next, self._items = self._next, None, []
-        self._items.append(number)
+            self._state, self._next, self._items = self._next, None, ()
+        self._items += (number,)
         if not self._recommender.keeps_state:
-            del self._items[: -self._recommender.max_len]
+            self._items = self._items[-self._recommender.max_len :]
         return True
 
     def recommend(

@@ -4,15 +4,13 @@ import json
 import logging
 import multiprocessing
 import os
-import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqrec.data import SequenceDataset, load_dataset
+from seqrec.data import load_dataset
 from seqrec.errors import DataError, ModelError, SeqRecError
 from seqrec.files import atomic_directory
 from seqrec.table_files import table_files
@@ -27,9 +25,7 @@ from export.recommender import Recommender
 logger = logging.getLogger(__name__)
 
 PART = "part-{:05d}.parquet"
-IS_PART = re.compile(r"part-\d{5,}\.parquet")
-IS_UNFINISHED = re.compile(r"\.part-\d{5,}\.parquet\.\d+\.tmp")  # a killed worker's
-METADATA = "seqrec.recommender"  # the key in each file
+METADATA = "seqrec.recommender"  # the key in each file, by which it is known as one of ours
 SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(),
     "item_ids": pl.List(pl.String),
@@ -105,23 +101,15 @@ class Worker:
     def __init__(self, config: ScoreConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.recommender = Recommender.from_pretrained(config.model_dir)
-
-    @cached_property
-    def metadata(self) -> dict[str, str]:
-        """What each file says of the model that made it."""
-        keys = ("arch", "precision", "dataset_fingerprint", "sha256")
-        known = {key: self.recommender.config.get(key) for key in keys}
-        return {METADATA: json.dumps(known)}
-
-    @cached_property
-    def dataset(self) -> SequenceDataset:
-        """The prepared data set whose users are answered."""
-        return load_dataset(self.config.data_dir)
+        self.dataset = load_dataset(config.data_dir) if config.histories is None else None
+        # What each file says of the model that made it.
+        names = ("arch", "precision", "dataset_fingerprint", "sha256")
+        made_by = {name: self.recommender.config.get(name) for name in names}
+        self.metadata = {METADATA: json.dumps(made_by)}
 
     def read(self, part: Part) -> tuple[list[str], list[list[str]]]:
         """Return the users of a part and their histories."""
-        if self.config.histories is None:
-            dataset = self.dataset
+        if (dataset := self.dataset) is not None:
             users = scan_part(dataset.path / "user_ids.parquet").select("user_id")
             return (
                 users.slice(part.start, part.num_users).collect()["user_id"].to_list(),
@@ -131,19 +119,9 @@ class Worker:
                 ],
             )
         user, history = self.config.user_column, self.config.history_column
-        frame = (
-            scan_part(part.source)
-            .slice(part.start, part.num_users)
-            .select(
-                pl.col(user).cast(pl.String).alias("user"),
-                pl.col(history)
-                .cast(pl.List(pl.String))
-                .list.drop_nulls()
-                .fill_null([])
-                .alias("history"),
-            )
-            .collect()
-        )
+        lists = pl.col(history).cast(pl.List(pl.String)).list.drop_nulls().fill_null([])
+        rows = scan_part(part.source).slice(part.start, part.num_users)
+        frame = rows.select(user=pl.col(user).cast(pl.String), history=lists).collect()
         if (without := frame["user"].is_null()).any():
             row = part.start + int(without.arg_true()[0]) + 1
             raise DataError(f"{part.source}, row {row}: column {user!r} is empty. Fill it in")
@@ -157,9 +135,8 @@ class Worker:
         item_ids: list[list[str]] = [[] for _ in users]
         scores: list[list[float]] = [[] for _ in users]
         # Histories of like length together: little padding.
-        order = sorted(
-            (row for row, length in enumerate(lengths) if length), key=lengths.__getitem__
-        )
+        answered = [row for row, length in enumerate(lengths) if length]
+        order = sorted(answered, key=lengths.__getitem__)
         for start in range(0, len(order), self.config.batch_size):
             rows = order[start : start + self.config.batch_size]
             answers = self.recommender.recommend_batch(
@@ -177,7 +154,6 @@ class Worker:
 
 # --- Engines: each takes the parts and yields what became of them, in any order -----------------
 
-Engine = Callable[[ScoreConfig, Path, list[Part]], Iterator[Scored]]
 _worker: Worker | None = None  # a pool's process keeps it between parts
 
 
@@ -203,17 +179,13 @@ def local_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterat
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy ONNX Runtime's locks
     with ProcessPoolExecutor(num_workers, context, _start_worker, (config, folder)) as pool:
-        waiting = [pool.submit(_answer, part) for part in parts]
         try:
-            for done in as_completed(waiting):
-                yield done.result()
+            yield from pool.map(_answer, parts)
         except BrokenProcessPool as error:
             raise SeqRecError(
                 f"one of {num_workers} workers was killed, as the system does when memory runs "
                 "out. Try fewer --num-workers, or fewer --users-per-part"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def ray_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterator[Scored]:
@@ -265,9 +237,6 @@ def ray_engine(config: ScoreConfig, folder: Path, parts: list[Part]) -> Iterator
             ray.shutdown()
 
 
-ENGINES: dict[str, Engine] = {"local": local_engine, "ray": ray_engine}
-
-
 def score(config: ScoreConfig) -> Path:
     """Write the recommendations of all users, whole or not at all, and return the directory.
 
@@ -282,11 +251,12 @@ def score(config: ScoreConfig) -> Path:
     parts = list_parts(config)
     num_users = sum(part.num_users for part in parts)
     num_unknown = 0
+    engine = local_engine if config.engine == "local" else ray_engine
     with (
         atomic_directory(folder) as beside,
         tqdm(total=num_users, desc="recommending", unit="user", mininterval=1) as bar,
     ):
-        for done in ENGINES[config.engine](config, beside, parts):
+        for done in engine(config, beside, parts):
             num_unknown += done.num_unknown
             bar.update(done.num_users)
         for unfinished in beside.glob(".part-*.tmp"):  # of a worker that was killed and replaced
@@ -310,19 +280,13 @@ def _check_replaceable(folder: Path) -> None:
     """Raise a `DataError` unless `folder` is free or holds nothing but what this module wrote."""
     if not folder.exists():
         return
-    files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    if strange := [file.name for file in files if not _is_ours(file)]:
-        raise DataError(
-            f"{folder} holds more than recommendations (see {strange[0]}), so it is left as it is. "
-            "Give another --output-dir"
-        )
-
-
-def _is_ours(file: Path) -> bool:
-    """Tell whether this module wrote a file: histories in parts have the same names."""
-    if IS_UNFINISHED.fullmatch(file.name):
-        return True
-    try:
-        return bool(IS_PART.fullmatch(file.name)) and METADATA in pl.read_parquet_metadata(file)
-    except (OSError, pl.exceptions.PolarsError):
-        return False
+    for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+        try:
+            is_ours = METADATA in pl.read_parquet_metadata(file)
+        except (OSError, pl.exceptions.PolarsError):
+            is_ours = False
+        if not is_ours:  # histories in parts may have the same names
+            raise DataError(
+                f"{folder} holds more than recommendations (see {file.name}), so it is left as it "
+                "is. Give another --output-dir"
+            )

@@ -14,10 +14,6 @@ It is a folder for any web server, and fetches nothing from elsewhere:
                     in bytes, version and checksum of the runtime, all files, and a checksum of
                     them that names the build
 
-This onnxruntime-web also runs the operators of block-quantized tables, GatherBlockQuantized and
-MatMulNBits, in 2, 4 and 8 bit. Whatever the latter's `accuracy_level`, it keeps activations in fp32
-there, where level 4 rounds them to 8 bit on x86: such scores differ a little from Python's.
-
 The page unpacks the .gz itself, so that the first visit takes a quarter of the bytes whatever the
 server does, and verifies all it runs: the model against its config.json, the runtime against
 site.json.
@@ -36,13 +32,7 @@ from typing import Any
 from seqrec.config import parse_flags
 from seqrec.errors import DataError, ModelError, run_main
 from seqrec.fetch import Archive, fetch_npm_package
-from seqrec.files import (
-    atomic_directory,
-    require_replaceable,
-    says,
-    sha256_file,
-    write_json,
-)
+from seqrec.files import atomic_directory, require_replaceable, says, sha256_file, write_json
 
 import numpy as np
 
@@ -98,6 +88,8 @@ def to_web(config: ToWebConfig) -> Path:
         # As .txt, since browsers show that and would save the other.
         (beside / "model/README.txt").write_text(card, encoding="utf-8")
         _copy_runtime(runtime, beside / "onnxruntime")
+        files = (file for file in beside.rglob("*") if file.is_file())
+        sums = {file.relative_to(beside).as_posix(): sha256_file(file) for file in files}
         loaded = ("model/items.json", "model/model.onnx", f"onnxruntime/{Path(WASM).name}.gz")
         site: dict[str, Any] = {
             "schema": SCHEMA,
@@ -108,9 +100,11 @@ def to_web(config: ToWebConfig) -> Path:
                 "version": ONNXRUNTIME_WEB_VERSION,
                 "sha256": {Path(WASM).name: sha256_file(runtime / WASM)},
             },
-            "files": ["./", "site.json", *_files(beside)],
+            "files": ["./", "site.json", *sorted(sums)],
         }
-        site["build"] = _build(beside, site)
+        # Of all files and of what site.json says: another checksum is another build.
+        all_of_it = json.dumps([sums, site], sort_keys=True)
+        site["build"] = hashlib.sha256(all_of_it.encode()).hexdigest()
         write_json(beside / "site.json", site)
     size_mib = sum(site["sizes"].values()) / 2**20
     logger.info("wrote %s; a first visit loads %.1f MiB", folder, size_mib)
@@ -121,7 +115,7 @@ def to_web(config: ToWebConfig) -> Path:
 def _popular_items(config: ToWebConfig, exported: dict[str, Any]) -> list[int]:
     """Return the item numbers most frequent in training, ties by the lower number.
 
-    Empty where the data set of the export is not at its usual place, and none was named.
+    Empty where there is no data set of the export's name, and none was named.
 
     Raises:
         DataError: the data set that was named is not there, or is not the student's.
@@ -141,18 +135,6 @@ def _popular_items(config: ToWebConfig, exported: dict[str, Any]) -> list[int]:
     counts = dataset.train_counts()[1:]
     most = np.argsort(-counts, kind="stable")[:NUM_POPULAR] + 1
     return [int(number) for number in most]
-
-
-def _files(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, sorted."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(file.relative_to(folder).as_posix() for file in files)
-
-
-def _build(folder: Path, site: dict[str, Any]) -> str:
-    """Return a checksum of all files and of what site.json says: another one is another build."""
-    sums = {name: sha256_file(folder / name) for name in _files(folder)}
-    return hashlib.sha256(json.dumps([sums, site], sort_keys=True).encode()).hexdigest()
 
 
 def _copy_runtime(package: Path, folder: Path) -> None:

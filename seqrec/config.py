@@ -27,7 +27,8 @@ def flag(default: Any, help: str, *, affects_result: bool = True) -> Any:
     """Declare a dataclass field with its command-line help text.
 
     Args:
-        default: of the flag; None where the program chooses.
+        default: of the flag; None where the program chooses, `dataclasses.MISSING` where it has to
+            be given.
         help: one line.
         affects_result: False for what changes only where, how fast or in how much memory the same
             result is made; such a flag is in no `recipe`.
@@ -64,11 +65,15 @@ def parse_flags(
     parser.add_argument("--version", action="version", version=f"{PACKAGE} {installed_version()}")
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        options = _argument_options(hints[field.name])
+        required = field.default is dataclasses.MISSING
+        if not required:
+            options["default"] = field.default
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
-            default=field.default,
             help=field.metadata["help"].replace("%", "%%"),  # argparse fills in what % stands for
-            **_argument_options(hints[field.name]),
+            required=required,
+            **options,
         )
     values = {
         name: tuple(value) if isinstance(value, list) else value

@@ -11,7 +11,7 @@ from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import SourceError
 from seqrec.fetch import fetch_npm_package
 from seqrec.knowledge import Knowledge, load_knowledge, save_knowledge
-from seqrec.splits import leave_one_out
+from seqrec.splits import choose_cold_items, hold_out_items, leave_one_out
 
 import numpy as np
 import polars as pl
@@ -308,3 +308,51 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         last = installed.stderr.strip().splitlines()[-1:]
         pytest.skip(f"npm cannot fetch {ONNXRUNTIME_NODE}: {last}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cold(
+    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
+) -> SequenceDataset:
+    """The tiny set with six of the thirty books held out."""
+    cold_items = choose_cold_items(tiny_dataset.events, 0.2, seed=0)
+    events, offsets, split = hold_out_items(
+        tiny_dataset.events, tiny_dataset.offsets, tiny_dataset.split, cold_items
+    )
+    return write_dataset(
+        tmp_path_factory.mktemp("cold") / "tiny-cold",
+        name="tiny-cold",
+        items=tiny_dataset.items,
+        user_ids=pl.read_parquet(tiny_dataset.path / "user_ids.parquet")["user_id"],
+        events=events,
+        offsets=offsets,
+        split=split,
+        split_name="leave-one-out",
+        provenance={},
+        cold_items=cold_items,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_cold_run(
+    tiny_cold: SequenceDataset, tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run on it: teacher, knowledge, and a GRU and a Transformer with their controls."""
+    from accelerate import Accelerator
+
+    from student.config import DistillConfig
+    from student.distilling import distil
+    from teacher.config import FinetuneConfig
+    from teacher.tuning import run
+
+    path = tmp_path_factory.mktemp("run")
+    shape = {"num_layers": 1, "num_epochs": 1, "item_dim": 16, "num_threads": 1}
+    where = {"data_dir": tiny_cold.path, "output_dir": path, "device": "cpu"}
+    run(FinetuneConfig(model=str(tiny_llm), **where, **shape))
+    knowledge = load_knowledge(path / "knowledge", tiny_cold)
+    config = DistillConfig(**where, num_epochs=2, hidden_dim=16, batch_size=16, max_len=7)
+    for arch in ("gru", "transformer"):
+        for role, known in (("control", None), ("distilled", knowledge)):
+            folder = path / "students" / arch / role
+            distil(arch, config, tiny_cold, known, folder, Accelerator(cpu=True))
+    return path

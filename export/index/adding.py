@@ -32,7 +32,7 @@ from export.index.graph import (
 )
 from export.index.lists import ItemLists
 from export.onnx_graph.builder import FloatArray
-from export.onnx_graph.item_table import NORMS, SCALES, TABLE, ZERO_LEVEL, _stored
+from export.onnx_graph.item_table import NORMS, SCALES, TABLE, ZERO_LEVEL, stored
 
 LISTED = (LIST_SCALES, LIST_NUMBERS, LIST_KEYS, LIST_OFFSETS, DEPTHS, PLACES)
 CHANGED = (TABLE, SCALES, NORMS, *LISTED)
@@ -71,7 +71,7 @@ def append_to_lists(model: ModelProto, rows: FloatArray) -> None:
     is_tail = np.isposinf(held[LIST_OFFSETS])  # lists of items that were added before
     is_item = held[LIST_NUMBERS][is_tail] != PAD
     first = num_items - is_item.sum() + 1  # item that was added
-    new = _stored(rows, [name for name in (TABLE, SCALES, NORMS) if name in held])
+    new = stored(rows, [name for name in (TABLE, SCALES, NORMS) if name in held])
     nobody = np.full((1, rows.shape[1]), ZERO_LEVEL, dtype=np.uint8)
     before = held[TABLE][is_tail].swapaxes(1, 2)[is_item]
     levels = np.concatenate([nobody, before, new.pop(TABLE)])

@@ -33,7 +33,10 @@ REQUIREMENTS = HERE / "executorch.txt"
 WORKER = "export.mobile.executorch_worker"
 EXECUTORCH = Kind("seqrec-executorch", 1, "ExecuTorch program", ModelError, file_name="config.json")
 MODEL_FILE = "model.pte"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = {
+    "fp32": "fp32",
+    "int8": "the item table in 8 bit, each row with its own scale; the encoder in fp32",
+}
 KEPT = (
     *("arch", "role", "precision", "max_len", "num_items", "num_parameters"),
     *("dataset", "dataset_fingerprint", "student_sha256"),
@@ -53,13 +56,15 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
     """
     recommender = Recommender.from_pretrained(config.model_dir)
     exported = recommender.config
-    student_dir = config.student_dir or _student_dir(config.model_dir, exported)
-    student = _student_of(exported, student_dir, config.model_dir)
+    model_dir = config.model_dir.resolve()
+    run = model_dir.parent.parent
+    made_from = run / "students" / str(exported["arch"]) / str(exported.get("role"))
+    student_dir = config.student_dir or made_from
+    student = _student_of(exported, student_dir, model_dir)
     k = config.k or min(10, student.config.num_items)
     if k > student.config.num_items:
         raise ModelError(f"--k {k}: there are {student.config.num_items} items")
-    parent = config.model_dir.resolve().parent.parent
-    folder = config.output_dir or parent / "executorch" / config.model_dir.resolve().name
+    folder = config.output_dir or run / "executorch" / model_dir.name
     require_replaceable(folder, MODEL_FILE, ours=(folder / MODEL_FILE).is_file())
     python = ensure_environment(REQUIREMENTS)
     with (
@@ -70,33 +75,22 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
         logger.info("lowering %s", student_dir)
         compared = _lower(python, student, student_dir, str(exported["precision"]), k, work)
         shutil.copy(work / MODEL_FILE, beside / MODEL_FILE)
-        shutil.copy(config.model_dir / "items.json", beside / "items.json")
+        shutil.copy(model_dir / "items.json", beside / "items.json")
         written = {
             **{name: exported.get(name) for name in KEPT},
             "k": k,
             "compared_with_onnx_fp32": compared,
-            "made_with": read_json(work / "about.json"),
+            "made_with": read_json(work / "versions.json"),
         }
         EXECUTORCH.write(beside, written, (MODEL_FILE, "items.json"))
         card = _model_card(written, (beside / MODEL_FILE).stat().st_size / 2**20)
-        source = config.model_dir / "README.md"
+        source = model_dir / "README.md"
         rights = source.read_text(encoding="utf-8") if source.is_file() else ""
         card += "".join(rights.partition("## Data and licence")[1:])
         (beside / "README.md").write_text(card, encoding="utf-8")
-    size = (folder / MODEL_FILE).stat().st_size / 2**20
-    logger.info(
-        "wrote %s; the program takes %.2f MiB and shares %.1f%% of its lists with ONNX fp32",
-        folder,
-        size,
-        100 * compared["overlap"],
-    )
+    shared = 100 * compared["overlap"]
+    logger.info("wrote %s; it shares %.1f%% of its lists with ONNX fp32", folder, shared)
     return folder
-
-
-def _student_dir(model_dir: Path, exported: dict[str, Any]) -> Path:
-    """Return where `student.distill` left what an export was made from."""
-    students = model_dir.resolve().parent.parent / "students"
-    return students / str(exported["arch"]) / str(exported.get("role"))
 
 
 def _student_of(exported: dict[str, Any], student_dir: Path, model_dir: Path) -> Student:
@@ -114,7 +108,7 @@ def _student_of(exported: dict[str, Any], student_dir: Path, model_dir: Path) ->
     if sha256_file(student_dir / "model.safetensors") != exported["student_sha256"]:
         raise ModelError(
             f"{model_dir} was not exported from the student in {student_dir}. Export it again "
-            "(python -m export.to_onnx), or name its own with --student-dir"
+            "(python -m export.to_onnx), or name another one with --student-dir"
         )
     student = Student.from_pretrained(student_dir)
     if student.config.num_items != exported["num_items"]:
@@ -195,42 +189,29 @@ def compare(
     Raises:
         ModelError: the lists are others.
     """
-    difference: dict[str, float] = {}
-    if precision == "fp32":
-        complaint = "the ExecuTorch program does not answer as ONNX Runtime does"
-        difference["score_difference"] = require_same(top_items, top_scores, expected, complaint)
     lists = [items[scores > -np.inf] for items, scores in zip(top_items, top_scores, strict=True)]
     pairs = zip(lists, best_items(expected, top_items.shape[1]), strict=True)
     shared = float(np.mean([overlap(*pair) for pair in pairs]))
-    if precision != "fp32" and shared < LEAST_OVERLAP:
+    if precision == "fp32":
+        complaint = "the ExecuTorch program does not answer as ONNX Runtime does"
+        difference = require_same(top_items, top_scores, expected, complaint)
+        return {"overlap": shared, "score_difference": difference}
+    if shared < LEAST_OVERLAP:
         raise ModelError(
             f"the int8 program shares only {shared:.1%} of its lists with the fp32 graph, "
             f"{LEAST_OVERLAP:.0%} are expected. Lower the fp32 export. Nothing was written"
         )
-    return {"overlap": shared, **difference}
+    return {"overlap": shared}
 
 
 def _model_card(description: dict[str, Any], size_mib: float) -> str:
     """Return the model card as Markdown, but for data and licence."""
-    compared = description["compared_with_onnx_fp32"]
-    precision = {
-        "fp32": "fp32",
-        "int8": "the item table in 8 bit, each row with its own scale; the encoder in fp32",
-    }[description["precision"]]
-    return fill(
-        "executorch",
-        {
-            **description,
-            "metadata": front_matter(
-                **DATA_LICENCE, library_name="executorch", tags=[*TAGS, description["arch"]]
-            ),
-            "num_items": f"{description['num_items']:,}",
-            "precision_note": precision,
-            "size_mib": f"{size_mib:.2f}",
-            "num_histories": compared["num_histories"],
-            "overlap": f"{compared['overlap']:.1%}",
-            "made_with": ", ".join(
-                f"{name} {number}" for name, number in description["made_with"].items()
-            ),
-        },
-    )
+    made_with = [f"{name} {number}" for name, number in description["made_with"].items()]
+    tags = [*TAGS, description["arch"]]
+    values = {
+        "metadata": front_matter(**DATA_LICENCE, library_name="executorch", tags=tags),
+        "precision_note": PRECISIONS[description["precision"]],
+        "size_mib": size_mib,
+        "made_with": ", ".join(made_with),
+    }
+    return fill("executorch", {**description, **values})

@@ -9,7 +9,7 @@ FOLDER, arrays as numpy writes them:
     model.pte        the program, for the XNNPACK backend: written
     answers.npz      top_items int64 (N, K), top_scores float32 (N, K), as the package's own runtime
                      answers the questions one by one: written
-    about.json       versions of the libraries: written
+    versions.json    of the libraries: written
 
 Shape letters: N questions, T history, E excluded, I items, H hidden, K answers.
 """
@@ -122,7 +122,7 @@ def main(student_folder: str, precision: str, k: str, folder: str) -> None:
             work / "model.pte", questions["items"], questions["excluded"]
         )
     np.savez(work / "answers.npz", top_items=top_items, top_scores=top_scores)
-    write_json(work / "about.json", {name: version(name) for name in LIBRARIES})
+    write_json(work / "versions.json", {name: version(name) for name in LIBRARIES})
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ import tempfile
 from pathlib import Path
 
 from seqrec.errors import ModelError
-from seqrec.files import atomic_directory, read_json, require_replaceable
+from seqrec.files import atomic_directory, require_replaceable
 
-import numpy as np
 import onnx
 
 from export.config import ToMobileConfig
 from export.onnx_graph.item_table import restore_at_lookup
-from export.parity import all_scores, ask, require_same
+from export.parity import require_same_answers
 from export.quiet import quiet
 from export.recommender import RECOMMENDER, Recommender, open_session
 
@@ -21,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.ort"
 OPERATORS = "required_operators_and_types.config"
-LEFT_BEHIND = {"model.onnx", "config.json", "text_map.safetensors"}
-NUM_COMPARED = 100  # histories
 
 
 def to_mobile(config: ToMobileConfig) -> Path:
@@ -40,7 +37,7 @@ def to_mobile(config: ToMobileConfig) -> Path:
     )
 
     recommender = Recommender.from_pretrained(config.model_dir)
-    exported = read_json(config.model_dir / "config.json")
+    exported = recommender.config
     if "model_file" in exported or "index" in exported:
         what = "an index" if "index" in exported else f"{exported['model_file']} already"
         raise ModelError(
@@ -64,38 +61,18 @@ def to_mobile(config: ToMobileConfig) -> Path:
                 )
             for name in (MODEL_FILE, OPERATORS):
                 shutil.copy(source.with_name(name), beside / name)
-        check_answers(recommender, beside / MODEL_FILE)
-        for name in sorted(exported["sha256"].keys() - LEFT_BEHIND):
-            shutil.copy(config.model_dir / name, beside / name)
+        require_same_answers(
+            open_session(beside / MODEL_FILE, num_threads=1),
+            recommender,
+            f"{MODEL_FILE} does not answer as model.onnx does",
+            tolerance=0,  # on one machine the arithmetic is the same
+        )
+        shutil.copy(config.model_dir / "items.json", beside / "items.json")
         if (config.model_dir / "README.md").is_file():
             shutil.copy(config.model_dir / "README.md", beside / "README.md")
+        # A text map makes rows for the table of an ONNX file.
         kept = {name: value for name, value in exported.items() if name != "text_map"}
-        names = sorted({MODEL_FILE, *exported["sha256"]} - LEFT_BEHIND)
-        RECOMMENDER.write(beside, {**kept, "model_file": MODEL_FILE}, names)
+        RECOMMENDER.write(beside, {**kept, "model_file": MODEL_FILE}, (MODEL_FILE, "items.json"))
     size = (folder / MODEL_FILE).stat().st_size / 2**20
     logger.info("wrote %s; the model takes %.2f MiB", folder, size)
     return folder
-
-
-def check_answers(recommender: Recommender, file: Path, seed: int = 0) -> None:
-    """Compare a converted model's answers with those of the recommender it was made from.
-
-    Args:
-        recommender: opened from the ONNX file.
-        file: the converted model.
-        seed: of the random histories, of 1 to `max_len` items.
-
-    Raises:
-        ModelError: items or scores differ at all: on one machine the arithmetic is the same.
-    """
-    session = open_session(file, num_threads=1)
-    rng, num_items = np.random.default_rng(seed), len(recommender.item_ids)
-    for _ in range(NUM_COMPARED):
-        items = rng.integers(1, num_items + 1, (1, rng.integers(1, recommender.max_len + 1)))
-        excluded = items[:, :3]
-        require_same(
-            *ask(session, items, excluded, min(10, num_items)),
-            all_scores(recommender.session, items, excluded, num_items),
-            f"{file.name} does not answer a history of {items.shape[1]} items as model.onnx does",
-            tolerance=0,
-        )

@@ -12,13 +12,13 @@ from seqrec.files import atomic_directory, require_replaceable, says
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
-from export.cards import fill, front_matter, licence_id, licence_of
+from export.cards import fill, front_matter, licence_of
 from export.config import ToTextEncoderConfig
 from export.new_items.add_items import read_text_map
 from export.new_items.text_encoder import MODEL, TEXT_ENCODER, TOKENIZER, TextEncoder
-from export.onnx_graph.builder import eight_bit_share, quantize_rows
+from export.onnx_graph.builder import GraphBuilder, eight_bit_share, quantize_rows
 from export.quiet import quiet
 from export.recommender import Recommender
 
@@ -61,22 +61,16 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
         }
         TEXT_ENCODER.write(beside, description, (MODEL, TOKENIZER))
         texts = recommender.titles[:NUM_COMPARED]
-        how = {"bits": reader["bits"], "num_layers": reader["num_layers"]}
-        read = (
-            read_texts(texts, source, **how),
-            TextEncoder.from_pretrained(beside).encode(texts),
-        )
-        cosines = cosine(*(text_map.rows(raw) for raw in read))
+        expected = read_texts(texts, source, bits=reader["bits"], num_layers=reader["num_layers"])
+        vectors = TextEncoder.from_pretrained(beside).encode(texts)
+        cosines = cosine(text_map.rows(expected), text_map.rows(vectors))
         if (least := float(cosines.min())) < LEAST_COSINE:
             raise ModelError(
                 f"the exported language model reads {texts[int(cosines.argmin())]!r} otherwise "
                 f"than it did: cosine {least:.3f}, {LEAST_COSINE} is asked for. Nothing was written"
             )
-        description["cosine"] = {
-            "mean": float(cosines.mean()),
-            "least": least,
-            "num_texts": len(texts),
-        }
+        mean = float(cosines.mean())
+        description["cosine"] = {"mean": mean, "least": least, "num_texts": len(texts)}
         TEXT_ENCODER.write(beside, description, (MODEL, TOKENIZER))
         size_mib = (beside / MODEL).stat().st_size / 2**20
         (beside / "README.md").write_text(_model_card(description, size_mib), encoding="utf-8")
@@ -129,58 +123,38 @@ def store_in_eight_bit(model: ModelProto) -> None:
     is loaded; one that is looked up, (V, L), has a scale for each row, and stays in 8 bit. GPT-2's
     and OPT's layers are `Gemm`, which multiplies in the same way, or has the matrix turned, (N, K).
     """
-    graph = model.graph
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    nodes, made, replaced = [], set(), set()
-    for node in graph.node:
+    matrices = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2
+    }
+    graph = GraphBuilder("int8", prefix="stored_")
+    stored: dict[tuple[str, bool], list[str]] = {}  # names of levels and scales
+    for node in model.graph.node:
         index = {"Gather": 0, "MatMul": 1, "Gemm": 1}.get(node.op_type)
         name = "" if index is None else node.input[index]
-        tensor = held.get(name)
-        if tensor is None or len(tensor.dims) != 2 or tensor.data_type != TensorProto.FLOAT:
-            nodes.append(node)
+        if name not in matrices:
+            graph.nodes.append(node)
             continue
-        turned = any(flag.name == "transB" and flag.i for flag in node.attribute)
-        by_rows = node.op_type == "Gather" or turned
-        kind = "rows" if by_rows else "columns"
-        levels, scales = (f"{name}_{kind}_{part}" for part in ("levels", "scales"))
-        if levels not in made:
-            made.add(levels)
-            replaced.add(name)
-            matrix = numpy_helper.to_array(tensor)
-            for part, value in zip((levels, scales), _stored(matrix, by_rows), strict=True):
-                graph.initializer.append(numpy_helper.from_array(value, part))
-        if node.op_type != "Gather":
-            whole = f"{node.output[0]}_weight"
-            nodes += _restored(levels, scales, whole)
-            node.input[1] = whole
-            nodes.append(node)
-        else:
-            output = node.output[0]
-            looked_up = f"{output}_levels", f"{output}_scales"
-            for part, rows in zip((levels, scales), looked_up, strict=True):
-                nodes.append(helper.make_node("Gather", [part, node.input[1]], [rows]))
-            nodes += _restored(*looked_up, output)
-    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(kept)
-
-
-def _stored(matrix: NDArray[np.float32], by_rows: bool) -> tuple[NDArray, NDArray]:
-    """Return levels and scales of a matrix, with a scale for each row or for each column."""
-    if by_rows:
-        return quantize_rows(matrix)
-    levels, scales = quantize_rows(matrix.T)
-    return np.ascontiguousarray(levels.T), np.ascontiguousarray(scales.T)
-
-
-def _restored(levels: str, scales: str, output: str) -> list[onnx.NodeProto]:
-    """Return the nodes that make float32 values of levels and scales."""
-    floats = f"{output}_floats"
-    return [
-        helper.make_node("Cast", [levels], [floats], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [floats, scales], [output]),
-    ]
+        is_lookup = node.op_type == "Gather"
+        by_rows = is_lookup or any(flag.name == "transB" and flag.i for flag in node.attribute)
+        if (name, by_rows) not in stored:
+            parts = quantize_rows(matrices[name] if by_rows else matrices[name].T)
+            stored[name, by_rows] = [graph.constant(p if by_rows else p.T) for p in parts]
+        levels, scales = stored[name, by_rows]
+        if is_lookup:
+            levels = graph.node("Gather", levels, node.input[1])
+            scales = graph.node("Gather", scales, node.input[1])
+        floats = graph.node("Cast", levels, to=TensorProto.FLOAT)
+        restored = graph.node("Mul", floats, scales, output=node.output[0] if is_lookup else "")
+        if not is_lookup:
+            node.input[1] = restored
+            graph.nodes.append(node)
+    replaced = {name for name, _ in stored}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in replaced]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(graph.nodes)
+    model.graph.initializer.extend([*kept, *graph.constants])
 
 
 def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -196,23 +170,13 @@ def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[n
 
 def _model_card(description: Mapping[str, Any], size_mib: float) -> str:
     """Return the model card as Markdown."""
-    reader, cosines = description["reader"], description["cosine"]
-    return fill(
-        "text_encoder",
-        {
-            "metadata": front_matter(
-                license=licence_id(reader["model"]), library_name="onnxruntime", tags=["onnx"]
-            ),
-            "model": reader["model"],
-            "licence": licence_of(reader["model"]),
-            "bits": reader["bits"],
-            "layers": f"first {reader['num_layers']} layers"
-            if reader["num_layers"]
-            else "all layers",
-            "size_mib": f"{size_mib:.1f}",
-            "eight_bit": f"{description['eight_bit_share']:.1%}",
-            "num_texts": cosines["num_texts"],
-            "mean": f"{cosines['mean']:.4f}",
-            "least": f"{cosines['least']:.4f}",
-        },
-    )
+    reader = description["reader"]
+    licence, licence_id = licence_of(reader["model"])
+    num_layers = reader["num_layers"]
+    values = {
+        "metadata": front_matter(license=licence_id, library_name="onnxruntime", tags=["onnx"]),
+        "licence": licence,
+        "layers": f"first {num_layers} layers" if num_layers else "all layers",
+        "size_mib": size_mib,
+    }
+    return fill("text_encoder", {**description, **values})

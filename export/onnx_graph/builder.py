@@ -37,21 +37,6 @@ def quantize_rows(matrix: NDArray[np.floating]) -> tuple[NDArray[np.int8], Float
     return np.rint(matrix / scales).clip(-TOP_LEVEL, TOP_LEVEL).astype(np.int8), scales
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A history's rows of the item table.
-
-    Attributes:
-        embedded: (B, T, H), or "": a Transformer of one block needs it for the newest item alone.
-        scaled: (B, T, H), the rows over their standard deviation, for a Transformer of one block.
-        last: (B, H), the newest item's row.
-    """
-
-    embedded: str
-    scaled: str
-    last: str
-
-
 @dataclass
 class GraphBuilder:
     """Collects nodes and constants, and names what they put out.

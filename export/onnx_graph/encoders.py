@@ -9,7 +9,7 @@ projection another one, and gain and bias of the norm before them go into both:
 
 Softmax ignores what is the same for all t, and its weights sum to 1, so that C and c can be applied
 to the weighted mean. No key and no value is ever computed. A and C leave the mean of what they are
-given out, so `z` may be a row that was scaled, but not centred: see `Rows.factors`.
+given out, so `z` may be a row that was scaled, but not centred: see `Rows`.
 
 Shape letters: B users, T history, H hidden, D width of a head.
 """
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.contract import ITEMS, NEW_STATE, STATE, USER_STATE
-from export.onnx_graph.builder import GraphBuilder, Rows
+from export.onnx_graph.builder import GraphBuilder
+from export.onnx_graph.item_table import Rows
 from student.model import LOWEST, CausalBlock, GRUEncoder, Student, TransformerEncoder
 
 Weights = NDArray[np.float64]
@@ -89,6 +90,10 @@ def gru_weights(encoder: GRUEncoder, layer: int) -> tuple[Weights, Weights]:
 
 def _norm(graph: GraphBuilder, inputs: str, norm: nn.LayerNorm, output: str = "") -> str:
     return graph.norm(inputs, weights(norm.weight), weights(norm.bias), output)
+
+
+def _linear(graph: GraphBuilder, inputs: str, layer: nn.Linear) -> str:
+    return graph.linear(inputs, weights(layer.weight), weights(layer.bias))
 
 
 # --- Transformer ----------------------------------------------------------------------------------
@@ -183,26 +188,20 @@ def _whole_block(graph: GraphBuilder, block: CausalBlock, hidden: str, masks: _M
         shape = graph.constant([0, 0, heads, block.head_dim])
         return graph.node("Transpose", graph.node("Reshape", flat, shape), perm=order)
 
-    queries = split(
-        weights(block.query.weight) * scale, weights(block.query.bias) * scale, [0, 2, 1, 3]
-    )
+    query, query_bias = (weights(part) * scale for part in (block.query.weight, block.query.bias))
+    queries = split(query, query_bias, [0, 2, 1, 3])
     keys = split(both[:, 0], both_bias[:, 0], [0, 2, 3, 1])
     values = split(both[:, 1], both_bias[:, 1], [0, 2, 1, 3])
     logits = graph.node("Add", graph.node("MatMul", queries, keys), masks.of_all(block))
     attended = graph.node("MatMul", graph.node("Softmax", logits, axis=-1), values)
     attended = graph.node("Transpose", attended, perm=[0, 2, 1, 3])
     attended = graph.node("Reshape", attended, graph.constant([0, 0, dim]))
-    out = graph.linear(
-        attended, weights(block.attention_out.weight), weights(block.attention_out.bias)
-    )
+    out = _linear(graph, attended, block.attention_out)
     return _feed_forward(graph, block, graph.node("Add", out, hidden))
 
 
 def _feed_forward(graph: GraphBuilder, block: CausalBlock, hidden: str) -> str:
     """Add a block's second half, its residual included: (..., H) to (..., H)."""
     normed = _norm(graph, hidden, block.feed_forward_norm)
-    inner = graph.linear(normed, weights(block.up.weight), weights(block.up.bias))
-    output = graph.linear(
-        graph.node("Gelu", inner), weights(block.down.weight), weights(block.down.bias)
-    )
-    return graph.node("Add", output, hidden)
+    inner = graph.node("Gelu", _linear(graph, normed, block.up))
+    return graph.node("Add", _linear(graph, inner, block.down), hidden)

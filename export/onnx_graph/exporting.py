@@ -1,5 +1,6 @@
 """Exports students as recommender directories; `export.to_onnx` is the command."""
 
+import itertools
 import logging
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ import onnxruntime as ort
 import torch
 from tqdm import tqdm
 
-from export.cards import about_recommender, bullets, fill, licence_of
+from export.cards import about_recommender, fill, licence_of
 from export.onnx_graph.builder import OPSET, eight_bit_share
 from export.onnx_graph.graph import VERSION, write_graph
 from export.parity import ask, overlap, require_same
@@ -34,6 +35,13 @@ ROLES = {
     "control": "trained on the data alone: the baseline for the distilled one",
     "distilled": "trained on the data, on what a language model reads in the items' texts, and on "
     "what teachers answer",
+}
+PRECISION_NOTES = {
+    "fp32": "fp32; answers equal PyTorch's within 1e-4, checked at export",
+    "int8": "all matrices are stored in 8 bit, each row with its own scale; scores are products of "
+    "integers, the encoder computes in fp32",
+    "int8-optimum": "8-bit item table and matrix products, quantized with Optimum; GRU cells stay "
+    "in fp32",
 }
 
 
@@ -52,17 +60,12 @@ def student_folders(output_dir: Path) -> list[Path]:
     return folders
 
 
-def export_folder(output_dir: Path, student_folder: Path, precision: Precision) -> Path:
-    """Return where a student's export in a precision belongs."""
-    name = f"{student_folder.parent.name}-{student_folder.name}-{precision}"
-    return output_dir / "export" / name
-
-
 def ensure_exported(
     dataset: SequenceDataset, output_dir: Path, student_folder: Path, precision: Precision
 ) -> Path:
     """Return the directory of a student's export, made now if it is missing or out of date."""
-    folder = export_folder(output_dir, student_folder, precision)
+    name = f"{student_folder.parent.name}-{student_folder.name}-{precision}"
+    folder = output_dir / "export" / name
     if not RECOMMENDER.is_current(folder, _made_from(student_folder, dataset)):
         export_student(student_folder, dataset, folder, precision)
     return folder
@@ -71,36 +74,27 @@ def ensure_exported(
 def export_all(data_dir: Path, output_dir: Path) -> None:
     """Export all trained students in all precisions."""
     dataset = load_dataset(data_dir)
-    folders = student_folders(output_dir)
-    wanted = [(folder, precision) for folder in folders for precision in PRECISIONS]
+    wanted = list(itertools.product(student_folders(output_dir), PRECISIONS))
     for folder, precision in tqdm(wanted, desc="exporting", unit="file"):
         ensure_exported(dataset, output_dir, folder, precision)
 
 
 def _made_from(student_folder: Path, dataset: SequenceDataset) -> dict[str, Any]:
-    """Return what an export says of the student that it was made from."""
+    """Return what an export says of its student; `text_map` is None for a control, without one."""
+    file, text_map = student_folder / TEXT_MAP_FILE, None
+    if file.is_file():
+        reader = read_json(student_folder / "config.json")["text_reader"]
+        text_map = {"sha256": sha256_file(file), "reader": reader}
     return {
         "graph_version": VERSION,
         "dataset_fingerprint": dataset.fingerprint,
         "student_sha256": sha256_file(student_folder / "model.safetensors"),
-        "text_map": _text_map(student_folder),
+        "text_map": text_map,
     }
 
 
-def _text_map(student_folder: Path) -> dict[str, Any] | None:
-    """Return what an export says of a student's text map; None: it has none, as a control has."""
-    file = student_folder / TEXT_MAP_FILE
-    if not file.is_file():
-        return None
-    reader = read_json(student_folder / "config.json")["text_reader"]
-    return {"sha256": sha256_file(file), "reader": reader}
-
-
 def export_student(
-    student_folder: Path,
-    dataset: SequenceDataset,
-    folder: Path,
-    precision: Precision,
+    student_folder: Path, dataset: SequenceDataset, folder: Path, precision: Precision
 ) -> None:
     """Write a recommender directory, whole or not at all.
 
@@ -117,10 +111,10 @@ def export_student(
     """
     student = Student.from_pretrained(student_folder)
     trained = read_json(student_folder / "config.json")
-    if trained.get("dataset_fingerprint") != dataset.fingerprint:
+    if (trained_on := trained.get("dataset_fingerprint")) != dataset.fingerprint:
         raise ModelError(
-            f"{student_folder} was trained on data set {trained.get('dataset_fingerprint')}, but "
-            f"{dataset.path} is {dataset.fingerprint}. Train it again: "
+            f"{student_folder} was trained on data set {trained_on}, but {dataset.path} is "
+            f"{dataset.fingerprint}. Train it again: "
             f"python -m student.distill --data-dir {dataset.path}"
         )
     config: dict[str, Any] = {
@@ -174,7 +168,7 @@ def _write_model(
         }
 
 
-def check_parity(student: Student, path: Path, *, seed: int = 0) -> None:
+def check_parity(student: Student, path: Path) -> None:
     """Compare a file's answers with PyTorch's on random histories.
 
     Batches of 1 to 33 users mix all lengths from 1 to max_len; each is asked with no exclusions,
@@ -183,33 +177,27 @@ def check_parity(student: Student, path: Path, *, seed: int = 0) -> None:
     Args:
         student: what the file was made from.
         path: an fp32 file from `write_graph`.
-        seed: of the random histories.
 
     Raises:
         ModelError: an answer differs: a score by more than 1e-4, or an item other than by a tie.
     """
     session = open_session(path, num_threads=1)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     num_items, max_len = student.config.num_items, student.config.max_len
-    for num_users in (1, 2, 33):
-        for width in {1, 2, max(max_len // 2, 1), max_len}:
-            lengths = rng.integers(1, width + 1, num_users)
-            lengths[0] = width
-            items = rng.integers(1, num_items + 1, (num_users, width))
-            items[np.arange(width) < width - lengths[:, None]] = PAD
-            for num_excluded in (0, 3, num_items - 1):
-                excluded = rng.integers(0, num_items + 1, (num_users, num_excluded))
-                answer = ask(session, items, excluded, min(10, num_items))
-                with torch.inference_mode():
-                    expected = student(torch.from_numpy(items)).numpy()
-                np.put_along_axis(expected, excluded, -np.inf, axis=1)
-                expected[:, PAD] = -np.inf
-                require_same(
-                    *answer,
-                    expected,
-                    f"the ONNX graph does not answer as PyTorch does ({num_users} users, {width} "
-                    f"items, {num_excluded} excluded)",
-                )
+    widths, exclusions = {1, 2, max(max_len // 2, 1), max_len}, (0, 3, num_items - 1)
+    for num_users, width, num_excluded in itertools.product((1, 2, 33), widths, exclusions):
+        lengths = rng.integers(1, width + 1, num_users)
+        lengths[0] = width
+        items = rng.integers(1, num_items + 1, (num_users, width))
+        items[np.arange(width) < width - lengths[:, None]] = PAD
+        excluded = rng.integers(0, num_items + 1, (num_users, num_excluded))
+        with torch.inference_mode():
+            expected = student(torch.from_numpy(items)).numpy()
+        np.put_along_axis(expected, excluded, -np.inf, axis=1)
+        expected[:, PAD] = -np.inf
+        what = f"{num_users} users, {width} items, {num_excluded} excluded"
+        complaint = f"the ONNX graph does not answer as PyTorch does ({what})"
+        require_same(*ask(session, items, excluded, min(10, num_items)), expected, complaint)
 
 
 def _compare_with_fp32(
@@ -251,13 +239,6 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
         figures.append(f"weights held in 8 bit: {config['eight_bit_share']:.1%}")
         shared = config["top10_overlap_with_fp32"]
         figures.append(f"top 10 shared with the fp32 version, validation users: {shared:.1%}")
-    precision = {
-        "fp32": "fp32; answers equal PyTorch's within 1e-4, checked at export",
-        "int8": "all matrices are stored in 8 bit, each row with its own scale; scores are "
-        "products of integers, the encoder computes in fp32",
-        "int8-optimum": "8-bit item table and matrix products, quantized with Optimum"
-        + ("; the GRU cell is fp32" if config["arch"] == "gru" else ""),
-    }[config["precision"]]
     figures.append("test metrics and latency of this very file: `benchmark.json` of the run")
     keys = ("publisher", "citation", "terms")
     sources = [f"{key}: {provenance[key]}" for key in keys if key in provenance] or [
@@ -265,18 +246,17 @@ def _model_card(config: dict[str, Any], provenance: dict[str, Any], size_mib: fl
     ]
     if config["text_map"] is not None:
         model = config["text_map"]["reader"]["model"]
-        sources.append(f"language model that it learned from: {model}, under {licence_of(model)}")
+        licence, _ = licence_of(model)
+        sources.append(f"language model that it learned from: {model}, under {licence}")
     return fill(
         "recommender",
         {
             **config,
             "metadata": about_recommender(config, provenance),
             "training": ROLES.get(str(config["role"]), "of unknown role"),
-            "num_items": f"{config['num_items']:,}",
-            "num_parameters": f"{config['num_parameters']:,}",
-            "precision_note": precision,
-            "size_mib": f"{size_mib:.2f}",
-            "figures": bullets(figures),
-            "sources": bullets(sources),
+            "precision_note": PRECISION_NOTES[config["precision"]],
+            "size_mib": size_mib,
+            "figures": "- " + "\n- ".join(figures),
+            "sources": "- " + "\n- ".join(sources),
         },
     )

@@ -11,9 +11,8 @@ again takes a few of the graph's forty nodes. With several blocks a kept state w
 items that have left the window, and so answer otherwise than the whole history does.
 
 Files hold standard ONNX operators only. In int8, all matrices are stored in 8 bit, and scores are
-products of integers (see `export.onnx_graph.item_table`);
-the encoder computes in fp32 in both precisions, since
-small products gain no time in 8 bit and ONNX Runtime has no 8-bit GRU.
+products of integers (see `export.onnx_graph.item_table`); the encoder computes in fp32 in both
+precisions, since small products gain no time in 8 bit and ONNX Runtime has no 8-bit GRU.
 
 Graphs are written node by node rather than traced: what a tracer writes holds twice the nodes, and
 each costs about as much as the arithmetic of a batch of one.
@@ -27,15 +26,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from export.contract import (
-    EXCLUDED,
-    ITEMS,
-    NEW_STATE,
-    STATE,
-    TOP_ITEMS,
-    TOP_SCORES,
-    K,
-)
+from export.contract import EXCLUDED, ITEMS, NEW_STATE, STATE, TOP_ITEMS, TOP_SCORES, K
 from export.onnx_graph.builder import GraphBuilder, Precision
 from export.onnx_graph.encoders import encode
 from export.onnx_graph.item_table import GROUP, NO_ITEMS, ItemTable
@@ -99,12 +90,11 @@ def add_answer(graph: GraphBuilder, table: ItemTable, state: str, items: str) ->
     lowest = helper.make_tensor("value", TensorProto.FLOAT, [1], [-np.inf])
     nothing = graph.node("ConstantOfShape", graph.node("Shape", left_out), value=lowest)
     scores = graph.node("ScatterElements", scores, left_out, nothing, axis=1)
-    best = TOP_SCORES if not unit else ""
+    best = "" if unit else TOP_SCORES
     if table.is_grouped:
         best = _grouped_top_k(graph, scores, best)
     else:
-        outputs = (best, TOP_ITEMS)
-        best, _ = graph.nodes_outputs("TopK", scores, K, outputs=outputs, axis=1)
+        best, _ = graph.nodes_outputs("TopK", scores, K, outputs=(best, TOP_ITEMS), axis=1)
     if unit:
         graph.node("Mul", best, unit, output=TOP_SCORES)
 

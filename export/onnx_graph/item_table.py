@@ -35,14 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.onnx_graph.builder import (
-    EPSILON,
-    TOP_LEVEL,
-    FloatArray,
-    GraphBuilder,
-    Rows,
-    quantize_rows,
-)
+from export.onnx_graph.builder import EPSILON, TOP_LEVEL, FloatArray, GraphBuilder, quantize_rows
 
 if TYPE_CHECKING:  # where items are added to a finished file there may be no PyTorch
     from student.model import Student
@@ -55,6 +48,21 @@ SHORT_LEVEL = 63  # of a state in 7 bit: two products of 126 + 1 and 127 fit int
 SIGNED_FROM = 100_000  # rows; below, 8 bit of the state are worth more than the time
 GROUPED_FROM = 20_000  # with fewer rows, plain top-k is as fast
 RESTORING = ("Cast", "Sub", "Mul", "LayerNormalization")  # makes fp32 rows of the table
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A history's rows of the item table.
+
+    Attributes:
+        embedded: (B, T, H), or "": a Transformer of one block needs it for the newest item alone.
+        scaled: (B, T, H), the rows over their standard deviation, for a Transformer of one block.
+        last: (B, H), the newest item's row.
+    """
+
+    embedded: str
+    scaled: str
+    last: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class ItemTable:
         size = _num_rows(num_items, grouped=num_items + 1 >= GROUPED_FROM)
         rows = np.pad(embedding, ((0, size - len(embedding)), (0, 0)))
         names = (TABLE, SCALES, NORMS) if for_one_block else (TABLE, SCALES)
-        for name, value in _stored(rows, names if graph.precision == "int8" else (TABLE,)).items():
+        for name, value in stored(rows, names if graph.precision == "int8" else (TABLE,)).items():
             graph.constant(value, name=name)
         graph.constant(_no_items(num_items, size), name=NO_ITEMS)
         return cls(graph, size, embedding.shape[1], for_one_block)
@@ -125,16 +133,14 @@ class ItemTable:
         table = graph.node("Transpose", TABLE, perm=[1, 0])  # done when the file is loaded
         if graph.precision == "fp32":
             return graph.node("MatMul", state, table), ""
-        zeros: tuple[str, ...]
-        if self.num_rows < SIGNED_FROM:
-            levels, largest, zero = quantized_state(graph, state)
-            top, zeros = TOP_LEVEL, (zero, zero)
-        else:  # whose levels are the stored ones, the highest bit flipped
+        top = TOP_LEVEL if self.num_rows < SIGNED_FROM else SHORT_LEVEL
+        levels, largest, zero = quantized_state(graph, state, top)
+        zeros = [zero, zero]
+        if top == SHORT_LEVEL:  # the signed levels are the stored ones, the highest bit flipped
             bits = graph.node("BitwiseXor", TABLE, graph.constant(ZERO_LEVEL, np.uint8))
             signed = graph.node("Cast", bits, to=TensorProto.INT8)
             table = graph.node("Transpose", signed, perm=[1, 0])  # all done when it is loaded
-            levels, largest, zero = quantized_state(graph, state, SHORT_LEVEL)
-            top, zeros = SHORT_LEVEL, (zero,)
+            zeros = [zero]
         products = graph.node("MatMulInteger", levels, table, *zeros)
         scales = graph.node("Mul", SCALES, graph.weights(1 / top))
         scales = graph.node("Reshape", scales, graph.constant([-1]))  # both when it is loaded
@@ -142,7 +148,7 @@ class ItemTable:
         return graph.node("Mul", products, scales), largest
 
 
-def quantized_state(graph: GraphBuilder, state: str, top: int = TOP_LEVEL) -> tuple[str, str, str]:
+def quantized_state(graph: GraphBuilder, state: str, top: int) -> tuple[str, str, str]:
     """Add what rounds states (B, H) to whole levels from -top to top.
 
     Returns:
@@ -216,7 +222,7 @@ def append_rows(model: ModelProto, rows: FloatArray) -> None:
     grouped = any(node.op_type == "GatherND" for node in model.graph.node)
     size = _num_rows(num_items, grouped=grouped)
     filled = np.pad(rows, ((0, size - num_items - 1), (0, 0)))
-    for name, values in _stored(filled, names).items():
+    for name, values in stored(filled, names).items():
         extended = np.concatenate([held[name][: num_old + 1], values])
         tensors[name].CopyFrom(numpy_helper.from_array(extended, name))
     tensors[NO_ITEMS].CopyFrom(numpy_helper.from_array(_no_items(num_items, size), NO_ITEMS))
@@ -236,7 +242,7 @@ def _no_items(num_items: int, num_rows: int) -> NDArray[np.int64]:
     return np.concatenate([[0], np.arange(num_items + 1, num_rows)])[None].astype(np.int64)
 
 
-def _stored(rows: FloatArray, names: tuple[str, ...] | list[str]) -> dict[str, NDArray]:
+def stored(rows: FloatArray, names: tuple[str, ...] | list[str]) -> dict[str, NDArray]:
     """Return rows (R, H) as the constants `names` hold them; with `SCALES` among these in 8 bit."""
     if SCALES not in names:
         return {TABLE: rows.astype(np.float32)}

@@ -19,7 +19,7 @@ from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import QuantizationConfig
 
 from export.onnx_graph.builder import EIGHT_BIT
-from export.onnx_graph.item_table import restore_at_lookup
+from export.onnx_graph.item_table import TABLE, restore_at_lookup
 from export.quiet import quiet
 
 
@@ -31,7 +31,7 @@ def quantize(source: Path, path: Path) -> None:
         path: the file to write.
 
     Raises:
-        ModelError: the item table, or the product with it, is not 8-bit afterwards.
+        ModelError: lookup and score product do not read one and the same 8-bit table afterwards.
     """
     model = onnx.load(source)
     restore_at_lookup(model)  # or what is worked out of the table at loading would be kept, too
@@ -51,7 +51,10 @@ def quantize(source: Path, path: Path) -> None:
         with quiet("optimum", "root"):  # it expects the files of a transformers model, and says so
             ORTQuantizer(given).quantize(config, folder, file_suffix="quantized")
         written = Path(folder) / f"{given.stem}_quantized.onnx"
-        require_eight_bit(onnx.load(written))
+        constants = onnx.load(written).graph.initializer
+        tables = [held for held in constants if held.name.startswith(TABLE) and len(held.dims) == 2]
+        if [table.data_type in EIGHT_BIT for table in tables] != [True]:
+            raise ModelError("Optimum's graph does not hold its item table once and in 8 bit")
         written.replace(path)
 
 
@@ -63,20 +66,3 @@ def _products_of_activations(model: ModelProto) -> list[str]:
             constants.add(node.output[0])
     products = (node for node in model.graph.node if node.op_type == "MatMul")
     return [node.name for node in products if node.input[1] not in constants]
-
-
-def require_eight_bit(model: ModelProto) -> None:
-    """Check that history lookup and score product both read one and the same 8-bit table.
-
-    Raises:
-        ModelError: they do not.
-    """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    transposed = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Transpose"}
-    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
-    multiplied = {node.input[1] for node in model.graph.node if node.op_type == "MatMulInteger"}
-    tables = looked_up & {transposed.get(name, name) for name in multiplied}
-    if not any(name in weights and weights[name].data_type in EIGHT_BIT for name in tables):
-        raise ModelError(
-            "the quantized graph holds no 8-bit item table that both lookup and scores read"
-        )

@@ -5,32 +5,22 @@ from pathlib import Path
 from seqrec.data import SequenceDataset
 
 import pytest
-import torch
 
-from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from student.model import Student, StudentConfig
-from tests.export.answers import MAX_LEN
+from student.model import Student
+from tests.export.answers import export_random
 
 
 @pytest.fixture(scope="module")
-def student(tiny_dataset: SequenceDataset) -> Student:
-    torch.manual_seed(1)
-    shape = StudentConfig(
-        arch="gru", num_items=tiny_dataset.num_items, hidden_dim=16, max_len=MAX_LEN
-    )
-    return Student(shape).eval()
+def folder(tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GRU's export in fp32."""
+    return export_random(tmp_path_factory.mktemp("run"), tiny_dataset)
 
 
 @pytest.fixture(scope="module")
-def folder(
-    student: Student, tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    path = tmp_path_factory.mktemp("recommender")
-    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-    student.save_pretrained(path / "student", **about)
-    export_student(path / "student", tiny_dataset, path / "exported", "fp32")
-    return path / "exported"
+def student(folder: Path) -> Student:
+    """What `folder` was exported from."""
+    return Student.from_pretrained(folder.parents[1] / "students" / "gru" / "control")
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +35,7 @@ def followed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Recommender:
     """A recommender of either kind, in 8 bit."""
-    torch.manual_seed(2)
-    shape = StudentConfig(
-        arch=request.param, num_items=tiny_dataset.num_items, hidden_dim=16, max_len=MAX_LEN
+    run = tmp_path_factory.mktemp("followed")
+    return Recommender.from_pretrained(
+        export_random(run, tiny_dataset, request.param, "int8", seed=2)
     )
-    path = tmp_path_factory.mktemp("followed")
-    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-    Student(shape).eval().save_pretrained(path / "student", **about)
-    export_student(path / "student", tiny_dataset, path / "exported", "int8")
-    return Recommender.from_pretrained(path / "exported")

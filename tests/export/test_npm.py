@@ -7,9 +7,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from seqrec.files import read_json, write_json
+
 import pytest
 
 from export.recommender import Recommender
+from tests.export.answers import flip_a_byte
 
 pytestmark = pytest.mark.slow
 
@@ -52,19 +55,15 @@ def test_overlapping_calls_are_answered_as_in_python(
     asked: list[tuple[list[str], dict[str, Any]]] = [
         (["b07"], {}),
         (history, {"k": 5}),
-        (history, {"k": 40, "exclude_seen": False}),
+        (history, {"k": 40, "excludeSeen": False}),
         (history, {"candidates": wanted}),
-        (history[:1], {"candidates": wanted, "exclude_seen": False}),
+        (history[:1], {"candidates": wanted, "excludeSeen": False}),
         ([f"b{number:02d}" for number in range(1, 30)], {}),
     ]
-    names = {"exclude_seen": "excludeSeen"}
-    theirs = [
-        [ids, {names.get(key, key): value for key, value in options.items()}]
-        for ids, options in asked
-    ]
-    answers = ask(node_folder, followed._source[0], theirs)["answers"]
+    answers = ask(node_folder, followed._source[0], asked)["answers"]
     for answer, (ids, options) in zip(answers, asked, strict=True):
-        expected = followed.recommend(ids, **options)
+        ours = {name.replace("excludeSeen", "exclude_seen"): options[name] for name in options}
+        expected = followed.recommend(ids, **ours)
         assert [item["item_id"] for item in answer] == expected.item_ids
         assert [item["title"] for item in answer] == expected.titles
         assert [item["score"] for item in answer] == pytest.approx(expected.scores, abs=1e-4)
@@ -90,9 +89,7 @@ def test_a_damaged_file_is_named(
     node_folder: Path, folder: Path, tmp_path: Path, name: str
 ) -> None:
     shutil.copytree(folder, tmp_path / "copy")
-    contents = bytearray((tmp_path / "copy" / name).read_bytes())
-    contents[len(contents) // 2] ^= 1
-    (tmp_path / "copy" / name).write_bytes(contents)
+    flip_a_byte(tmp_path / "copy" / name)
     error = ask(node_folder, tmp_path / "copy", [])["error"]
     assert error.startswith(f"ModelError: {name} is damaged: SHA-256 is ")
     (tmp_path / "copy" / name).unlink()
@@ -102,8 +99,8 @@ def test_a_damaged_file_is_named(
 
 def test_another_version_is_refused(node_folder: Path, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
-    config = json.loads((folder / "config.json").read_text())
-    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "version": 3}))
+    config = read_json(folder / "config.json")
+    write_json(tmp_path / "copy" / "config.json", {**config, "version": 3})
     error = ask(node_folder, tmp_path / "copy", [])["error"]
     assert "seqrec-recommender version 3, expected seqrec-recommender version 2" in error
 

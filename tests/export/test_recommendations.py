@@ -32,6 +32,10 @@ def test_it_is_a_list_of_what_was_left(answer: Recommendations) -> None:
     assert repr(answer) == repr(EXPECTED)
     with pytest.raises(IndexError):
         answer[3]
+    nothing = Recommendations([1, 2], [float("-inf")] * 2, IDS, TITLES)
+    assert nothing == []
+    assert not nothing
+    assert not nothing.item_ids
 
 
 def test_it_equals_lists_of_the_same(answer: Recommendations) -> None:
@@ -41,22 +45,19 @@ def test_it_equals_lists_of_the_same(answer: Recommendations) -> None:
     assert answer != EXPECTED[:2]
     assert answer != [*EXPECTED[:2], dataclasses.replace(EXPECTED[2], score=0.0)]
     assert answer != "answer"
-    with pytest.raises(TypeError):
-        hash(answer)
 
 
-def test_nothing_left_is_an_empty_list() -> None:
-    nothing = Recommendations([1, 2], [float("-inf")] * 2, IDS, TITLES)
-    assert nothing == []
-    assert not nothing
-    assert not nothing.item_ids
-
-
-def test_its_columns_are_lists_of_their_own(answer: Recommendations) -> None:
+def test_neither_it_nor_an_item_can_be_changed(answer: Recommendations) -> None:
     assert answer.item_ids == ["c", "a", "d"]
     assert answer.titles == ["Carmilla", "Emma", "Kidnapped"]
     answer.scores.append(0.0)
     assert answer.scores == [2.5, 1.0, -3.0]
+    with pytest.raises(TypeError):
+        hash(answer)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        answer[0].score = 3.0  # type: ignore[misc]
+    assert hash(answer[0]) == hash(Recommendation("c", 2.5, "Carmilla"))
+    assert dataclasses.asdict(answer[1]) == {"item_id": "a", "score": 1.0, "title": "Emma"}
 
 
 def test_a_pickle_holds_the_answer_and_not_the_catalogue() -> None:
@@ -67,10 +68,3 @@ def test_a_pickle_holds_the_answer_and_not_the_catalogue() -> None:
         Recommendation("item 6", 2.0, "item 6"),
         Recommendation("item 8", 1.0, "item 8"),
     ]
-
-
-def test_an_item_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        EXPECTED[0].score = 3.0  # type: ignore[misc]
-    assert hash(EXPECTED[0]) == hash(Recommendation("c", 2.5, "Carmilla"))
-    assert dataclasses.asdict(EXPECTED[1]) == {"item_id": "a", "score": 1.0, "title": "Emma"}

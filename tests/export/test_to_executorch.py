@@ -22,14 +22,13 @@ from export.mobile import executorch_program as module
 from export.mobile.executorch_program import (
     MODEL_FILE,
     REQUIREMENTS,
-    compare,
     make_questions,
     to_executorch,
 )
-from export.onnx_graph.exporting import export_student
-from export.parity import best_items, overlap
+from export.onnx_graph.exporting import Precision
 from export.recommender import Recommender
-from student.model import Arch, Student, StudentConfig
+from student.model import Arch, Student
+from tests.export.answers import export_random, rename_items
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +41,8 @@ ExportOf = Callable[..., Path]
 def export_of(tiny_dataset: SequenceDataset, tmp_path: Path) -> ExportOf:
     """Return what exports a student of random weights, laid out as a run is."""
 
-    def make(arch: Arch = "transformer", precision: str = "fp32") -> Path:
-        torch.manual_seed(1)
-        shape = StudentConfig(arch=arch, num_items=tiny_dataset.num_items, max_len=MAX_LEN)
-        about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-        student = tmp_path / "run" / "students" / arch / "control"
-        Student(shape).save_pretrained(student, **about)
-        folder = tmp_path / "run" / "export" / f"{arch}-control-{precision}"
-        export_student(student, tiny_dataset, folder, precision)  # type: ignore[arg-type]
-        return folder
+    def make(arch: Arch = "transformer", precision: Precision = "fp32") -> Path:
+        return export_random(tmp_path / "run", tiny_dataset, arch, precision, max_len=MAX_LEN)
 
     return make
 
@@ -72,7 +64,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             top_scores = np.take_along_axis(scores, top, axis=1).astype(np.float32)
             np.savez(work / "answers.npz", top_items=top, top_scores=top_scores)
             (work / MODEL_FILE).write_bytes(b"a program")
-            write_json(work / "about.json", {"executorch": "0"})
+            write_json(work / "versions.json", {"executorch": "0"})
 
         monkeypatch.setattr(module, "_run_worker", run)
 
@@ -173,11 +165,9 @@ def test_what_cannot_be_lowered_is_refused_by_name(
     export = export_of()
     with pytest.raises(ModelError, match="--k 31: there are 30 items"):
         to_executorch(ToExecutorchConfig(model_dir=export, k=31))
-    about = read_json(export / "config.json")
     items = read_json(export / "items.json")
-    write_json(export / "items.json", {name: [*texts, "new"] for name, texts in items.items()})
-    sums = {**about["sha256"], "items.json": sha256_file(export / "items.json")}
-    about |= {"num_items": 31, "sha256": sums}  # as export.add_items leaves it
+    rename_items(export, **{name: [*texts, "new"] for name, texts in items.items()})
+    about = read_json(export / "config.json") | {"num_items": 31}  # as export.add_items leaves it
     write_json(export / "config.json", about)
     with pytest.raises(ModelError, match="has 31 items, its student 30"):
         to_executorch(ToExecutorchConfig(model_dir=export))
@@ -197,47 +187,11 @@ def test_questions_are_of_all_lengths_and_cut_to_the_newest() -> None:
         np.testing.assert_array_equal(shown[len(shown) - len(newest) :], newest)
 
 
-LOWEST = -np.inf
-EXPECTED = np.array([[LOWEST, 1.0, 2.0, 2.0]], np.float32)
-
-
-@pytest.mark.parametrize(
-    ("items", "scores"), [([2, 3, 1], [2, 2, 1]), ([3, 2, 1], [2, 2, 1]), ([3, 2], [2, 2])]
-)
-def test_ties_may_stand_in_any_order(items: list[int], scores: list[float]) -> None:
-    found = compare(np.array([items]), np.array([scores], np.float32), EXPECTED, "fp32")
-    assert found["score_difference"] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("items", "scores"),
-    [([2, 2], [2, 2]), ([2, 1], [2, 2]), ([2, 3], [2, 1.9]), ([2, 3], [2, LOWEST])],
-)
-def test_an_answer_that_does_not_follow_from_the_scores_is_refused(
-    items: list[int], scores: list[float]
-) -> None:
-    with pytest.raises(ModelError, match="does not answer as ONNX Runtime does"):
-        compare(np.array([items]), np.array([scores], np.float32), EXPECTED, "fp32")
-
-
-def test_places_without_an_answer_are_not_compared() -> None:
-    expected = np.array([[LOWEST, LOWEST, 2.0, LOWEST]], np.float32)
-    answer = np.array([[2, 1, 1]]), np.array([[2, LOWEST, LOWEST]], np.float32)
-    assert compare(*answer, expected, "fp32")["overlap"] == 1.0
-
-
-def test_overlap_is_the_share_of_the_best_items() -> None:
-    expected = np.array([[LOWEST, 1, 2, 3], [LOWEST, 3, 2, 1]], np.float32)
-    pairs = zip([[3, 2], [1, 3]], best_items(expected, 2), strict=True)
-    assert [overlap(*pair) for pair in pairs] == [1.0, 0.5]
-
-
 def test_every_requirement_is_pinned() -> None:
     lines = [line for line in REQUIREMENTS.read_text().splitlines() if line[:1] not in ("", "#")]
     assert all(line.count("==") == 1 for line in lines)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("user_cache")
 @pytest.mark.parametrize(("arch", "precision"), [("gru", "fp32"), ("transformer", "int8")])
 def test_the_model_card_of_a_real_program_tells_how_to_ask_it(
@@ -252,13 +206,8 @@ def test_the_model_card_of_a_real_program_tells_how_to_ask_it(
     history = recommender.item_ids[: MAX_LEN + 3]
     code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     code = code.replace("['ITEM ID', 'ITEM ID']", repr(history)) + "\nprint(json.dumps(answer))\n"
-    done = subprocess.run(
-        [str(python.absolute()), "-c", code],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [str(python.absolute()), "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout.splitlines()[-1])
     wanted = [item.item_id for item in recommender.recommend(history, k=5)]
     assert not set(answer) & set(history)
