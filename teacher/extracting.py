@@ -30,6 +30,81 @@ from teacher.config import ExtractConfig
 from teacher.model import Teacher
 
 logger = logging.getLogger(__name__)
+Answers = Iterator[tuple[IntArray, NDArray[np.floating]]]
+
+
+def run(config: ExtractConfig) -> None:
+    """Rewrite the knowledge of a finished teacher."""
+    accelerator = start_accelerator(config.device)
+    set_up_cpu(config.num_threads, accelerator.num_processes)
+    dataset = load_dataset(config.data_dir)
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    teacher = Teacher.from_pretrained(output_dir / "teacher", device=accelerator.device)
+    extract_knowledge(
+        teacher,
+        dataset,
+        output_dir,
+        accelerator,
+        prefixes_per_user=config.prefixes_per_user,
+        batch_size=config.batch_size,
+    )
+    accelerator.end_training()
+
+
+def extract_knowledge(
+    teacher: Teacher,
+    dataset: SequenceDataset,
+    output_dir: Path,
+    accelerator: Accelerator,
+    *,
+    prefixes_per_user: int,
+    batch_size: int,
+) -> None:
+    """Write `knowledge/` from a finished teacher, whose folder is `teacher/`; all processes do.
+
+    A refitted teacher answers twice: as it is, all prefixes before the test; as it was, with the
+    weights in `teacher/selection/`, those of `dataset`. The latter goes into `selection/` inside.
+
+    Raises:
+        ModelError: the teacher was trained on other data: it may have seen what is a target here.
+    """
+    if teacher.config.dataset_fingerprint != dataset.fingerprint:
+        raise ModelError(
+            f"the teacher was trained on data set {teacher.config.dataset_fingerprint[:12]}, but "
+            f"{dataset.path} is {dataset.fingerprint[:12]}. Train it again: accelerate launch "
+            f"teacher/finetune.py --data-dir {dataset.path}"
+        )
+    folder, path = output_dir / "teacher", output_dir / "knowledge"
+    refitted = (folder / SELECTION).is_dir()
+    rank, count = accelerator.process_index, accelerator.num_processes
+    shards = path.with_name(f".{path.name}.shards")
+
+    def write(known: SequenceDataset, target: Path | None) -> None:
+        source: Answers = answers(teacher.eval(), known, batch_size, rank, count)
+        if count > 1:
+            if accelerator.is_main_process:
+                shutil.rmtree(shards, ignore_errors=True)  # a killed run's
+            accelerator.wait_for_everyone()
+            save_shard(
+                shards, known, source, prefixes_per_user=prefixes_per_user, process_index=rank
+            )
+            accelerator.wait_for_everyone()
+            source = read_shards(shards, known, count)
+        if target is not None:
+            _save(teacher, known, target, source, prefixes_per_user)
+            shutil.rmtree(shards, ignore_errors=True)
+        accelerator.wait_for_everyone()
+
+    with contextlib.ExitStack() as stack:
+        beside = None
+        if accelerator.is_main_process:
+            beside = stack.enter_context(atomic_directory(path))
+        write(dataset.before_test() if refitted else dataset, beside)
+        if refitted:
+            teacher.load_weights(folder / SELECTION)
+            write(dataset, beside and beside / SELECTION)
+            teacher.load_weights(folder)
+    accelerator.wait_for_everyone()
 
 
 @torch.inference_mode()
@@ -39,8 +114,8 @@ def answers(
     batch_size: int,
     process_index: int = 0,
     num_processes: int = 1,
-) -> Iterator[tuple[IntArray, NDArray[np.float32]]]:
-    """Yield (prefix numbers (N,), the teacher's states after them (N, V)).
+) -> Answers:
+    """Yield (prefix numbers (N,), the teacher's states after them, float32 (N, V)).
 
     Every training prefix is answered once, from at least half of the teacher's `max_len` items; of
     several processes, by one of them.
@@ -58,71 +133,11 @@ def answers(
         yield batch.prefixes[asked].cpu().numpy(), states.float().cpu().numpy()
 
 
-def extract_knowledge(
-    teacher: Teacher,
-    folder: Path,
-    dataset: SequenceDataset,
-    path: Path,
-    *,
-    prefixes_per_user: int,
-    batch_size: int = 32,
-    accelerator: Accelerator | None = None,
-) -> None:
-    """Write the knowledge directory of a finished teacher at `path`.
-
-    With several processes all have to call this, each with its `accelerator`.
-
-    A refitted teacher answers twice: as it is, all prefixes before the test; as it was, with the
-    weights in `folder`, those of `dataset`. The latter goes into `selection/` inside.
-
-    Raises:
-        ModelError: the teacher was trained on other data: it may have seen what is a target here.
-    """
-    if teacher.config.dataset_fingerprint != dataset.fingerprint:
-        raise ModelError(
-            f"the teacher was trained on data set {teacher.config.dataset_fingerprint[:12]}, but "
-            f"{dataset.path} is {dataset.fingerprint[:12]}. Train it again: accelerate launch "
-            f"teacher/finetune.py --data-dir {dataset.path}"
-        )
-    refitted = (folder / SELECTION).is_dir()
-    shards = path.with_name(f".{path.name}.shards")
-
-    def write(known: SequenceDataset, target: Path | None) -> None:
-        source: Iterator[tuple[IntArray, NDArray[np.floating]]]
-        source = answers(teacher.eval(), known, batch_size)
-        if accelerator is not None and accelerator.num_processes > 1:
-            rank, count = accelerator.process_index, accelerator.num_processes
-            if accelerator.is_main_process:
-                shutil.rmtree(shards, ignore_errors=True)  # a killed run's
-            accelerator.wait_for_everyone()
-            own = answers(teacher.eval(), known, batch_size, rank, count)
-            save_shard(shards, known, own, prefixes_per_user=prefixes_per_user, process_index=rank)
-            accelerator.wait_for_everyone()
-            source = read_shards(shards, known, count)
-        if target is not None:
-            _save(teacher, known, target, source, prefixes_per_user)
-            shutil.rmtree(shards, ignore_errors=True)
-        if accelerator is not None:
-            accelerator.wait_for_everyone()
-
-    with contextlib.ExitStack() as stack:
-        beside = None
-        if accelerator is None or accelerator.is_main_process:
-            beside = stack.enter_context(atomic_directory(path))
-        write(dataset.before_test() if refitted else dataset, beside)
-        if refitted:
-            teacher.load_weights(folder / SELECTION)
-            write(dataset, beside and beside / SELECTION)
-            teacher.load_weights(folder)
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
-
-
 def _save(
     teacher: Teacher,
     dataset: SequenceDataset,
     path: Path,
-    source: Iterator[tuple[IntArray, NDArray[np.floating]]],
+    source: Answers,
     prefixes_per_user: int,
 ) -> None:
     gib = knowledge_bytes(dataset, teacher.config.item_dim, prefixes_per_user) / 2**30
@@ -146,22 +161,3 @@ def _save(
             "text_columns": dataset.meta["text_columns"],
         },
     )
-
-
-def run(config: ExtractConfig) -> None:
-    """Rewrite the knowledge of a finished teacher."""
-    accelerator = start_accelerator(config.device)
-    set_up_cpu(config.num_threads, accelerator.num_processes)
-    dataset = load_dataset(config.data_dir)
-    output_dir = config.output_dir or default_output_dir(config.data_dir)
-    teacher = Teacher.from_pretrained(output_dir / "teacher", device=accelerator.device)
-    extract_knowledge(
-        teacher,
-        output_dir / "teacher",
-        dataset,
-        output_dir / "knowledge",
-        prefixes_per_user=config.prefixes_per_user,
-        batch_size=config.batch_size,
-        accelerator=accelerator,
-    )
-    accelerator.end_training()
