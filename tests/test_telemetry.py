@@ -1,6 +1,5 @@
 """Nothing that we load reports to anyone, or leaves a mark in HOME."""
 
-import ast
 import os
 import shutil
 import subprocess
@@ -19,16 +18,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 OURS = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED")
-REPORTING = {
-    "onnxruntime",
-    "optimum",
-    "huggingface_hub",
-    "transformers",
-    "accelerate",
-    "peft",
-    "ray",
-}
-PACKAGES = ("seqrec", "teacher", "student", "export", "benchmarks")
 CLIENT = """
 import os, sys, time
 from export.recommender import Recommender
@@ -123,16 +112,3 @@ def test_workers_of_other_libraries_are_told_too(device: str) -> None:
     environment = worker_environment(1, device)
     assert [environment[name] for name in OURS] == ["1", "1", "0"]
     assert environment["CI"] == "true"  # what openvino_telemetry asks for
-
-
-def test_every_module_imports_seqrec_before_a_library_that_reports() -> None:
-    files = [file for name in PACKAGES for file in sorted((ROOT / name).glob("**/*.py"))]
-    for file in files:
-        known = file.name.endswith("_worker.py")  # which has it from the process that starts it
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [alias.name for alias in node.names]
-                names = [str(node.module)] if isinstance(node, ast.ImportFrom) else names
-                packages = {name.split(".")[0] for name in names}
-                known |= "seqrec" in packages
-                assert known or not packages & REPORTING, file
