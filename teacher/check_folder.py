@@ -21,7 +21,6 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import (
-    CONFIG_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     PretrainedConfig,
@@ -216,8 +215,6 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
         ModelError: it is unknown, of a kind that cannot be used, or quantized already.
     """
     name = Path(folder).name
-    if not where and Path(folder).is_dir():
-        _check_kind(Path(folder), name)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, **where
@@ -225,7 +222,8 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
     # Whatever stands in the file goes into a class of transformers.
     except Exception as error:
         raise ModelError(
-            f"{name}: its configuration cannot be used ({first_line(error)})"
+            f"{name}: its config.json cannot be used ({first_line(error)}). No model's code is run "
+            f"here. {TAKE}, whose code transformers has"
         ) from error
     if config.is_encoder_decoder:
         raise ModelError(
@@ -241,26 +239,6 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
     if bits is not None and quantization is not None:
         _check_quantization(quantization, bits, name)
     return config
-
-
-def _check_kind(folder: Path, name: str) -> None:
-    """Refuse a configuration that transformers would not know, or only with the model's code."""
-    try:
-        settings = read_json(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read ({error})") from error
-    kind = settings.get("model_type")
-    if kind in CONFIG_MAPPING:
-        return
-    if "auto_map" in settings:
-        raise ModelError(
-            f"{name} is {article(kind)}, which needs code of its own (auto_map in config.json), "
-            f"and no model's code is run here. {TAKE}, whose code transformers has"
-        )
-    raise ModelError(
-        f"{name}: config.json says model_type {kind!r}, which this version of transformers does "
-        f"not know. {TAKE}"
-    )
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -7,8 +7,6 @@ it. What the second layer takes is what each further one will take. The optimize
 import copy
 import itertools
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +23,9 @@ from seqrec.texts import item_texts
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.benchmark import Timer
 from transformers import PretrainedConfig
 
 from teacher.base import load_base
@@ -93,33 +93,23 @@ def measure_pace(
     untrained = item_mask(dataset.untrained_items, dataset.num_items)
     small = copy.deepcopy(config)
     small.vocab_size, small.pad_token_id = 1, None  # no word is read
-    num_positions = batch.items.numel()
-    training, answering = _seconds_of(small, 1, untrained, flags, batch, device)
-    if num_layers == 1:
-        return Pace(*(seconds / num_positions for seconds in (training, answering, answering)))
-    training_2, answering_2 = _seconds_of(small, 2, untrained, flags, batch, device)
-    learning, layer = _second(training, training_2), _second(answering, answering_2)
-    return Pace(
-        training=(training + (num_layers - 1) * learning) / num_positions,
-        answering=(answering + (num_layers - 1) * layer) / num_positions,
-        reading=num_layers * layer / num_positions,
-    )
+    one = layer = _seconds_per_position(small, 1, untrained, flags, batch, device)
+    if num_layers > 1:
+        two = _seconds_per_position(small, 2, untrained, flags, batch, device)
+        layer = np.where(two > one, two - one, two / 2)  # half of both if it is less than the noise
+    training, answering = one + (num_layers - 1) * layer
+    return Pace(training, answering, reading=num_layers * layer[1])
 
 
-def _second(one: float, two: float) -> float:
-    """Return a second layer's time; half of both where it is less than the noise."""
-    return two - one if two > one else two / 2
-
-
-def _seconds_of(
+def _seconds_per_position(
     config: PretrainedConfig,
     num_layers: int,
     untrained: Tensor,
     flags: FullFinetuneConfig,
     batch: Batch,
     device: torch.device,
-) -> tuple[float, float]:
-    """Return the time to learn a batch, and to answer it."""
+) -> NDArray[np.float64]:
+    """Return the time to learn a batch, and to answer it, over its positions; (2,)."""
     with tempfile.TemporaryDirectory() as folder:
         random_base(config, num_layers, torch.bfloat16, words=True).save_pretrained(folder)
         base = load_base(Path(folder), bits=flags.bits, num_layers=num_layers, device=device)
@@ -128,26 +118,17 @@ def _seconds_of(
         teacher.base.gradient_checkpointing_enable({"use_reentrant": False})
 
     def learn() -> None:
-        next_item_loss(teacher, batch).backward()
+        next_item_loss(teacher.train(), batch).backward()
         teacher.zero_grad()
 
     @torch.no_grad()
     def answer() -> None:
-        teacher(batch.items)
+        teacher.eval()(batch.items)
 
-    teacher.train()
-    training = _least_seconds(learn, device)
-    teacher.eval()
-    return training, _least_seconds(answer, device)
-
-
-def _least_seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Return the shortest of some runs, after one that warms up."""
-    times: list[float] = []
-    while len(times) < 4 or sum(times) < SECONDS_OF_MEASURING:
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    seconds = [
+        Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+        .blocked_autorange(min_run_time=SECONDS_OF_MEASURING)
+        .median
+        for run in (learn, answer)
+    ]
+    return np.array(seconds) / batch.items.numel()

@@ -90,17 +90,8 @@ def finetune(
     del wanted["model"]
     finished = Stage(folder, wanted, record="metrics.json", key="recipe").is_finished()
     accelerator.wait_for_everyone()  # until all have looked
-    if finished:
-        logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
-        if accelerator.is_main_process:
-            described = read_json(folder / "teacher.json")
-            if described["model"] != flags.model:  # the same model, in another folder today
-                write_json(folder / "teacher.json", {**described, "model": flags.model})
-        accelerator.wait_for_everyone()
-        if not (output_dir / "knowledge").is_dir():
-            teacher = Teacher.from_pretrained(folder, device=accelerator.device)
-            write_knowledge(teacher, dataset, flags, output_dir, accelerator)
-    else:
+    teacher = None  # as long as nothing is asked of it
+    if not finished:
         if accelerator.is_main_process:
             write_json(folder / "config.json", to_json(flags))
         with accelerator.local_main_process_first():  # the others find text vectors in the cache
@@ -109,8 +100,26 @@ def finetune(
         if accelerator.is_main_process:
             teacher.save_pretrained(folder)
         accelerator.wait_for_everyone()
-        write_knowledge(teacher, dataset, flags, output_dir, accelerator)
-        judge(teacher, dataset, flags, folder, wanted, valid_ndcg, accelerator)
+    else:
+        logger.info("the teacher in %s is finished; remove the folder to train it again", folder)
+        if accelerator.is_main_process:
+            described = read_json(folder / "teacher.json")
+            if described["model"] != flags.model:  # the same model, in another folder today
+                write_json(folder / "teacher.json", {**described, "model": flags.model})
+        accelerator.wait_for_everyone()
+        if not (output_dir / "knowledge").is_dir():
+            teacher = Teacher.from_pretrained(folder, device=accelerator.device)
+    if teacher is not None:
+        extract_knowledge(
+            teacher,
+            dataset,
+            output_dir,
+            accelerator,
+            prefixes_per_user=flags.prefixes_per_user,
+            batch_size=flags.windows_at_once(accelerator.num_processes),
+        )
+        if not finished:
+            judge(teacher, dataset, flags, folder, wanted, valid_ndcg, accelerator)
     if accelerator.is_main_process:
         sys.stdout.write(metrics_table({"teacher": read_json(folder / "metrics.json")["test"]}))
     accelerator.end_training()
@@ -214,24 +223,6 @@ def train(
         teacher.untrained.copy_(item_mask(complete.untrained_items, complete.num_items))
         fit_on(complete, further, "teacher refit")
     return selected.best_value
-
-
-def write_knowledge(
-    teacher: Teacher,
-    dataset: SequenceDataset,
-    flags: FullFinetuneConfig,
-    output_dir: Path,
-    accelerator: Accelerator,
-) -> None:
-    """Write the teacher's answers for the students, as large as the flags allow."""
-    extract_knowledge(
-        teacher,
-        dataset,
-        output_dir,
-        accelerator,
-        prefixes_per_user=flags.prefixes_per_user,
-        batch_size=flags.windows_at_once(accelerator.num_processes),
-    )
 
 
 def judge(
