@@ -11,7 +11,7 @@ import importlib.util
 import itertools
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ import polars as pl
 import pytest
 
 from export.recommender import Recommender
-from student.model import Student, StudentConfig
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("seqrec", "teacher", "student", "export", "benchmarks")
@@ -153,7 +152,7 @@ def test_every_command_that_is_told_exists_with_its_flags() -> None:
         if config is None:
             continue
         assert command.flags <= flags_of(config), command
-        needed = {f for f in dataclasses.fields(config) if f.default is dataclasses.MISSING}
+        needed = [f for f in dataclasses.fields(config) if f.default is dataclasses.MISSING]
         lacking = {"--" + f.name.replace("_", "-") for f in needed} - command.flags
         if command.source in PAGES:  # it is understood as it stands
             words = [re.sub(r"^[NW]$", "2", word) for word in command.words]
@@ -204,16 +203,17 @@ def test_all_stages_meet_in_the_same_folders_without_flags() -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(
+    tiny_dataset: SequenceDataset,
+    save_student: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """What `make demo` leaves, with a small data set and students of random weights."""
     folder = tmp_path_factory.mktemp("demo")
     shutil.copytree(tiny_dataset.path, folder / DEFAULT_DATA_DIR)
-    for arch in ("gru", "transformer"):
-        for role in ("control", "distilled"):
-            shape = StudentConfig(arch=arch, num_items=tiny_dataset.num_items, hidden_dim=16)
-            about = {"role": role, "dataset_fingerprint": tiny_dataset.fingerprint}
-            students = folder / "runs" / "ml-100k" / "students"
-            Student(shape).eval().save_pretrained(students / arch / role, **about)
+    for arch, role in itertools.product(("gru", "transformer"), ("control", "distilled")):
+        student = folder / "runs" / "ml-100k" / "students" / arch / role
+        save_student(student, tiny_dataset, arch=arch, role=role, hidden_dim=16)
     return folder
 
 

@@ -6,13 +6,12 @@ import re
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
 
 import pytest
-
-from student.model import Student, StudentConfig
 
 pytestmark = pytest.mark.slow
 
@@ -140,12 +139,10 @@ def test_distilling_without_knowledge_names_the_teachers_command(
 
 
 def test_progress_goes_to_the_terminal_without_colours_and_stdout_is_for_results(
-    tiny_dataset: SequenceDataset, tmp_path: Path
+    tiny_dataset: SequenceDataset, save_student: Callable[..., Path], tmp_path: Path
 ) -> None:
     """NO_COLOR (https://no-color.org) is asked for, and stderr is a terminal."""
-    shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=16)
-    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-    Student(shape).eval().save_pretrained(tmp_path / "students/gru/control", **about)
+    save_student(tmp_path / "students/gru/control", tiny_dataset, hidden_dim=16)
     where = ["--data-dir", str(tiny_dataset.path), "--output-dir", str(tmp_path)]
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))  # or bars have no room

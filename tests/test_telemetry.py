@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -11,8 +12,6 @@ from seqrec.data import SequenceDataset
 import pytest
 
 from benchmarks.baselines.training import worker_environment
-from export.onnx_graph.exporting import export_student
-from student.model import Student, StudentConfig
 
 pytestmark = pytest.mark.slow
 
@@ -33,13 +32,12 @@ ENCODER = (
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("telemetry")
-    student = Student(StudentConfig(arch="gru", num_items=tiny_dataset.num_items)).eval()
-    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-    student.save_pretrained(path / "student", **about)
-    export_student(path / "student", tiny_dataset, path / "exported", "int8")
-    return path / "exported"
+def folder(
+    tiny_dataset: SequenceDataset,
+    export_random: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    return export_random(tmp_path_factory.mktemp("telemetry"), tiny_dataset)
 
 
 def start(program: str, home: Path, *arguments: str, trace: Path | None = None):

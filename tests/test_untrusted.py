@@ -4,6 +4,7 @@ import ast
 import pickle
 import pickletools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ import onnx
 import pytest
 import torch
 
-from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from student.model import Student, StudentConfig
+from student.model import Student
 
 ROOT = Path(__file__).parents[1]
 CODE = [
@@ -105,8 +105,10 @@ def test_numbers_out_of_range_are_refused_though_the_checksum_is_right(
         load_dataset(folder)
 
 
-def test_a_pickle_in_place_of_weights_is_refused_and_not_run(tmp_path: Path) -> None:
-    Student(StudentConfig(arch="gru", num_items=9, hidden_dim=8)).save_pretrained(tmp_path / "s")
+def test_a_pickle_in_place_of_weights_is_refused_and_not_run(
+    tiny_dataset: SequenceDataset, save_student: Callable[..., Path], tmp_path: Path
+) -> None:
+    save_student(tmp_path / "s", tiny_dataset)
     torch.save({"trap": Trap(tmp_path / "mark")}, tmp_path / "s" / "model.safetensors")
     with pytest.raises(ModelError, match="no usable student"):
         Student.from_pretrained(tmp_path / "s")
@@ -114,14 +116,10 @@ def test_a_pickle_in_place_of_weights_is_refused_and_not_run(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def export(tiny_dataset: SequenceDataset, tmp_path: Path) -> Path:
-    """An exported student of random weights."""
-    torch.manual_seed(0)
-    shape = StudentConfig(arch="gru", num_items=tiny_dataset.num_items, hidden_dim=8, max_len=9)
-    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-    Student(shape).save_pretrained(tmp_path / "student", **about)
-    export_student(tmp_path / "student", tiny_dataset, tmp_path / "export", "fp32")
-    return tmp_path / "export"
+def export(
+    tiny_dataset: SequenceDataset, export_random: Callable[..., Path], tmp_path: Path
+) -> Path:
+    return export_random(tmp_path, tiny_dataset, "fp32", hidden_dim=8, max_len=9)
 
 
 def change(folder: Path, *files: str, **values: object) -> None:

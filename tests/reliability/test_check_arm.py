@@ -2,41 +2,35 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError, SourceError
 
 import pytest
-import torch
 
-from export.onnx_graph.exporting import export_student
-from student.model import Student, StudentConfig
 from tests.reliability import check_arm as module
 from tests.reliability.check_arm import CheckArmConfig, check_arm
 
 
-def export_random(dataset: SequenceDataset, folder: Path, seed: int) -> Path:
-    """Export a student of random weights."""
-    torch.manual_seed(seed)
-    shape = StudentConfig(arch="gru", num_items=dataset.num_items, hidden_dim=8, max_len=6)
-    about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
-    Student(shape).save_pretrained(folder / "student", **about)
-    export_student(folder / "student", dataset, folder / "export", "int8")
-    return folder / "export"
-
-
 def test_answers_there_are_compared_with_those_here(
-    tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dataset: SequenceDataset,
+    export_random: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "fetch_machine", lambda: tmp_path)
     monkeypatch.setattr(module, "python_on", lambda machine, processor: [sys.executable])
-    config = CheckArmConfig(model_dir=export_random(tiny_dataset, tmp_path, 0), num_histories=20)
+    one, other = (
+        export_random(tmp_path / str(seed), tiny_dataset, seed=seed, hidden_dim=8, max_len=6)
+        for seed in (0, 1)
+    )
+    config = CheckArmConfig(model_dir=one, num_histories=20)
     assert [(row[0].split()[0], *row[1:]) for row in check_arm(config)] == [
         ("cortex-a72", 20, 1.0, 1.0, 0.0),
         ("neoverse-n1", 20, 1.0, 1.0, 0.0),
     ]
-    other = export_random(tiny_dataset, tmp_path / "other", 1)
     asking_other = module.ANSWER.replace("sys.argv[1]", repr(str(other)))
     monkeypatch.setattr(module, "ANSWER", asking_other)
     with pytest.raises(ModelError, match=r"emulated cortex-a72 only .* of the top 10"):

@@ -21,7 +21,7 @@ from typing import Any
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import SeqRecError
 from seqrec.files import sha256_file, write_json
-from seqrec.knowledge import load_knowledge, save_knowledge
+from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.prepare import PrepareConfig, prepare
 
 import numpy as np
@@ -35,13 +35,12 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models
 
 from export.new_items.text_encoder import TEXT_ENCODER, TextEncoder
-from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from student.model import Student, StudentConfig
+from student.model import Student
 from student.soft_targets import SoftTargets, prepare_soft_targets
-from teacher.config import FullFinetuneConfig
 from teacher.model import Teacher
 from teacher.tuning import build_teacher
+from tests.teacher.models import flags_for
 
 pytestmark = pytest.mark.slow
 
@@ -59,38 +58,6 @@ class Format:
     checksummed: tuple[str, ...] = ()  # files whose every change has to be noticed
 
 
-def tables(root: Path, dataset: SequenceDataset) -> Format:
-    log = pl.DataFrame(
-        [
-            {"user_id": f"u{user}", "item_id": dataset.item_ids[item - 1], "timestamp": when}
-            for user in range(dataset.num_users)
-            for when, item in enumerate(dataset.sequence(user))
-        ]
-    )
-    for name, table in (("log", log), ("items", dataset.items)):
-        table.write_csv(root / f"{name}.csv")
-        table.write_ndjson(root / f"{name}.jsonl")
-        table.write_parquet(root / f"{name}.parquet")
-
-    def read(folder: Path) -> None:
-        out = folder / "out"
-        for suffix in ("csv", "jsonl", "parquet"):
-            shutil.rmtree(out, ignore_errors=True)
-            paths = {name: folder / f"{name}.{suffix}" for name in ("log", "items")}
-            with contextlib.suppress(SeqRecError):
-                prepare(
-                    PrepareConfig(interactions=paths["log"], items=paths["items"], output_dir=out)
-                )
-                read_data(out)
-
-    return Format(root, read)
-
-
-def data(root: Path, dataset: SequenceDataset) -> Format:
-    files = ("events.npy", "offsets.npy", "split.npy", "items.parquet", "user_ids.parquet")
-    return Format(dataset.path, read_data, files)
-
-
 def read_data(folder: Path) -> None:
     dataset = load_dataset(folder)
     assert len(dataset.items) == len(dataset.item_ids) == dataset.num_items
@@ -99,77 +66,115 @@ def read_data(folder: Path) -> None:
     assert dataset.eval_targets("test").items.max(initial=1) <= dataset.num_items
 
 
-def knowledge(root: Path, dataset: SequenceDataset) -> Format:
-    rng = np.random.default_rng(0)
-    num_rows, num_prefixes = dataset.num_items + 1, int(dataset.train_lengths.sum())
-    save_knowledge(
-        root / "knowledge",
-        dataset,
-        iter([(np.arange(num_prefixes), rng.normal(size=(num_prefixes, 6)))]),
-        rng.normal(size=(num_rows, 6)),
-        text_components=rng.normal(size=(num_rows, 5)),
-        text_map=rng.normal(size=(9, 5)),
-        prefixes_per_user=100,
-        teacher={"model": "none"},
+@pytest.fixture
+def data(tiny_dataset: SequenceDataset) -> Format:
+    files = ("events.npy", "offsets.npy", "split.npy", "items.parquet", "user_ids.parquet")
+    return Format(tiny_dataset.path, read_data, files)
+
+
+@pytest.fixture
+def tables(tiny_dataset: SequenceDataset, tmp_path: Path) -> Format:
+    log = pl.DataFrame(
+        [
+            {"user_id": f"u{user}", "item_id": tiny_dataset.item_ids[item - 1], "timestamp": when}
+            for user in range(tiny_dataset.num_users)
+            for when, item in enumerate(tiny_dataset.sequence(user))
+        ]
     )
+    made = tmp_path / "tables"
+    made.mkdir()
+    for name, table in (("log", log), ("items", tiny_dataset.items)):
+        table.write_csv(made / f"{name}.csv")
+        table.write_ndjson(made / f"{name}.jsonl")
+        table.write_parquet(made / f"{name}.parquet")
+
+    def read(folder: Path) -> None:
+        out = folder / "out"
+        for suffix in ("csv", "jsonl", "parquet"):
+            shutil.rmtree(out, ignore_errors=True)
+            log, items = (folder / f"{name}.{suffix}" for name in ("log", "items"))
+            with contextlib.suppress(SeqRecError):
+                prepare(PrepareConfig(interactions=log, items=items, output_dir=out))
+                read_data(out)
+
+    return Format(made, read)
+
+
+@pytest.fixture
+def knowledge(tiny_dataset: SequenceDataset, make_knowledge: Callable[..., Knowledge]) -> Format:
     arrays = ("states.npy", "item_vectors.npy", "text_components.npy", "text_map.npy")
-    return Format(root / "knowledge", lambda folder: load_knowledge(folder, dataset), arrays)
+    folder = make_knowledge(tiny_dataset).path
+    return Format(folder, lambda folder: load_knowledge(folder, tiny_dataset), arrays)
 
 
-def targets(root: Path, dataset: SequenceDataset) -> Format:
-    known = load_knowledge(knowledge(root, dataset).folder, dataset)
+@pytest.fixture
+def teacher(tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path: Path) -> Format:
+    flags = flags_for(tiny_llm, bits=16)
+    build_teacher(flags, tiny_dataset, CPU).save_pretrained(tmp_path / "teacher")
+    return Format(
+        tmp_path / "teacher", lambda f: Teacher.from_pretrained(f)(torch.tensor([[1, 2]]))
+    )
+
+
+@pytest.fixture
+def targets(
+    tiny_dataset: SequenceDataset, make_knowledge: Callable[..., Knowledge], tmp_path: Path
+) -> Format:
+    known = make_knowledge(tiny_dataset)
 
     def open_or_make(folder: Path) -> SoftTargets:
         how: dict[str, Any] = {"teacher_weight": None, "top_k": 4, "recipe": {}, "device": CPU}
-        return prepare_soft_targets(folder, dataset, known, [], **how)
+        return prepare_soft_targets(folder, tiny_dataset, known, [], **how)
 
-    made = open_or_make(root / "targets")
+    made = open_or_make(tmp_path / "targets")
 
     def read(folder: Path) -> None:
         again = open_or_make(folder)
         assert np.array_equal(again.item_ids, made.item_ids)
         assert np.array_equal(again.log_probs, made.log_probs)
 
-    return Format(root / "targets", read)
+    return Format(tmp_path / "targets", read)
 
 
-def student(root: Path, dataset: SequenceDataset) -> Format:
-    torch.manual_seed(0)
-    shape = StudentConfig(arch="gru", num_items=dataset.num_items, hidden_dim=8, max_len=9)
-    about = {"role": "control", "dataset_fingerprint": dataset.fingerprint}
-    Student(shape).save_pretrained(root / "student", **about)
-    return Format(root / "student", lambda f: Student.from_pretrained(f)(torch.tensor([[1, 2]])))
+@pytest.fixture
+def student(
+    tiny_dataset: SequenceDataset, save_student: Callable[..., Path], tmp_path: Path
+) -> Format:
+    folder = save_student(tmp_path / "student", tiny_dataset, hidden_dim=8, max_len=9)
+    return Format(folder, lambda f: Student.from_pretrained(f)(torch.tensor([[1, 2]])))
 
 
-def recommender(root: Path, dataset: SequenceDataset) -> Format:
-    export_student(student(root, dataset).folder, dataset, root / "recommender", "int8")
-
+@pytest.fixture
+def recommender(
+    tiny_dataset: SequenceDataset, export_random: Callable[..., Path], tmp_path: Path
+) -> Format:
     def read(folder: Path) -> None:
         opened = Recommender.from_pretrained(folder)
         opened.recommend([opened.item_ids[0]], k=3)
 
-    return Format(root / "recommender", read, ("model.onnx", "items.json"))
+    folder = export_random(tmp_path, tiny_dataset, hidden_dim=8, max_len=9)
+    return Format(folder, read, ("model.onnx", "items.json"))
 
 
-def text_encoder(root: Path, dataset: SequenceDataset) -> Format:
+@pytest.fixture
+def text_encoder(tmp_path: Path) -> Format:
     """A text encoder that looks a vector up for each word."""
+    folder = tmp_path / "encoder"
+    folder.mkdir()
     words = {word: number for number, word in enumerate(["[UNK]", "[PAD]", "a", "b"])}
-    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(root / "tokenizer.json"))
+    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
     table = numpy_helper.from_array(np.eye(len(words), dtype=np.float32), "table")
     numbers = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["N", "T"])
     states = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["N", "T", 4])
     node = helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])
     graph = helper.make_graph([node], "words", [numbers], [states], [table])
     opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), root / "model.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "model.onnx")
     files = ("model.onnx", "tokenizer.json")
-    sums = {name: sha256_file(root / name) for name in files}
+    sums = {name: sha256_file(folder / name) for name in files}
     kind = {"format": TEXT_ENCODER.format, "version": TEXT_ENCODER.version}
-    write_json(root / "config.json", {**kind, "reader": {"max_tokens": 64}, "sha256": sums})
-    return Format(root, lambda f: TextEncoder.from_pretrained(f).encode(["a b"]), files)
-
-
-FORMATS = (tables, data, knowledge, targets, student, recommender, text_encoder)
+    write_json(folder / "config.json", {**kind, "reader": {"max_tokens": 64}, "sha256": sums})
+    return Format(folder, lambda f: TextEncoder.from_pretrained(f).encode(["a b"]), files)
 
 
 # --- Damage ---------------------------------------------------------------------------------------
@@ -291,30 +296,18 @@ def read_damaged(form: Format, work: Path, tries: int) -> None:
     attempt()
 
 
-@pytest.mark.parametrize("make", FORMATS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tables", "data", "knowledge", "teacher", "targets", "student", "recommender"),
+        "text_encoder",
+    ],
+)
 def test_damage_is_refused_or_does_no_harm(
-    make: Callable[[Path, SequenceDataset], Format],
-    tiny_dataset: SequenceDataset,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     caplog.set_level(logging.ERROR)
-    (tmp_path / "made").mkdir()
-    read_damaged(make(tmp_path / "made", tiny_dataset), tmp_path / "work", TRIES)
-
-
-def test_a_damaged_teacher_is_refused_or_does_no_harm(
-    tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.ERROR)
-    shape: dict[str, Any] = {"num_layers": 1, "bits": 16, "item_dim": 4, "lora_rank": 2}
-    flags = FullFinetuneConfig(model=str(tiny_llm), max_len=9, **shape)
-    build_teacher(flags, tiny_dataset, CPU).save_pretrained(tmp_path / "teacher")
-
-    def read(folder: Path) -> None:
-        Teacher.from_pretrained(folder)(torch.tensor([[1, 2]]))
-
-    read_damaged(Format(tmp_path / "teacher", read), tmp_path / "work", TRIES)
+    read_damaged(request.getfixturevalue(name), tmp_path / "work", TRIES)
 
 
 def test_a_reader_that_ignores_all_checks_is_caught(

@@ -14,11 +14,8 @@ from seqrec.data import SequenceDataset
 import numpy as np
 import psutil
 import pytest
-import torch
 
-from export.onnx_graph.exporting import export_student
 from export.recommender import Recommendations, Recommender
-from student.model import Student, StudentConfig
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +39,10 @@ def make_ask(recommender: Recommender, rng: np.random.Generator) -> Ask:
 
 
 def test_threads_that_share_a_recommender_get_the_answers_of_one_alone(
-    tiny_dataset: SequenceDataset, tmp_path: Path
+    tiny_dataset: SequenceDataset, export_random: Callable[..., Path], tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    student = Student(StudentConfig(arch="transformer", num_items=tiny_dataset.num_items))
-    student.eval().save_pretrained(
-        tmp_path / "student", role="control", dataset_fingerprint=tiny_dataset.fingerprint
-    )
-    export_student(tmp_path / "student", tiny_dataset, tmp_path / "exported", "int8")
-    recommender = Recommender.from_pretrained(tmp_path / "exported")
+    folder = export_random(tmp_path, tiny_dataset, arch="transformer")
+    recommender = Recommender.from_pretrained(folder)
     rng = np.random.default_rng(0)
     asks = [make_ask(recommender, rng) for _ in range(NUM_DIFFERENT)]
     expected = [ask() for ask in asks]
