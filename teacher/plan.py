@@ -213,36 +213,30 @@ def activation_bytes(
     Raises:
         ModelError: the model looks at numbers, as one does that chooses its experts by them.
     """
-    one, two = (kept_by_layers(config, n, num_items, flags, num_windows) for n in (1, 2))
-    layer = two - one
+
+    def kept_by(num_layers: int) -> int:
+        reason = ""
+        # Some look at their mask's numbers before they take a fused kernel; others have none.
+        for attention in ("sdpa", "eager"):
+            try:
+                with shapes_alone():
+                    teacher = shape_of_teacher(config, num_layers, num_items, flags, attention)
+                    return kept_for_backward(teacher, num_windows)
+            except Exception as error:  # each kind of model has its way to ask for numbers
+                reason = first_line(error)
+        raise ModelError(
+            f"what {article(config.model_type)} keeps in a step cannot be told from its shape "
+            f"alone ({reason}): no plan of it. Train without --dry-run, with a small --batch-size "
+            "at first"
+        )
+
+    one = kept_by(1)
+    layer = kept_by(2) - one
     if not flags.gradient_checkpointing:
         return one + (num_layers - 1) * layer
     element = 2 if flags.bits == 16 else 4
     given = num_windows * flags.max_len * config.hidden_size * element  # a layer's input
-    return one - layer + num_layers * given + layer  # and one layer at a time, computed again
-
-
-def kept_by_layers(
-    config: PretrainedConfig,
-    num_layers: int,
-    num_items: int,
-    flags: FullFinetuneConfig,
-    num_windows: int,
-) -> int:
-    """Return what `kept_for_backward` says of so many layers; errors as of `activation_bytes`."""
-    reason = ""
-    # Some look at their mask's numbers before they take a fused kernel; others have none.
-    for attention in ("sdpa", "eager"):
-        try:
-            with shapes_alone():
-                teacher = shape_of_teacher(config, num_layers, num_items, flags, attention)
-                return kept_for_backward(teacher, num_windows)
-        except Exception as error:  # each kind of model has its own way to ask for numbers
-            reason = first_line(error)
-    raise ModelError(
-        f"what {article(config.model_type)} keeps in a step cannot be told from its shape alone "
-        f"({reason}): no plan of it. Train without --dry-run, with a small --batch-size at first"
-    )
+    return one + num_layers * given  # and one layer at a time, computed again, which is in `one`
 
 
 def kept_for_backward(teacher: Teacher, num_windows: int) -> int:

@@ -282,16 +282,6 @@ def test_a_teacher_remembers_what_it_was_not_trained_on(
 # --- From text to row ---------------------------------------------------------------------------
 
 
-def test_a_text_map_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    parts = (rng.normal(size=shape).astype(np.float32) for shape in ((5, 3), (3,)))
-    text_map = TextMap(*parts)
-    text_map.save(tmp_path / FILE)
-    again = TextMap.load(tmp_path / FILE)
-    for name, value in vars(text_map).items():
-        assert np.array_equal(getattr(again, name), value), name
-
-
 @pytest.mark.parametrize("content", [None, b"", b"no safetensors"])
 def test_a_text_map_that_cannot_be_read_is_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:

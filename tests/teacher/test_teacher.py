@@ -23,7 +23,7 @@ from transformers import AutoModel
 
 from teacher import base
 from teacher.config import Bits
-from teacher.extracting import answers, extract_knowledge
+from teacher.extracting import extract_knowledge
 from teacher.model import Teacher, next_item_loss
 from teacher.tuning import build_teacher
 from tests.teacher.models import flags_for
@@ -200,15 +200,6 @@ def test_states_times_item_vectors_are_the_teachers_scores(
             with torch.inference_mode():
                 scores = teacher(torch.from_numpy(sequence[None, start : position + 1]))[0]
             np.testing.assert_allclose(logits[rows[position], 1:], scores[1:], atol=2e-2)
-
-
-def test_every_prefix_is_asked_once(teacher: Teacher, tiny_dataset: SequenceDataset) -> None:
-    asked = [
-        prefix
-        for prefixes, states in answers(teacher, tiny_dataset, batch_size=4)
-        for prefix, _ in zip(prefixes.tolist(), states, strict=True)
-    ]
-    assert sorted(asked) == list(range(tiny_dataset.train_lengths.sum()))
 
 
 def test_a_teacher_of_other_data_is_not_asked(
