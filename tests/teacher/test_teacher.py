@@ -19,9 +19,9 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, BitsAndBytesConfig
 
-from teacher import base
+from teacher.base import compute_dtype
 from teacher.config import Bits
 from teacher.extracting import extract_knowledge
 from teacher.model import Teacher, next_item_loss
@@ -138,7 +138,12 @@ def test_plain_peft_loads_the_adapter_onto_the_same_base(
     teacher: Teacher, tiny_llm: Path, tmp_path: Path
 ) -> None:
     teacher.save_pretrained(tmp_path)
-    quantization = base._quantization("cpu")
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype("cpu"),
+    )
     plain = AutoModel.from_pretrained(
         tiny_llm, num_hidden_layers=2, quantization_config=quantization, device_map={"": "cpu"}
     )
