@@ -325,12 +325,12 @@ def load_restored(folder: Path, *, bits: Bits, num_layers: int | None = None) ->
     an encoder looks both ways.
     """
     load = functools.partial(load_base, folder, num_layers=num_layers, causal=False)
-    held = dict(load(bits=bits).named_parameters())
+    loaded = dict(load(bits=bits).named_parameters())
     restored = load(bits=32)
     modules = dict(restored.named_modules())
     with torch.no_grad():
         for name, parameter in restored.named_parameters():
-            weight = held[name]
+            weight = loaded[name]
             if getattr(weight, "quant_state", None) is not None:
                 from bitsandbytes.functional import dequantize_4bit
 

@@ -80,7 +80,7 @@ def extract_knowledge(
     shards = path.with_name(f".{path.name}.shards")
 
     def write(known: SequenceDataset, target: Path | None) -> None:
-        source: Answers = answers(teacher.eval(), known, batch_size, rank, count)
+        source: Answers = answer_prefixes(teacher.eval(), known, batch_size, rank, count)
         if count > 1:
             if accelerator.is_main_process:
                 shutil.rmtree(shards, ignore_errors=True)  # a killed run's
@@ -108,7 +108,7 @@ def extract_knowledge(
 
 
 @torch.inference_mode()
-def answers(
+def answer_prefixes(
     teacher: Teacher,
     dataset: SequenceDataset,
     batch_size: int,
@@ -128,9 +128,9 @@ def answers(
     for start in tqdm(steps, "teacher answers", unit="batch", mininterval=1, disable=silent):
         chosen = order[start : start + batch_size]
         batch = make_batch(dataset, offsets, windows, chosen).to(teacher.device)
-        asked = batch.prefixes >= 0
-        states = teacher.encode(batch.items)[asked]
-        yield batch.prefixes[asked].cpu().numpy(), states.float().cpu().numpy()
+        is_prefix = batch.prefixes >= 0
+        states = teacher.encode(batch.items)[is_prefix]
+        yield batch.prefixes[is_prefix].cpu().numpy(), states.float().cpu().numpy()
 
 
 def _save(

@@ -13,6 +13,7 @@ Shape letters: B users, T history, I items, V width of item vectors, D width of 
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,9 +201,8 @@ class Teacher(nn.Module):
         An item counts as the one vector that is kept of it, not as what that was made of.
         """
         made_of = {"item_table.components", "item_table.projection.weight", "text_map", "untrained"}
-        held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        used = [tensor for name, tensor in held.items() if name not in made_of]
-        return bytes_of(used)
+        tensors = itertools.chain(self.named_parameters(), self.named_buffers())
+        return bytes_of(tensor for name, tensor in tensors if name not in made_of)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `adapter/` (plain PEFT), `head.safetensors` and `teacher.json` into `folder`."""

@@ -235,19 +235,21 @@ def activation_bytes(
     if not flags.gradient_checkpointing:
         return one + (num_layers - 1) * layer
     element = 2 if flags.bits == 16 else 4
-    given = num_windows * flags.max_len * config.hidden_size * element  # a layer's input
-    return one + num_layers * given  # and one layer at a time, computed again, which is in `one`
+    layer_input = num_windows * flags.max_len * config.hidden_size * element
+    return (
+        one + num_layers * layer_input
+    )  # and one layer at a time, computed again, which is in `one`
 
 
 def kept_for_backward(teacher: Teacher, num_windows: int) -> int:
     """Return the bytes that autograd keeps of a forward pass, weights not counted."""
-    held = {t.untyped_storage()._cdata for t in [*teacher.parameters(), *teacher.buffers()]}
-    kept: dict[int, Tensor] = {}
+    weights = {t.untyped_storage()._cdata for t in [*teacher.parameters(), *teacher.buffers()]}
+    saved: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
-        if storage not in held:
-            kept.setdefault(storage, tensor)  # held fast: a freed storage's number is used again
+        if storage not in weights:
+            saved.setdefault(storage, tensor)  # held fast: a freed storage's number is used again
         return tensor
 
     items = torch.empty(num_windows, teacher.config.max_len, dtype=torch.long)
@@ -259,7 +261,7 @@ def kept_for_backward(teacher: Teacher, num_windows: int) -> int:
         else:
             scores = teacher.scores(states)[:, 1:]  # (B * T, I)
         loss = nn.functional.cross_entropy(scores, targets)
-    nbytes = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    nbytes = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     del loss
     # Beside them the gradient of the log-probabilities, and that of the scores which is made of it.
     return nbytes + 2 * scores.nbytes

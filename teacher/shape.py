@@ -54,8 +54,8 @@ def set_shape(
         text.num_hidden_layers = num_layers
     if text.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # an encoder, such as BERT
         text.is_decoder = causal
-    told = inspect.signature(model_class(config).__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in told else {}
+    parameters = inspect.signature(model_class(config).__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
 @contextlib.contextmanager

@@ -60,18 +60,17 @@ def mean_of_last_states(
             padding_side="right",
             return_tensors="pt",
         )
-        words, asked = tokens["input_ids"], tokens["attention_mask"]
-        if (highest := int((words * asked).max())) >= num_words:
+        words, mask = tokens["input_ids"], tokens["attention_mask"]
+        if (highest := int((words * mask).max())) >= num_words:
             raise ModelError(
                 f"{model.name_or_path}: its tokenizer makes token {highest} of a text, but the "
                 f"model has {num_words}. They do not belong together: fetch both from one place"
             )
         words = words.clamp(max=num_words - 1)  # a token that only pads may have been added
-        words, asked = words.to(model.device), asked.to(model.device)
-        states = model(input_ids=words, attention_mask=asked).last_hidden_state
-        mask = asked[..., None]
-        means = (states.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        vectors[chosen] = means.cpu().numpy()
+        words, mask = words.to(model.device), mask.to(model.device)
+        states = model(input_ids=words, attention_mask=mask).last_hidden_state
+        total = (states.float() * mask[..., None]).sum(dim=1)
+        vectors[chosen] = (total / mask.sum(dim=1, keepdim=True).clamp(min=1)).cpu().numpy()
     if not np.isfinite(vectors).all():
         text = texts[int((~np.isfinite(vectors)).any(axis=1).argmax())]
         raise ModelError(

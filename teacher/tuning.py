@@ -246,14 +246,14 @@ def judge(
     )
     if not accelerator.is_main_process:
         return
-    held = teacher.answer_bytes
+    sizes = teacher.answer_bytes
     metrics = {
         "dataset_fingerprint": dataset.fingerprint,
         "valid_ndcg@10": valid_ndcg,
         "test": result.report(),
         "num_parameters": teacher.num_parameters,
-        "size_bytes": sum(held.values()),
-        "size_by_precision": held,
+        "size_bytes": sum(sizes.values()),
+        "size_by_precision": sizes,
         "recipe": wanted,
     }
     write_json(folder / "metrics.json", metrics)

@@ -154,16 +154,16 @@ def test_progress_goes_to_the_terminal_without_colours_and_stdout_is_for_results
         stderr=theirs,
     ) as command:
         os.close(theirs)
-        told = b""
+        shown = b""
         while part := read_terminal(ours):
-            told += part
+            shown += part
         assert command.stdout is not None
         assert command.stdout.read() == b""
     os.close(ours)
-    assert command.returncode == 0, told
-    assert b"exporting" in told
-    assert b"wrote " in told
-    assert not re.search(rb"\x1b\[[0-9;]*m", told)
+    assert command.returncode == 0, shown
+    assert b"exporting" in shown
+    assert b"wrote " in shown
+    assert not re.search(rb"\x1b\[[0-9;]*m", shown)
 
 
 def read_terminal(descriptor: int) -> bytes:

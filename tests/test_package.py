@@ -94,7 +94,7 @@ def test_the_client_recommends_in_a_clean_environment(
         pytest.skip(f"pip cannot fetch {' '.join(versions)}")
     assert installed.returncode == 0, installed.stderr
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    told = subprocess.run(
+    done = subprocess.run(
         [str(python), "-c", ASK, str(exported)],
         cwd=tmp_path,
         env=environment,
@@ -103,7 +103,7 @@ def test_the_client_recommends_in_a_clean_environment(
         check=True,
     )
     expected = Recommender.from_pretrained(exported).recommend(["b01", "b02"], k=5)
-    assert json.loads(told.stdout) == [[item.item_id for item in expected], [], True]
+    assert json.loads(done.stdout) == [[item.item_id for item in expected], [], True]
 
 
 def test_the_tested_environment_satisfies_every_requirement() -> None:

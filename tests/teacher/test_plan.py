@@ -1,4 +1,4 @@
-"""The plan of a fine-tuning, held against the teacher that is then built and run."""
+"""The plan of a fine-tuning, weights against the teacher that is then built and run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,12 +48,12 @@ def test_the_weights_of_the_plan_are_those_of_the_teacher(
 
 def saved_bytes(teacher: Teacher, num_windows: int) -> int:
     """Count what autograd keeps of a real forward pass, weights not counted."""
-    held = {t.untyped_storage().data_ptr() for t in [*teacher.parameters(), *teacher.buffers()]}
-    kept: dict[int, torch.Tensor] = {}
+    weights = {t.untyped_storage().data_ptr() for t in [*teacher.parameters(), *teacher.buffers()]}
+    saved: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in held:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     items = torch.randint(1, 30, (num_windows, 8))
@@ -61,7 +61,7 @@ def saved_bytes(teacher: Teacher, num_windows: int) -> int:
         scores = teacher.train().scores(teacher.encode(items).flatten(0, 1))
         loss = torch.nn.functional.cross_entropy(scores[:, 1:], items.flatten() - 1)
     loss.backward()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + 2 * scores.nbytes
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) + 2 * scores.nbytes
 
 
 @pytest.mark.parametrize("bits", [32, 16])
