@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.teacher.models import build
-
-ModelFolder = Callable[[str], Path]
+from tests.teacher.models import ModelFolder, build
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Small language models of random weights, by name, and what a fine-tuning does with one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 MODELS = DECODERS | ENCODERS | REFUSED
 WEIGHTS = "model.safetensors"
+ModelFolder = Callable[[str], Path]  # gives a model's folder by its name
 TEXTS = ["Emma", "The War of the Worlds", "Emma Dracula " * 6]
 
 

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,12 @@ from tests.teacher.models import (
     ENCODERS,
     TEXTS,
     WEIGHTS,
+    ModelFolder,
     build,
     flags_for,
     load_as_users_do,
     refusal,
 )
-
-ModelFolder = Callable[[str], Path]
 
 
 def states_of(model: Any, words: Tensor) -> Tensor:

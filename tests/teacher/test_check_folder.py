@@ -24,11 +24,10 @@ from teacher.config import Bits
 from teacher.model import Teacher
 from teacher.plan import config_of, make_plan
 from teacher.tuning import run
-from tests.teacher.models import WEIGHTS, build, flags_for, load_as_users_do, refusal
+from tests.teacher.models import WEIGHTS, ModelFolder, build, flags_for, load_as_users_do, refusal
 
 pytestmark = pytest.mark.slow
 
-ModelFolder = Callable[[str], Path]
 Change = Callable[[Path], object]
 INSTEAD = "Take a decoder such as SmolLM2"
 

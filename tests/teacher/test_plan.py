@@ -1,6 +1,5 @@
 """The plan of a fine-tuning, weights against the teacher that is then built and run."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from teacher.config import Bits, FullFinetuneConfig
 from teacher.model import Teacher, new_teacher, next_item_loss
 from teacher.plan import BYTES_4BIT, activation_bytes, make_plan
 from teacher.tuning import build_teacher
-from tests.teacher.models import flags_for
+from tests.teacher.models import ModelFolder, flags_for
 
 CPU = torch.device("cpu")
 
@@ -29,7 +28,7 @@ def make_flags(llm: Path, **changes: Any) -> FullFinetuneConfig:
 
 @pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "electra", "gemma-3", "bloom"])
 def test_the_weights_of_the_plan_are_those_of_the_teacher(
-    tiny_dataset: SequenceDataset, model_folder: Callable[[str], Path], name: str
+    tiny_dataset: SequenceDataset, model_folder: ModelFolder, name: str
 ) -> None:
     flags = make_flags(model_folder(name), num_layers=1)
     base = load_base(model_folder(name), bits=4, num_layers=1)
@@ -104,7 +103,7 @@ def test_a_plan_loads_no_weight(
 
 @pytest.mark.slow
 def test_a_model_that_looks_at_numbers_has_no_plan(
-    tiny_dataset: SequenceDataset, model_folder: Callable[[str], Path]
+    tiny_dataset: SequenceDataset, model_folder: ModelFolder
 ) -> None:
     flags = make_flags(model_folder("mixtral"))
     with pytest.raises(ModelError, match=r"cannot be told from its shape alone.*without --dry-run"):

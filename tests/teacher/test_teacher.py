@@ -26,7 +26,7 @@ from teacher.config import Bits
 from teacher.extracting import extract_knowledge
 from teacher.model import Teacher, next_item_loss
 from teacher.tuning import build_teacher
-from tests.teacher.models import flags_for
+from tests.teacher.models import ModelFolder, flags_for
 
 
 def make_teacher(dataset: SequenceDataset, llm: Path, bits: Bits = 4) -> Teacher:
@@ -251,7 +251,7 @@ def test_an_answer_works_out_the_items_once_until_more_is_learnt(
 
 
 def test_the_bytes_of_an_answer_are_those_of_the_weights_that_it_takes(
-    model_folder: Callable[[str], Path], tiny_dataset: SequenceDataset
+    model_folder: ModelFolder, tiny_dataset: SequenceDataset
 ) -> None:
     flags = flags_for(model_folder("llama"), bits=4)
     teacher = build_teacher(flags, tiny_dataset, torch.device("cpu"))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -23,9 +22,7 @@ from export.recommender import open_session
 from teacher import text
 from teacher.base import load_base, load_tokenizer
 from teacher.config import Bits
-from tests.teacher.models import TEXTS
-
-ModelFolder = Callable[[str], Path]
+from tests.teacher.models import TEXTS, ModelFolder
 
 
 @pytest.fixture
