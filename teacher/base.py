@@ -3,7 +3,6 @@
 import functools
 import logging
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 
 from seqrec.errors import ModelError, SourceError
@@ -349,22 +348,6 @@ def num_4bit_parameters(model: nn.Module) -> int:
         for parameter in model.parameters()
         if type(parameter).__name__ == "Params4bit" and parameter.dtype == torch.uint8
     )
-
-
-def bytes_of(tensors: Iterable[Tensor]) -> dict[str, int]:
-    """Return the bytes of tensors, by what they are held in: `nf4` and `other`.
-
-    With weights in 4 bit count the constants of their blocks.
-    """
-    sizes = {"nf4": 0, "other": 0}
-    for tensor in tensors:
-        state = getattr(tensor, "quant_state", None)
-        sizes["other" if state is None else "nf4"] += tensor.nbytes
-        while state is not None:  # the constants are quantized themselves
-            sizes["nf4"] += state.absmax.nbytes + state.code.nbytes
-            sizes["nf4"] += 0 if state.offset is None else state.offset.nbytes
-            state = state.state2 if state.nested else None
-    return sizes
 
 
 def embed_sequence(model: nn.Module, embeddings: Tensor) -> Tensor:

@@ -39,7 +39,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from teacher.base import (
-    bytes_of,
     embed_sequence,
     load_base,
     num_4bit_parameters,
@@ -201,8 +200,17 @@ class Teacher(nn.Module):
         An item counts as the one vector that is kept of it, not as what that was made of.
         """
         made_of = {"item_table.components", "item_table.projection.weight", "text_map", "untrained"}
-        tensors = itertools.chain(self.named_parameters(), self.named_buffers())
-        return bytes_of(tensor for name, tensor in tensors if name not in made_of)
+        sizes = {"nf4": 0, "other": 0}
+        for name, tensor in itertools.chain(self.named_parameters(), self.named_buffers()):
+            if name in made_of:
+                continue
+            state = getattr(tensor, "quant_state", None)
+            sizes["other" if state is None else "nf4"] += tensor.nbytes
+            while state is not None:  # the constants are quantized themselves
+                sizes["nf4"] += state.absmax.nbytes + state.code.nbytes
+                sizes["nf4"] += 0 if state.offset is None else state.offset.nbytes
+                state = state.state2 if state.nested else None
+        return sizes
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `adapter/` (plain PEFT), `head.safetensors` and `teacher.json` into `folder`."""
