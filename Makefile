@@ -43,9 +43,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 torture: .venv/installed
-	$(BIN)/python -m tests.reliability.torture
-	SEQREC_TRIES=250 $(BIN)/python -m pytest tests/reliability/test_damaged_files.py
-	$(BIN)/python -m tests.reliability.soak
+	SEQREC_KILLS=6 SEQREC_TRIES=250 SEQREC_SOAK_S=600 $(BIN)/python -m pytest tests/reliability
 	$(BIN)/python -m tests.reliability.check_arm
 
 audit: .venv/installed

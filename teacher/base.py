@@ -3,13 +3,12 @@
 import functools
 import logging
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 
 from seqrec.errors import ModelError, SourceError
 from seqrec.fetch import cache_dir
 from seqrec.files import atomic_directory, sha256_file
-from seqrec.hub import fetch_folder
+from seqrec.hub import fetch_folder, is_hub_id
 from seqrec.sources import MODEL_BUNDLES, fetch_model
 
 import torch
@@ -29,9 +28,7 @@ from teacher.check_folder import (
     TAKE,
     article,
     check_folder,
-    check_no_adapter,
     check_numbers,
-    check_tokenizer,
     first_line,
     model_class,
     read_config,
@@ -58,16 +55,16 @@ def resolve_model(name: str) -> Path:
     path = fetch_model(name) if name in MODEL_BUNDLES else Path(name)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return _convert_gguf(path)
-    if path.is_dir():
-        check_folder(path)
-        return path
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
-        raise SourceError(
-            f"no language model at {name!r}: expected a folder with config.json, a .gguf file, a "
-            "hub id "
-            f"such as HuggingFaceTB/SmolLM2-135M, or one of: {', '.join(MODEL_BUNDLES)}"
-        )
-    return _download_from_hub(name)
+    if not path.is_dir():
+        if path.exists() or not is_hub_id(name):
+            raise SourceError(
+                f"no language model at {name!r}: expected a folder with config.json, a .gguf file, "
+                "a hub id such as HuggingFaceTB/SmolLM2-135M, or one of: "
+                f"{', '.join(MODEL_BUNDLES)}"
+            )
+        path = _download_from_hub(name)
+    check_folder(path)
+    return path
 
 
 def _download_from_hub(name: str) -> Path:
@@ -86,7 +83,6 @@ def _download_from_hub(name: str) -> Path:
             f"they are read, were not fetched. If you trust them: python -c {shlex.quote(code)} "
             "and --model converted"
         )
-    check_folder(folder)
     return folder
 
 
@@ -123,11 +119,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none that can be used.
     """
-    check_tokenizer(folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False
         )
+        if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+            raise ValueError("without its files it is made up, and knows no word")
         # What pads is masked, so any token will do.
         pad = tokenizer.pad_token or tokenizer.eos_token or tokenizer.unk_token
         tokenizer.pad_token = pad or tokenizer.convert_ids_to_tokens(0)
@@ -177,12 +174,10 @@ def load_base(
         ModelError: 4 bit is not available, weights are missing, no numbers or not 4-bit, the model
             has fewer layers than asked for, or looks at later positions although `causal`.
     """
-    check_no_adapter(folder)
     config = read_config(folder, bits=bits)
     check_numbers(folder)
     options = set_shape(config, num_layers, causal=causal, name=folder.name)
     if bits == 4:
-        _require_bitsandbytes()
         options["quantization_config"] = _quantization(device)
     try:
         model, loading = model_class(config).from_pretrained(
@@ -216,7 +211,18 @@ def load_base(
 
 
 def _quantization(device: torch.device | str) -> BitsAndBytesConfig:
-    """Return what NF4 with double quantization asks of bitsandbytes."""
+    """Return what NF4 with double quantization asks of bitsandbytes.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    try:
+        import bitsandbytes  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"4 bit needs bitsandbytes, which cannot be loaded ({error}). Install it: pip install "
+            f"bitsandbytes. To use 16 bit instead: --bits 16"
+        ) from error
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -238,9 +244,9 @@ def restores_rows(width: int) -> bool:
 
     weights = torch.linspace(-1, 1, 64 * width).sin().view(64, width)
     packed, state = quantize_4bit(weights, blocksize=64, quant_type="nf4")
-    found = dequantize_4bit(packed, state)
+    in_rows = dequantize_4bit(packed, state)
     state.shape = torch.Size([weights.numel()])
-    return torch.equal(found.flatten(), dequantize_4bit(packed, state).flatten())
+    return torch.equal(in_rows.flatten(), dequantize_4bit(packed, state).flatten())
 
 
 def _prepare_4bit(
@@ -318,12 +324,12 @@ def load_restored(folder: Path, *, bits: Bits, num_layers: int | None = None) ->
     an encoder looks both ways.
     """
     load = functools.partial(load_base, folder, num_layers=num_layers, causal=False)
-    held = dict(load(bits=bits).named_parameters())
+    loaded = dict(load(bits=bits).named_parameters())
     restored = load(bits=32)
     modules = dict(restored.named_modules())
     with torch.no_grad():
         for name, parameter in restored.named_parameters():
-            weight = held[name]
+            weight = loaded[name]
             if getattr(weight, "quant_state", None) is not None:
                 from bitsandbytes.functional import dequantize_4bit
 
@@ -335,16 +341,6 @@ def load_restored(folder: Path, *, bits: Bits, num_layers: int | None = None) ->
     return restored
 
 
-def _require_bitsandbytes() -> None:
-    try:
-        import bitsandbytes  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ModelError(
-            f"4 bit needs bitsandbytes, which cannot be loaded ({error}). Install it: pip install "
-            f"bitsandbytes. To use 16 bit instead: --bits 16"
-        ) from error
-
-
 def num_4bit_parameters(model: nn.Module) -> int:
     """Count the weights that are held in 4 bit (two to a byte)."""
     return sum(
@@ -352,22 +348,6 @@ def num_4bit_parameters(model: nn.Module) -> int:
         for parameter in model.parameters()
         if type(parameter).__name__ == "Params4bit" and parameter.dtype == torch.uint8
     )
-
-
-def bytes_of(tensors: Iterable[Tensor]) -> dict[str, int]:
-    """Return the bytes of tensors, by what they are held in: `nf4` and `other`.
-
-    With weights in 4 bit count the constants of their blocks.
-    """
-    sizes = {"nf4": 0, "other": 0}
-    for tensor in tensors:
-        state = getattr(tensor, "quant_state", None)
-        sizes["other" if state is None else "nf4"] += tensor.nbytes
-        while state is not None:  # the constants are quantized themselves
-            sizes["nf4"] += state.absmax.nbytes + state.code.nbytes
-            sizes["nf4"] += 0 if state.offset is None else state.offset.nbytes
-            state = state.state2 if state.nested else None
-    return sizes
 
 
 def embed_sequence(model: nn.Module, embeddings: Tensor) -> Tensor:

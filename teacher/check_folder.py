@@ -10,9 +10,9 @@ import hashlib
 import inspect
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seqrec.errors import ModelError
 from seqrec.files import read_json, sha256_file
@@ -21,7 +21,6 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import (
-    CONFIG_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     PretrainedConfig,
@@ -29,16 +28,10 @@ from transformers import (
 )
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
-# Any of these makes a tokenizer, with what `tokenizer_config.json` says of it.
-TOKENIZERS = (
-    *("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "tekken.json"),
-    *("vocab.bpe", "vocab-*.json", "sentencepiece.bpe.vocab"),
-)
 READ = {".safetensors", ".json", ".model", ".txt", ".tiktoken", ".bpe", ".vocab"}  # files' suffixes
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-OTHERS = ("*.h5", "*.msgpack", "*.onnx", "onnx/*.onnx", "*.mlmodel", "*.npz")
 POINTER = b"version https://git-lfs"
 TAKE = "Take a decoder such as SmolLM2, Qwen3 or Llama, or an encoder such as BERT"
+Result = TypeVar("Result")
 NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -55,34 +48,16 @@ def check_folder(folder: Path) -> None:
                 f"{file} is a pointer of Git LFS, not the file itself. Fetch the files: "
                 f"git -C {shlex.quote(str(folder))} lfs pull"
             )
-    check_no_adapter(folder)
+    if (folder / ADAPTER).is_file():
+        raise _adapter_error(folder)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no config.json. {_found_instead(folder)}")
+        raise ModelError(f"{folder} holds no config.json. {_what_to_give(folder)}")
     for file in _weight_files(folder):
         _check_weights(file)
 
 
-def check_tokenizer(folder: Path) -> None:
-    """Refuse a folder without a tokenizer: some kinds would be made up, with no word in them.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
-        raise ModelError(
-            f"{folder} holds no tokenizer (tokenizer.json, vocab.txt, tokenizer.model, ...), so no "
-            "text can be read. Copy those files from where the model comes from into the folder"
-        )
-
-
-def check_no_adapter(folder: Path) -> None:
-    """Refuse a PEFT adapter: transformers would load the model that it names from elsewhere.
-
-    Raises:
-        ModelError: there is one.
-    """
-    if not (folder / ADAPTER).is_file():
-        return
+def _adapter_error(folder: Path) -> ModelError:
+    """Return what to say of a PEFT adapter: transformers would load its model from elsewhere."""
     try:
         base = read_json(folder / ADAPTER).get("base_model_name_or_path")
     except (OSError, ValueError):
@@ -91,7 +66,7 @@ def check_no_adapter(folder: Path) -> None:
         "from peft import AutoPeftModelForCausalLM as M; "
         f'M.from_pretrained({json.dumps(str(folder))}).merge_and_unload().save_pretrained("merged")'
     )
-    raise ModelError(
+    return ModelError(
         f"{folder} holds an adapter of {base or 'another model'}, not a language model. Take "
         f"{base or 'that model'} itself, or put both together: python -c {shlex.quote(code)}, copy "
         "the tokenizer's files there, and --model merged"
@@ -107,19 +82,29 @@ def model_fingerprint(folder: Path) -> str:
     """Return the SHA-256 over all files of a folder that a model and its tokenizer are made of."""
     digest = hashlib.sha256()
     for file in _files(folder):
-        status = file.stat()  # the time of the last change cannot be set back
-        digest.update(f"{file.name} {_sha256(file, status.st_size, status.st_ctime_ns)}\n".encode())
+        digest.update(f"{file.name} {_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
-@functools.lru_cache(maxsize=1024)
-def _sha256(file: Path, size: int, changed: int) -> str:
-    """Return a file's SHA-256, once for each of its versions: of large models it takes minutes."""
-    return sha256_file(file)
+def _once_per_version(read: Callable[[Path], Result]) -> Callable[[Path], Result]:
+    """Remember what was read of a file, as long as it stays: of large models it takes minutes."""
+
+    @functools.lru_cache(maxsize=1024)
+    def remembered(file: Path, size: int, changed: int) -> Result:
+        return read(file)
+
+    def read_once(file: Path) -> Result:
+        status = file.stat()
+        return remembered(file, status.st_size, status.st_ctime_ns)  # which cannot be set back
+
+    return read_once
 
 
-def _found_instead(folder: Path) -> str:
-    """Say what to give in place of a folder without a configuration."""
+_sha256 = _once_per_version(sha256_file)
+
+
+def _what_to_give(folder: Path) -> str:
+    """Say what to give to `--model` instead of a folder without a configuration."""
     if ggufs := sorted(folder.glob("*.gguf")):
         return f"Give the GGUF file itself: --model {shlex.quote(str(ggufs[0]))}"
     if inside := sorted(folder.glob("*/config.json")):
@@ -146,28 +131,33 @@ def _weight_files(folder: Path) -> list[Path]:
                 f"names: {', '.join(missing[:3])}{', ...' if missing[3:] else ''}. Fetch them"
             )
         return [folder / name for name in names]
-    for patterns in (PICKLES, OTHERS, ("*.safetensors",)):
-        others = sorted(file.name for pattern in patterns for file in folder.glob(pattern))
-        if others:
-            raise ModelError(_no_weights(folder, others[0], is_pickle=patterns is PICKLES))
-    raise ModelError(f"{folder} holds no weights: expected {WEIGHTS}, or several and {INDEX}")
+    raise _without_weights(folder)
 
 
-def _no_weights(folder: Path, name: str, *, is_pickle: bool) -> str:
-    """Return what to say of weights that are not read."""
-    if is_pickle:
+def _without_weights(folder: Path) -> ModelError:
+    """Return what to say of a folder without weights that are read, by what it holds instead."""
+
+    def first(*patterns: str) -> str | None:
+        return min((f.name for pattern in patterns for f in folder.glob(pattern)), default=None)
+
+    if name := first("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"):
         code = (
             f"from transformers import AutoModel; d = {json.dumps(str(folder))}; "
             "AutoModel.from_pretrained(d).save_pretrained(d, safe_serialization=True)"
         )
-        return (
+        return ModelError(
             f"{folder} holds its weights as a pickle ({name}), which can run code when it is read "
             "and is not read here. If you trust it, have transformers write them as safetensors: "
             f"python -c {shlex.quote(code)}"
         )
-    if name.endswith(".safetensors"):
-        return f"{folder} holds {name}, expected {WEIGHTS}, or several and {INDEX}. Rename it"
-    return f"{folder} holds weights as {name} alone, expected {WEIGHTS}. Fetch that file as well"
+    if name := first("*.h5", "*.msgpack", "*.onnx", "onnx/*.onnx", "*.mlmodel", "*.npz"):
+        return ModelError(
+            f"{folder} holds weights as {name} alone, expected {WEIGHTS}. Fetch that file as well"
+        )
+    expected = f"expected {WEIGHTS}, or several and {INDEX}"
+    if name := first("*.safetensors"):
+        return ModelError(f"{folder} holds {name}, {expected}. Rename it")
+    return ModelError(f"{folder} holds no weights: {expected}")
 
 
 def _check_weights(file: Path) -> None:
@@ -191,8 +181,7 @@ def check_numbers(folder: Path) -> None:
         ModelError: naming the tensors.
     """
     for file in _weight_files(folder):
-        status = file.stat()
-        if wrong := _wrong_tensors(file, status.st_size, status.st_ctime_ns):
+        if wrong := _tensors_with_wrong_numbers(file):
             raise ModelError(
                 f"{file} holds NaN or infinite numbers, in {', '.join(wrong[:3])}"
                 f"{', ...' if wrong[3:] else ''}: its training diverged, or it is damaged. Fetch "
@@ -200,9 +189,8 @@ def check_numbers(folder: Path) -> None:
             )
 
 
-@functools.lru_cache(maxsize=1024)
-def _wrong_tensors(file: Path, size: int, changed: int) -> list[str]:
-    """Return the names of a file's tensors with such numbers, once for each of its versions."""
+@_once_per_version
+def _tensors_with_wrong_numbers(file: Path) -> list[str]:
     wrong = []
     with safe_open(file, framework="pt") as stored:
         for name in stored.keys():  # noqa: SIM118, it is no dictionary
@@ -227,8 +215,6 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
         ModelError: it is unknown, of a kind that cannot be used, or quantized already.
     """
     name = Path(folder).name
-    if not where and Path(folder).is_dir():
-        _check_kind(Path(folder), name)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, **where
@@ -236,7 +222,8 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
     # Whatever stands in the file goes into a class of transformers.
     except Exception as error:
         raise ModelError(
-            f"{name}: its configuration cannot be used ({first_line(error)})"
+            f"{name}: its config.json cannot be used ({first_line(error)}). No model's code is run "
+            f"here. {TAKE}, whose code transformers has"
         ) from error
     if config.is_encoder_decoder:
         raise ModelError(
@@ -248,32 +235,10 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
             f"{name} is {article(config.model_type)}, of which transformers has no language model "
             f"that reads vectors in place of words (as of those for pictures, or for sound). {TAKE}"
         )
-    if (
-        bits is not None
-        and (quantization := getattr(config, "quantization_config", None)) is not None
-    ):
+    quantization = getattr(config, "quantization_config", None)
+    if bits is not None and quantization is not None:
         _check_quantization(quantization, bits, name)
     return config
-
-
-def _check_kind(folder: Path, name: str) -> None:
-    """Refuse a configuration that transformers would not know, or only with the model's code."""
-    try:
-        settings = read_json(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read ({error})") from error
-    kind = settings.get("model_type")
-    if kind in CONFIG_MAPPING:
-        return
-    if "auto_map" in settings:
-        raise ModelError(
-            f"{name} is {article(kind)}, which needs code of its own (auto_map in config.json), "
-            f"and no model's code is run here. {TAKE}, whose code transformers has"
-        )
-    raise ModelError(
-        f"{name}: config.json says model_type {kind!r}, which this version of transformers does "
-        f"not know. {TAKE}"
-    )
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -304,10 +269,9 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 def _reads_vectors(config: PretrainedConfig) -> bool:
     """Tell whether a model can be given vectors in place of words, and says how it is shaped."""
     kind = _class_of(config)
-    given = inspect.signature(kind.forward).parameters if kind else {}
-    asked = {"input_ids", "attention_mask", "inputs_embeds"}
-    shape = ("hidden_size", "num_hidden_layers")
-    return asked <= set(given) and all(hasattr(config, name) for name in shape)
+    taken = inspect.signature(kind.forward).parameters if kind else {}
+    states_shape = hasattr(config, "hidden_size") and hasattr(config, "num_hidden_layers")
+    return states_shape and {"input_ids", "attention_mask", "inputs_embeds"} <= set(taken)
 
 
 def _check_quantization(quantization: Any, bits: int, name: str) -> None:

@@ -95,6 +95,13 @@ class FullFinetuneConfig(FinetuneConfig):
     num_epochs: int
     batch_size: int
 
+    def windows_at_once(self, num_processes: int) -> int:
+        """Return the windows of a part of a step, which memory suffices for.
+
+        Validation, test and the answers for the students take no more.
+        """
+        return -(-self.batch_size // (num_processes * self.gradient_accumulation))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:

@@ -13,6 +13,7 @@ Shape letters: B users, T history, I items, V width of item vectors, D width of 
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from seqrec.data import IntArray
 from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json, write_json
 from seqrec.histories import PAD
-from seqrec.item_table import FusedItemTable
+from seqrec.item_table import FusedItemTable, most_components
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, is_large
 from seqrec.training import draw_different
 
@@ -38,14 +39,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from teacher.base import (
-    Bits,
-    bytes_of,
     embed_sequence,
     load_base,
     num_4bit_parameters,
     resolve_model,
 )
 from teacher.check_folder import TAKE, article, first_line, model_fingerprint
+from teacher.config import Bits, FullFinetuneConfig
 from teacher.shape import input_width, output_width
 
 
@@ -74,14 +74,22 @@ def item_mask(items: IntArray, num_items: int) -> Tensor:
 
 
 class Teacher(nn.Module):
-    """A LoRA-adapted language model between an item input and an item output."""
+    """A LoRA-adapted language model between an item input and an item output.
+
+    Args:
+        base: the language model, frozen, with its adapter.
+        components: float16 (I + 1, C), the items' text components.
+        text_map: float32 (L + 1, C), what makes them of a text vector.
+        untrained: bool (I + 1,), the items without a training event.
+        config: its shape.
+    """
 
     text_map: Tensor
     untrained: Tensor
 
     def __init__(
         self,
-        base: PreTrainedModel | PeftModel,
+        base: PeftModel,
         components: Tensor,
         text_map: Tensor,
         untrained: Tensor,
@@ -89,24 +97,9 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        if isinstance(base, PeftModel):
-            self.base = base
-        else:
-            lora = LoraConfig(
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                target_modules="all-linear",
-            )
-            try:
-                self.base = get_peft_model(base, lora)
-            except ValueError as error:
-                kind = article(base.config.model_type)
-                raise ModelError(
-                    f"{config.model} is {kind}, on which no adapter can be put "
-                    f"({first_line(error, 100)}). {TAKE}"
-                ) from error
-        self.register_buffer("text_map", text_map)  # (L + 1, C), a text vector to its components
-        self.register_buffer("untrained", untrained)  # bool (I + 1,), no training event
+        self.base = base
+        self.register_buffer("text_map", text_map)
+        self.register_buffer("untrained", untrained)
         self.item_table = FusedItemTable(components, config.item_dim, sparse=self.is_large)
         self.input_projection = nn.Linear(config.item_dim, input_width(self.base))
         self.output_projection = nn.Linear(output_width(self.base), config.item_dim)
@@ -119,19 +112,26 @@ class Teacher(nn.Module):
         return is_large(self.config.num_items)
 
     def item_vectors(self) -> Tensor:
-        """Return what stands for each item at input and output, (I + 1, V); row PAD is zero."""
-        return self.item_table.weight
+        """Return what stands for each item at input and output, (I + 1, V); row PAD is zero.
+
+        While nothing trains it is worked out once.
+        """
+        if self.training or torch.is_grad_enabled():
+            return self.item_table.weight
+        if self._known_vectors is None:
+            self._known_vectors = self.item_table.weight
+        return self._known_vectors
 
     def vectors_of(self, items: Tensor) -> Tensor:
         """Return the same for some items, int64 (...): (..., V)."""
         if not self.is_large:
             # As an embedding: the gradient of indexing is summed in an order that threads decide.
-            return nn.functional.embedding(items, self._all_vectors(), padding_idx=PAD)
+            return nn.functional.embedding(items, self.item_vectors(), padding_idx=PAD)
         rows: Tensor = self.item_table(items)
         return rows
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Switch to training or to inference, which works out all items' vectors once."""
+        """Switch to training or to inference."""
         self._known_vectors = None
         return super().train(mode)
 
@@ -150,15 +150,7 @@ class Teacher(nn.Module):
 
     def scores(self, states: Tensor) -> Tensor:
         """Score all items for states (..., V): (..., I + 1); column PAD is no item."""
-        return states @ self._all_vectors().T
-
-    def _all_vectors(self) -> Tensor:
-        """Return `item_vectors`, worked out once while nothing trains."""
-        if self.training or torch.is_grad_enabled():
-            return self.item_vectors()
-        if self._known_vectors is None:
-            self._known_vectors = self.item_vectors()
-        return self._known_vectors
+        return states @ self.item_vectors().T
 
     def training_scores(self, states: Tensor) -> Tensor:
         """Score all items as `scores` does; -inf for those without a training event."""
@@ -179,12 +171,12 @@ class Teacher(nn.Module):
         Returns:
             float (P, 1 + M), targets first; for a cross-entropy with the class 0.
         """
-        own = (states * self.vectors_of(targets)).sum(dim=1, keepdim=True)
+        of_targets = (states * self.vectors_of(targets)).sum(dim=1, keepdim=True)
         hit = targets[:, None] == negatives  # (P, M)
         others = (~self.untrained[1:]).sum() - 1
         standing = (len(negatives) - hit.sum(dim=1, keepdim=True)).clamp(min=1)
         scores = states @ self.vectors_of(negatives).T + (others / standing).log()
-        return torch.cat([own, scores.masked_fill(hit, -torch.inf)], dim=1)
+        return torch.cat([of_targets, scores.masked_fill(hit, -torch.inf)], dim=1)
 
     def forward(self, items: Tensor) -> Tensor:
         """Score the next item for left-padded histories, int64 (B, T): (B, I + 1)."""
@@ -208,9 +200,17 @@ class Teacher(nn.Module):
         An item counts as the one vector that is kept of it, not as what that was made of.
         """
         made_of = {"item_table.components", "item_table.projection.weight", "text_map", "untrained"}
-        held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        used = [tensor for name, tensor in held.items() if name not in made_of]
-        return bytes_of(used)
+        sizes = {"nf4": 0, "other": 0}
+        for name, tensor in itertools.chain(self.named_parameters(), self.named_buffers()):
+            if name in made_of:
+                continue
+            state = getattr(tensor, "quant_state", None)
+            sizes["other" if state is None else "nf4"] += tensor.nbytes
+            while state is not None:  # the constants are quantized themselves
+                sizes["nf4"] += state.absmax.nbytes + state.code.nbytes
+                sizes["nf4"] += 0 if state.offset is None else state.offset.nbytes
+                state = state.state2 if state.nested else None
+        return sizes
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `adapter/` (plain PEFT), `head.safetensors` and `teacher.json` into `folder`."""
@@ -265,8 +265,8 @@ class Teacher(nn.Module):
         if lacking := sorted(set(parts) - set(head)):
             raise ValueError(f"head.safetensors lacks {', '.join(lacking)}")
         expected = (config.num_items + 1, config.item_dim)
-        if (found := tuple(head["item_table.residual.weight"].shape)) != expected:
-            raise ValueError(f"the item table is of shape {found}, teacher.json says {expected}")
+        if (shape := tuple(head["item_table.residual.weight"].shape)) != expected:
+            raise ValueError(f"the item table is of shape {shape}, teacher.json says {expected}")
         base = load_base(
             model_folder, bits=config.bits, num_layers=config.num_layers, device=device
         )
@@ -293,10 +293,10 @@ def _check_adapter(folder: Path) -> None:
     for file in (config, weights):
         if not file.is_file():
             raise FileNotFoundError(f"adapter/{file.name} is missing")
-    about = read_json(config)
+    settings = read_json(config)
     ranks = {len(tensor) for name, tensor in load_file(weights).items() if ".lora_A." in name}
-    if ranks != {about["r"]} or about.get("rank_pattern"):
-        raise ValueError(f"{config.name} says rank {about['r']}, the weights are of {ranks}")
+    if ranks != {settings["r"]} or settings.get("rank_pattern"):
+        raise ValueError(f"{config.name} says rank {settings['r']}, the weights are of {ranks}")
 
 
 def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
@@ -314,3 +314,57 @@ def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
     negatives = trained[torch.from_numpy(drawn).to(trained.device)]
     logits = teacher.sampled_scores(states, targets, negatives)
     return nn.functional.cross_entropy(logits, torch.zeros_like(targets))
+
+
+def new_teacher(
+    base: PreTrainedModel,
+    untrained: Tensor,
+    flags: FullFinetuneConfig,
+    *,
+    components: Tensor | None = None,
+    text_map: Tensor | None = None,
+    model_fingerprint: str = "",
+    dataset_fingerprint: str = "",
+) -> Teacher:
+    """Put a teacher's trainable parts, drawn at random, on a language model.
+
+    Args:
+        base: from `load_base`.
+        untrained: bool (I + 1,), the items without a training event.
+        flags: the model's name, widths, ranks.
+        components: as of `Teacher`, and so is `text_map`; None: zeros, where the texts do not
+            matter.
+        text_map: see `components`.
+        model_fingerprint: of the language model; "" where nothing is saved.
+        dataset_fingerprint: of what is trained on; likewise.
+
+    Raises:
+        ModelError: no adapter can be put on the model.
+    """
+    num_items, width = len(untrained) - 1, output_width(base)
+    if components is None or text_map is None:
+        num_components = most_components(num_items, width)
+        components = torch.zeros(num_items + 1, num_components, dtype=torch.float16)
+        text_map = torch.zeros(width + 1, num_components)
+    lora = LoraConfig(r=flags.lora_rank, lora_alpha=flags.lora_alpha, target_modules="all-linear")
+    try:
+        adapted = get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(
+            f"{flags.model} is {article(base.config.model_type)}, on which no adapter can be put "
+            f"({first_line(error, 100)}). {TAKE}"
+        ) from error
+    shape = TeacherConfig(
+        model=flags.model,
+        model_fingerprint=model_fingerprint,
+        dataset_fingerprint=dataset_fingerprint,
+        bits=flags.bits,
+        num_layers=base.config.num_hidden_layers,
+        num_items=num_items,
+        item_dim=flags.item_dim,
+        max_len=flags.max_len,
+        lora_rank=flags.lora_rank,
+        lora_alpha=flags.lora_alpha,
+        dropout=flags.dropout,
+    )
+    return Teacher(adapted, components, text_map, untrained, shape)

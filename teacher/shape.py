@@ -19,11 +19,6 @@ from teacher.check_folder import article, first_line, model_class, text_config
 POSITIONS = ("max_position_embeddings", "max_seq_len", "max_sequence_length")
 
 
-def is_encoder(config: PretrainedConfig) -> bool:
-    """Tell whether a model looks both ways unless it is told not to, as BERT does."""
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
 def set_shape(
     config: PretrainedConfig, num_layers: int | None, *, causal: bool, name: str = "the model"
 ) -> dict[str, object]:
@@ -57,21 +52,21 @@ def set_shape(
             if isinstance(value, list) and len(value) == available:
                 setattr(text, key, value[:num_layers])
         text.num_hidden_layers = num_layers
-    if is_encoder(text):
+    if text.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # an encoder, such as BERT
         text.is_decoder = causal
-    told = inspect.signature(model_class(config).__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in told else {}
-
-
-def _no_autocast(*args: object, **options: object) -> contextlib.nullcontext[None]:
-    return contextlib.nullcontext()
+    parameters = inspect.signature(model_class(config).__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
 @contextlib.contextmanager
 def shapes_alone() -> Iterator[None]:
     """Make tensors on the meta device inside: models can be built and called without memory."""
+
     # Positions are computed under a disabled autocast, which does not know this device.
-    with torch.device("meta"), mock.patch("torch.autocast", _no_autocast):
+    def no_autocast(*_: object, **__: object) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
+
+    with torch.device("meta"), mock.patch("torch.autocast", no_autocast):
         yield
 
 

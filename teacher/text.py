@@ -22,8 +22,9 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from teacher.base import Bits, load_base, load_tokenizer, resolve_model
+from teacher.base import load_base, load_tokenizer, resolve_model
 from teacher.check_folder import model_fingerprint
+from teacher.config import Bits
 from teacher.shape import num_positions, output_width
 
 logger = logging.getLogger(__name__)
@@ -59,18 +60,17 @@ def mean_of_last_states(
             padding_side="right",
             return_tensors="pt",
         )
-        words, asked = tokens["input_ids"], tokens["attention_mask"]
-        if (highest := int((words * asked).max())) >= num_words:
+        words, mask = tokens["input_ids"], tokens["attention_mask"]
+        if (highest := int((words * mask).max())) >= num_words:
             raise ModelError(
                 f"{model.name_or_path}: its tokenizer makes token {highest} of a text, but the "
                 f"model has {num_words}. They do not belong together: fetch both from one place"
             )
         words = words.clamp(max=num_words - 1)  # a token that only pads may have been added
-        words, asked = words.to(model.device), asked.to(model.device)
-        states = model(input_ids=words, attention_mask=asked).last_hidden_state
-        mask = asked[..., None]
-        means = (states.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        vectors[chosen] = means.cpu().numpy()
+        words, mask = words.to(model.device), mask.to(model.device)
+        states = model(input_ids=words, attention_mask=mask).last_hidden_state
+        total = (states.float() * mask[..., None]).sum(dim=1)
+        vectors[chosen] = (total / mask.sum(dim=1, keepdim=True).clamp(min=1)).cpu().numpy()
     if not np.isfinite(vectors).all():
         text = texts[int((~np.isfinite(vectors)).any(axis=1).argmax())]
         raise ModelError(
@@ -99,14 +99,7 @@ def read_texts(
     """Return the vectors of texts as the language model gives them, float32 (N, D).
 
     They are kept in the cache directory, keyed by model and text: a text is read once, whatever
-    catalogue it is in.
-
-    Args:
-        texts: one for each item.
-        folder: the language model, from `resolve_model`.
-        bits: as in `load_base`.
-        num_layers: how many of the model's layers read; None is all.
-        device: where the model runs.
+    catalogue it is in. `folder` is from `resolve_model`; the rest is as in `load_base`.
     """
     model_key = hashlib.sha256(
         f"{model_fingerprint(folder)} {bits} {num_layers} {MAX_TOKENS}".encode()
@@ -161,12 +154,7 @@ def text_components(
 ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
     """Return the whitened principal components of all items' text vectors, and their map.
 
-    Args:
-        dataset: its items' texts are read, those of cold items as well.
-        folder: as in `read_texts`, and so are the others.
-        bits: as in `load_base`.
-        num_layers: how many of the model's layers read; None is all.
-        device: where the model runs.
+    The arguments are those of `read_texts`; the texts of cold items are read as well.
 
     Returns:
         Components, float16 (I + 1, C), row PAD zero; the map that makes them of a text vector,
@@ -184,22 +172,15 @@ def text_components(
 def read_new_texts(
     items: pl.DataFrame, reader: Mapping[str, Any], *, device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
-    """Read items that came later, exactly as a teacher read its catalogue.
+    """Read items that came later, float32 (N, D), exactly as a teacher read its catalogue.
 
     Args:
-        items: `item_id`, `title` and further columns. Of those the catalogue had, missing ones are
-            empty; others are not read.
-        reader: `model`, `model_fingerprint`, `bits`, `num_layers`, `max_tokens`, `text_columns`,
-            as `teacher.extracting` wrote them.
+        items: as in `seqrec.texts.texts_as_read`.
+        reader: what `teacher.extracting` wrote of how the catalogue was read.
         device: where the model runs.
 
-    Returns:
-        float32 (N, D).
-
     Raises:
-        ModelError: the language model of that name is another one today, or this version cuts texts
-            elsewhere.
-        SourceError: the language model cannot be had.
+        SeqRecError: as of `resolve_reader`.
     """
     return read_texts(
         texts_as_read(items, reader),
@@ -211,7 +192,13 @@ def read_new_texts(
 
 
 def resolve_reader(reader: Mapping[str, Any]) -> Path:
-    """Return the folder of the language model that read a catalogue; see `read_new_texts`."""
+    """Return the folder of the language model that read a catalogue; see `read_new_texts`.
+
+    Raises:
+        ModelError: the language model of that name is another one today, or this version cuts texts
+            elsewhere.
+        SourceError: the language model cannot be had.
+    """
     folder = resolve_model(reader["model"])
     if model_fingerprint(folder) != reader["model_fingerprint"]:
         raise ModelError(

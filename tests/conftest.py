@@ -175,6 +175,43 @@ def make_knowledge(tmp_path: Path) -> Callable[..., Knowledge]:
     return make
 
 
+@pytest.fixture(scope="session")
+def save_student() -> Callable[..., Path]:
+    """Return what saves a student of random weights into a folder, given a data set and a shape."""
+    from student.model import Student, StudentConfig
+
+    def save(
+        folder: Path,
+        dataset: SequenceDataset,
+        *,
+        role: str = "control",
+        arch: Any = "gru",
+        seed: int = 0,
+        **shape: int,
+    ) -> Path:
+        torch.manual_seed(seed)
+        student = Student(StudentConfig(arch=arch, num_items=dataset.num_items, **shape)).eval()
+        student.save_pretrained(folder, role=role, dataset_fingerprint=dataset.fingerprint)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def export_random(save_student: Callable[..., Path]) -> Callable[..., Path]:
+    """Return what exports a student of random weights inside a folder: see `save_student`."""
+    from export.onnx_graph.exporting import export_student
+
+    def export(
+        folder: Path, dataset: SequenceDataset, precision: Any = "int8", **shape: Any
+    ) -> Path:
+        student = save_student(folder / "student", dataset, **shape)
+        export_student(student, dataset, folder / "exported", precision)
+        return folder / "exported"
+
+    return export
+
+
 CHROMIUM_FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-dev-shm-usage "
     "--disable-background-networking --disable-component-update --disable-sync"

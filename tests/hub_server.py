@@ -66,9 +66,9 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.tell({"error": "Invalid username or password."}, 401)
         if self.path == "/api/repos/create":
             return self.create(json.loads(body))
-        if found := re.fullmatch(r"/api/models/(\w+/[\w-]+)/(preupload|commit)/main", self.path):
-            name = found[1]
-            if found[2] == "commit":
+        if match := re.fullmatch(r"/api/models/(\w+/[\w-]+)/(preupload|commit)/main", self.path):
+            name = match[1]
+            if match[2] == "commit":
                 return self.take(name, body)
             files = json.loads(body)["files"]
             modes = [
@@ -103,10 +103,10 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.hub.asked.append(f"{self.command} {self.path}")
-        if found := re.fullmatch(r"/api/models/(\w+/[\w-]+)/revision/([\w.-]+)", self.path):
-            return self.describe(found[1], found[2])
-        if found := re.fullmatch(r"/(\w+/[\w-]+)/resolve/(\w+)/([\w.]+)", self.path):
-            return self.give(found[1], found[3])
+        if match := re.fullmatch(r"/api/models/(\w+/[\w-]+)/revision/([\w.-]+)", self.path):
+            return self.describe(match[1], match[2])
+        if match := re.fullmatch(r"/(\w+/[\w-]+)/resolve/(\w+)/([\w.]+)", self.path):
+            return self.give(match[1], match[3])
         return self.tell({"error": "not of this stand-in"}, 404)
 
     def describe(self, name: str, revision: str) -> None:
@@ -114,7 +114,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if not folder.is_dir():
             # So the hub answers whoever may not know whether there is such a repository.
             return self.tell(
-                {"error": "Repository not found"}, 401, {"X-Error-Code": "RepoNotFound"}
+                {"error": "Repository not match"}, 401, {"X-Error-Code": "RepoNotFound"}
             )
         self.hub.revisions.append(revision)
         files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]

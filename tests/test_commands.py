@@ -1,4 +1,4 @@
-"""Every command that README, a message or a docstring tells to type: it exists, with its flags.
+"""Every command that a page, a message or a docstring tells to type: it exists, with its flags.
 
 Commands are collected from the text of the sources, so a new message is checked as soon as it is
 there.
@@ -8,9 +8,10 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,6 @@ import polars as pl
 import pytest
 
 from export.recommender import Recommender
-from student.model import Student, StudentConfig
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("seqrec", "teacher", "student", "export", "benchmarks")
@@ -36,19 +36,20 @@ VALUE = "VALUE"  # what a message fills in
 
 
 class Command(NamedTuple):
-    """Where it stands, what it starts ("export.score"), and its words after that."""
+    """The page or line it stands in, what it starts ("export.score"), and its words after that."""
 
-    place: str
+    source: str
     target: str
     words: tuple[str, ...]
 
     @property
-    def flags(self) -> list[str]:
-        return [word for word in self.words if word.startswith("-") and word not in LAUNCHER]
+    def flags(self) -> set[str]:
+        started = (word for word in self.words if word.startswith("-") and word not in LAUNCHER)
+        return {word.partition("=")[0] for word in started}
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Yield pages, and every string of the sources with its place."""
+    """Yield pages, and every string of the sources, each after its source."""
     for page in PAGES:
         yield page, (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     for script in sorted((ROOT / "export" / "web").glob("*.[jh]*")):
@@ -57,44 +58,39 @@ def texts() -> Iterator[tuple[str, str]]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         parts = {p for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for p in n.values}
         for node in ast.walk(tree):
-            place = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            source = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.JoinedStr):
                 known = [p.value if isinstance(p, ast.Constant) else VALUE for p in node.values]
-                yield place, "".join(map(str, known))
+                yield source, "".join(map(str, known))
             elif isinstance(node, ast.Constant) and node not in parts:
                 if isinstance(node.value, str):
-                    yield place, node.value.replace("\\\n", " ")
+                    yield source, node.value.replace("\\\n", " ")
 
 
-def commands_in(place: str, text: str) -> Iterator[Command]:
-    for found in STARTS.finditer(text):
-        rest = text[found.end() :]
-        rest = rest.partition("`")[0] if found["quote"] else rest.partition("\n")[0]
+def commands_in(source: str, text: str) -> Iterator[Command]:
+    for match in STARTS.finditer(text):
+        rest = text[match.end() :]
+        rest = rest.partition("`")[0] if match["quote"] else rest.partition("\n")[0]
         words: list[str] = []
         for word in rest.split():
             words.append(word.rstrip(SENTENCE_ENDS))
             if words[-1] != word:
                 break
-        if found["start"] == "accelerate launch":
-            place_of_target = next(
-                (i for i, w in enumerate(words) if w.endswith(".py") or w == "teacher.extract"),
-                None,
-            )
-            for flag, value in zip(words, words[1:], strict=False):
+        if match["start"] == "accelerate launch":
+            for flag, value in itertools.pairwise(words):
                 if flag == "--config_file":
-                    assert (ROOT / value).is_file(), f"{place}: {value}"
-            if place_of_target is None:
+                    assert (ROOT / value).is_file(), f"{source}: {value}"
+            launched = (w for w in words if w.endswith(".py") or w == "teacher.extract")
+            if (program := next(launched, None)) is None:
                 continue
-            target = words[place_of_target].removesuffix(".py").replace("/", ".")
-            words = words[place_of_target + 1 :]
-        else:
-            target, *words = words
-        yield Command(place, target, tuple(words))
+            words = words[words.index(program) :]
+            words[0] = program.removesuffix(".py").replace("/", ".")
+        yield Command(source, words[0], tuple(words[1:]))
 
 
 @cache
 def all_commands() -> list[Command]:
-    return [command for place, text in texts() for command in commands_in(place, text)]
+    return [command for source, text in texts() for command in commands_in(source, text)]
 
 
 def is_ours(target: str) -> bool:
@@ -104,13 +100,13 @@ def is_ours(target: str) -> bool:
 @cache
 def config_of(target: str) -> type | None:
     """Return the dataclass of an entry point's flags, by what it hands to `parse_flags`."""
-    found: list[type] = []
+    configs: list[type] = []
 
     class Enough(Exception):
         pass
 
     def note(config_class: type, *_: Any) -> None:
-        found.append(config_class)
+        configs.append(config_class)
         raise Enough
 
     if target.endswith("_worker"):  # it takes no flags, and runs in another environment
@@ -124,7 +120,7 @@ def config_of(target: str) -> type | None:
         patch.setattr(module, "parse_flags", note)
         with pytest.raises(Enough):
             module.main()
-    return found[0]
+    return configs[0]
 
 
 def flags_of(config: type) -> set[str]:
@@ -140,8 +136,8 @@ def test_the_collection_finds_commands_of_all_kinds() -> None:
     assert list(commands_in("here", text)) == [Command("here", "teacher.finetune", ("--x", "1"))]
     text = "(python -m export.to_onnx), or name it with --y"
     assert list(commands_in("here", text)) == [Command("here", "export.to_onnx", ())]
-    found = {command.target for command in all_commands()}
-    assert found >= {"teacher.finetune", "teacher.extract", "student.distill", "export.score"}
+    targets = {command.target for command in all_commands()}
+    assert targets >= {"teacher.finetune", "teacher.extract", "student.distill", "export.score"}
     assert len(all_commands()) > 80
 
 
@@ -150,31 +146,30 @@ def test_every_command_that_is_told_exists_with_its_flags() -> None:
         if not is_ours(command.target):
             assert importlib.util.find_spec(command.target), command
             continue
-        assert (ROOT / command.target.replace(".", "/")).with_suffix(".py").is_file() or (
-            ROOT / command.target.replace(".", "/") / "__main__.py"
-        ).is_file(), command
-        if (config := config_of(command.target)) is not None:
-            flags = {flag.partition("=")[0] for flag in command.flags}
-            assert flags <= flags_of(config), command
-
-
-def test_every_command_of_a_page_is_understood_as_it_stands() -> None:
-    for command in all_commands():
-        if command.place in PAGES and is_ours(command.target):
-            config = config_of(command.target)
-            assert config is not None
+        module = ROOT / command.target.replace(".", "/")
+        assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), command
+        config = config_of(command.target)
+        if config is None:
+            continue
+        assert command.flags <= flags_of(config), command
+        needed = [f for f in dataclasses.fields(config) if f.default is dataclasses.MISSING]
+        lacking = {"--" + f.name.replace("_", "-") for f in needed} - command.flags
+        if command.source in PAGES:  # it is understood as it stands
             words = [re.sub(r"^[NW]$", "2", word) for word in command.words]
             assert parse_flags(config, "", words), command
+        elif not command.flags and command.target not in NAMED:
+            assert not lacking, command
 
 
-def test_a_command_that_is_told_without_flags_needs_none() -> None:
-    for command in all_commands():
-        if is_ours(command.target) and (config := config_of(command.target)):
-            needed = [f for f in dataclasses.fields(config) if f.default is dataclasses.MISSING]
-            told = {flag.partition("=")[0] for flag in command.flags}
-            lacking = {"--" + f.name.replace("_", "-") for f in needed} - told
-            is_message = command.place not in PAGES and not told
-            assert not (lacking and is_message) or command.target in NAMED, (command, lacking)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_that_a_page_names_exists(page: str) -> None:
+    configs = [config_of(c.target) for c in all_commands() if is_ours(c.target)]
+    flags = {flag for config in configs if config for flag in flags_of(config)}
+    flags |= {"--editable", "--no-deps"}  # pip's
+    flags |= {"--config_file", "--num_processes"}  # accelerate's
+    flags |= {"--ignore-scripts", "--logdir"}  # npm's, TensorBoard's
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) <= flags
 
 
 # Modules that a docstring only names: they have to be told what to read.
@@ -208,16 +203,17 @@ def test_all_stages_meet_in_the_same_folders_without_flags() -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(
+    tiny_dataset: SequenceDataset,
+    save_student: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """What `make demo` leaves, with a small data set and students of random weights."""
     folder = tmp_path_factory.mktemp("demo")
     shutil.copytree(tiny_dataset.path, folder / DEFAULT_DATA_DIR)
-    for arch in ("gru", "transformer"):
-        for role in ("control", "distilled"):
-            shape = StudentConfig(arch=arch, num_items=tiny_dataset.num_items, hidden_dim=16)
-            about = {"role": role, "dataset_fingerprint": tiny_dataset.fingerprint}
-            place = folder / "runs" / "ml-100k" / "students" / arch / role
-            Student(shape).eval().save_pretrained(place, **about)
+    for arch, role in itertools.product(("gru", "transformer"), ("control", "distilled")):
+        student = folder / "runs" / "ml-100k" / "students" / arch / role
+        save_student(student, tiny_dataset, arch=arch, role=role, hidden_dim=16)
     return folder
 
 

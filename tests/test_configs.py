@@ -25,8 +25,8 @@ def test_the_launcher_starts_what_the_configuration_says(name: str) -> None:
     file = str(FOLDER / f"{name}.yaml")
     arguments = launch_command_parser().parse_args(["--config_file", file, "teacher/finetune.py"])
     arguments, _, _ = _validate_launch_command(arguments)
-    found = (arguments.num_processes, arguments.num_machines, arguments.multi_gpu)
-    assert found == EXPECTED[name]
+    started = (arguments.num_processes, arguments.num_machines, arguments.multi_gpu)
+    assert started == EXPECTED[name]
     assert arguments.mixed_precision == "no"  # the recipe's own precisions, nothing on top
 
 

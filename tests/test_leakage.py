@@ -7,11 +7,12 @@ what is refitted must come out the same as well.
 """
 
 from pathlib import Path
+from typing import Any
 
 from seqrec.batching import TrainingBatches
 from seqrec.data import SequenceDataset, write_dataset
 from seqrec.evaluation import popularity_scores
-from seqrec.knowledge import load_knowledge
+from seqrec.knowledge import Knowledge, load_knowledge
 
 import numpy as np
 import polars as pl
@@ -22,133 +23,95 @@ from accelerate import Accelerator
 from student.config import DistillConfig
 from student.distilling import distil, make_soft_targets
 from student.model import Arch, Student
-from teacher.config import FinetuneConfig
 from teacher.tuning import run
+from tests.teacher.models import flags_for
+
+Twins = tuple[SequenceDataset, SequenceDataset]
 
 
-def twin_of(
-    tiny_dataset: SequenceDataset, kept: np.ndarray, folder: Path
-) -> tuple[SequenceDataset, SequenceDataset]:
-    """Return the tiny set, and the same with other events than each user's first `kept`."""
-    events = np.array(tiny_dataset.events)
-    for user in range(tiny_dataset.num_users):
-        held_out = slice(
-            tiny_dataset.offsets[user] + kept[user],
-            tiny_dataset.offsets[user + 1],
-        )
-        events[held_out] = (events[held_out] + 10) % tiny_dataset.num_items + 1
+def twins_of(dataset: SequenceDataset, kept: np.ndarray, folder: Path) -> Twins:
+    """Return a set, and the same with other events than each user's first `kept`."""
+    events = np.array(dataset.events)
+    for user in range(dataset.num_users):
+        held_out = slice(dataset.offsets[user] + kept[user], dataset.offsets[user + 1])
+        events[held_out] = (events[held_out] + 10) % dataset.num_items + 1
     other = write_dataset(
         folder / "tiny",
         name="twin",
-        items=tiny_dataset.items,
-        user_ids=pl.read_parquet(tiny_dataset.path / "user_ids.parquet")["user_id"],
+        items=dataset.items,
+        user_ids=pl.read_parquet(dataset.path / "user_ids.parquet")["user_id"],
         events=events,
-        offsets=tiny_dataset.offsets,
-        split=tiny_dataset.split,
+        offsets=dataset.offsets,
+        split=dataset.split,
         split_name="leave-one-out",
         provenance={},
     )
-    assert other.fingerprint != tiny_dataset.fingerprint
-    return tiny_dataset, other
+    assert other.fingerprint != dataset.fingerprint
+    return dataset, other
 
 
 @pytest.fixture(scope="module")
-def twins(
-    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[SequenceDataset, SequenceDataset]:
+def twins(tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> Twins:
     """Sets that differ in validation and test events."""
-    return twin_of(tiny_dataset, tiny_dataset.train_lengths, tmp_path_factory.mktemp("twin"))
-
-
-@pytest.fixture(scope="module")
-def late_twins(
-    tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[SequenceDataset, SequenceDataset]:
-    """Sets that differ in test events alone."""
-    return twin_of(tiny_dataset, tiny_dataset.split[:, 2], tmp_path_factory.mktemp("late"))
+    return twins_of(tiny_dataset, tiny_dataset.train_lengths, tmp_path_factory.mktemp("twin"))
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_training_batches_hold_no_held_out_event(
-    twins: tuple[SequenceDataset, SequenceDataset], whole: bool
-) -> None:
+def test_training_batches_hold_no_held_out_event(twins: Twins, whole: bool) -> None:
     made = (TrainingBatches(d, 5, 8, seed=0, whole=whole).epoch(0)[1] for d in twins)
     for batches in zip(*made, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
 
-def test_popularity_counts_no_held_out_event(
-    twins: tuple[SequenceDataset, SequenceDataset],
-) -> None:
+def test_popularity_counts_no_held_out_event(twins: Twins) -> None:
     history = torch.ones(1, 1, dtype=torch.int64)
     first, second = (popularity_scores(dataset)(history) for dataset in twins)
     assert torch.equal(first, second)
 
 
-def teach(
-    datasets: tuple[SequenceDataset, SequenceDataset],
-    model: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    refit_share: float,
-) -> list[Path]:
-    """Return output directories with a teacher and its knowledge, one for each set."""
-    folders = []
-    for dataset in datasets:
-        output_dir = tmp_path_factory.mktemp("out")
-        run(
-            FinetuneConfig(
-                data_dir=dataset.path,
-                output_dir=output_dir,
-                model=str(model),
-                num_layers=1,
-                num_epochs=1,
-                refit_share=refit_share,
-                device="cpu",
-                num_threads=1,
-            )
-        )
-        folders.append(output_dir)
-    return folders
+def taught(twins: Twins, model: Path, folder: Path, refit_share: float) -> list[Knowledge]:
+    """Fine-tune a teacher on each set; return their knowledge."""
+    for dataset in twins:
+        where = {"data_dir": dataset.path, "output_dir": folder / dataset.name}
+        run(flags_for(model, bits=4, batch_size=16, refit_share=refit_share, **where))
+    return [load_knowledge(folder / dataset.name / "knowledge", dataset) for dataset in twins]
 
 
 @pytest.fixture(scope="module")
-def taught(
-    twins: tuple[SequenceDataset, SequenceDataset],
-    tiny_llm: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> list[Path]:
-    """Output directories of teachers that were not refitted."""
-    return teach(twins, tiny_llm, tmp_path_factory, 0.0)
+def knowledge(
+    twins: Twins, tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Knowledge]:
+    """What teachers know that were not refitted."""
+    return taught(twins, tiny_llm, tmp_path_factory.mktemp("taught"), 0.0)
 
 
 def test_the_teachers_knowledge_does_not_depend_on_held_out_events(
-    twins: tuple[SequenceDataset, SequenceDataset], taught: list[Path]
+    knowledge: list[Knowledge],
 ) -> None:
-    first, second = (
-        load_knowledge(folder / "knowledge", dataset)
-        for folder, dataset in zip(taught, twins, strict=True)
-    )
+    first, second = knowledge
     assert np.array_equal(first.states, second.states)
     assert np.array_equal(first.item_vectors, second.item_vectors)
 
 
+def config_for(folder: Path, **changes: Any) -> DistillConfig:
+    """Return the flags of a small student, with all that validation would choose."""
+    given = {"num_epochs": 1, "hidden_dim": 16, "refit_share": 0.0, "device": "cpu"}
+    chosen = {"teacher_weight": 0.3, "cold_item_scale": 0.5}
+    return DistillConfig(output_dir=folder, **{**given, **chosen, **changes})
+
+
+def assert_same_weights(students: list[Student]) -> None:
+    first, second = students
+    for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
 def test_soft_targets_do_not_depend_on_held_out_events(
-    twins: tuple[SequenceDataset, SequenceDataset], taught: list[Path], tmp_path: Path
+    twins: Twins, knowledge: list[Knowledge], tmp_path: Path
 ) -> None:
     first, second = (
-        make_soft_targets(
-            DistillConfig(
-                output_dir=tmp_path / dataset.name,
-                num_epochs=1,
-                hidden_dim=16,
-                teacher_weight=0.3,
-                device="cpu",
-            ),
-            dataset,
-            load_knowledge(folder / "knowledge", dataset),
-            Accelerator(cpu=True),
-        )[0]
-        for folder, dataset in zip(taught, twins, strict=True)
+        make_soft_targets(config_for(tmp_path / d.name), d, known, Accelerator(cpu=True))[0]
+        for d, known in zip(twins, knowledge, strict=True)
     )
     assert len(first.item_ids) == twins[0].train_lengths.sum()
     assert np.array_equal(first.item_ids, second.item_ids)
@@ -157,65 +120,43 @@ def test_soft_targets_do_not_depend_on_held_out_events(
 
 @pytest.mark.parametrize("arch", ["gru", "transformer"])
 def test_a_distilled_student_does_not_depend_on_held_out_events(
-    twins: tuple[SequenceDataset, SequenceDataset], taught: list[Path], arch: Arch, tmp_path: Path
+    twins: Twins, knowledge: list[Knowledge], arch: Arch, tmp_path: Path
 ) -> None:
-    first, second = (
-        distil(
-            arch,
-            DistillConfig(
-                output_dir=tmp_path / f"out-{dataset.name}",
-                num_epochs=1,
-                refit_share=0.0,  # which learns the validation events
-                hidden_dim=16,
-                teacher_weight=0.3,  # these two are validation's to choose, if they are not given
-                cold_item_scale=0.5,
-                device="cpu",
-            ),
-            dataset,
-            load_knowledge(folder / "knowledge", dataset),
-            tmp_path / dataset.name,
-            Accelerator(cpu=True),
+    students = []
+    for dataset, known in zip(twins, knowledge, strict=True):
+        folder = tmp_path / dataset.name
+        config = config_for(folder)
+        students.append(
+            distil(arch, config, dataset, known, folder / "student", Accelerator(cpu=True))
         )
-        for folder, dataset in zip(taught, twins, strict=True)
-    )
-    for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
-        assert torch.equal(a, b), name
+    assert_same_weights(students)
 
 
-def test_the_refit_alone_knows_the_validation_events(
-    twins: tuple[SequenceDataset, SequenceDataset], tmp_path: Path
-) -> None:
+def test_the_refit_alone_knows_the_validation_events(twins: Twins, tmp_path: Path) -> None:
     # Two epochs, validated once: there is nothing to choose.
     config = DistillConfig(num_epochs=2, hidden_dim=16, refit_share=1.0, device="cpu")
-    found = []
     for dataset in twins:
-        folder = tmp_path / dataset.name
-        distil("gru", config, dataset, None, folder, Accelerator(cpu=True))
-        found.append([Student.from_pretrained(f) for f in (folder / "selection", folder)])
-    selected, refitted = zip(*found, strict=True)
-    tables = [[student.item_embedding.weight for student in pair] for pair in (selected, refitted)]
-    assert torch.equal(*tables[0])
-    assert not torch.equal(*tables[1])
+        distil("gru", config, dataset, None, tmp_path / dataset.name, Accelerator(cpu=True))
+    folders = [tmp_path / dataset.name for dataset in twins]
+    assert_same_weights([Student.from_pretrained(folder / "selection") for folder in folders])
+    refitted = [Student.from_pretrained(folder).item_embedding.weight for folder in folders]
+    assert not torch.equal(*refitted)
 
 
 @pytest.mark.parametrize("arch", ["gru", "transformer"])
 def test_what_is_refitted_does_not_depend_on_test_events(
-    late_twins: tuple[SequenceDataset, SequenceDataset],
-    tiny_llm: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    arch: Arch,
-    tmp_path: Path,
+    tiny_dataset: SequenceDataset, tiny_llm: Path, arch: Arch, tmp_path: Path
 ) -> None:
-    folders = teach(late_twins, tiny_llm, tmp_path_factory, 1.0)
+    late = twins_of(tiny_dataset, tiny_dataset.split[:, 2], tmp_path)  # differ in test events alone
     students = []
-    for dataset, folder in zip(late_twins, folders, strict=True):
-        config = DistillConfig(output_dir=folder, num_epochs=2, hidden_dim=16, refit_share=1.0)
-        knowledge = load_knowledge(folder / "knowledge", dataset)
-        students.append(
-            distil(arch, config, dataset, knowledge, tmp_path / folder.name, Accelerator(cpu=True))
+    for dataset, known in zip(late, taught(late, tiny_llm, tmp_path / "run", 1.0), strict=True):
+        run_folder = tmp_path / "run" / dataset.name
+        config = DistillConfig(
+            output_dir=run_folder, num_epochs=2, hidden_dim=16, refit_share=1.0, device="cpu"
         )
-    for (name, a), b in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
-        assert torch.equal(a, b), name
-    # And it is not for want of a refit: the validation events are in it.
-    for name, folder in (("knowledge", folders[0]), (folders[0].name, tmp_path)):
-        assert (folder / name / "selection").is_dir()
+        folder = run_folder / "student"
+        students.append(distil(arch, config, dataset, known, folder, Accelerator(cpu=True)))
+        # And it is not for want of a refit: the validation events are in it.
+        assert (folder / "selection").is_dir()
+        assert (run_folder / "knowledge" / "selection").is_dir()
+    assert_same_weights(students)

@@ -8,16 +8,14 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
 
 import pytest
-import torch
 
-from export.onnx_graph.exporting import export_student
 from export.recommender import Recommender
-from student.model import Student, StudentConfig
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +66,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_packages_and_what_they_read(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names if not name.startswith("llm_seqrec")}
@@ -80,16 +77,15 @@ def test_the_wheel_holds_the_packages_and_what_they_read(wheel: Path) -> None:
                 assert str(file.relative_to(ROOT)) in names
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("versions", CLIENTS.values(), ids=CLIENTS.keys())
 def test_the_client_recommends_in_a_clean_environment(
-    wheel: Path, tiny_dataset: SequenceDataset, tmp_path: Path, versions: tuple[str, str]
+    wheel: Path,
+    tiny_dataset: SequenceDataset,
+    export_random: Callable[..., Path],
+    tmp_path: Path,
+    versions: tuple[str, str],
 ) -> None:
-    torch.manual_seed(0)
-    shape = StudentConfig(arch="gru", num_items=30, max_len=50)
-    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-    Student(shape).eval().save_pretrained(tmp_path / "student", **about)
-    export_student(tmp_path / "student", tiny_dataset, tmp_path / "exported", "int8")
+    exported = export_random(tmp_path, tiny_dataset, max_len=50)
     venv.create(tmp_path / "clean", symlinks=True)
     python = tmp_path / "clean" / "bin" / "python"
     install = ("--python", str(python), "install", "--no-compile", str(wheel), *versions)
@@ -98,33 +94,26 @@ def test_the_client_recommends_in_a_clean_environment(
         pytest.skip(f"pip cannot fetch {' '.join(versions)}")
     assert installed.returncode == 0, installed.stderr
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    told = subprocess.run(
-        [str(python), "-c", ASK, str(tmp_path / "exported")],
+    done = subprocess.run(
+        [str(python), "-c", ASK, str(exported)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    expected = Recommender.from_pretrained(tmp_path / "exported").recommend(["b01", "b02"], k=5)
-    assert json.loads(told.stdout) == [[item.item_id for item in expected], [], True]
+    expected = Recommender.from_pretrained(exported).recommend(["b01", "b02"], k=5)
+    assert json.loads(done.stdout) == [[item.item_id for item in expected], [], True]
 
 
 def test_the_tested_environment_satisfies_every_requirement() -> None:
     """An exact pin in pyproject.toml and its line in constraints.txt are the same."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    locked = dict(line.lower().split("==") for line in lines if "==" in line)
+    pinned = (line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
+    locked = dict(pinned)
     assert locked["torch"] == "2.13.0"
     extras = PROJECT["project"]["optional-dependencies"]
-    for name, requirements in extras.items():
-        for requirement in requirements:
-            if "==" not in requirement or name in (
-                "ray",
-                "audit",
-                "vectors",
-            ):  # not of that environment
-                continue
-            package, version = requirement.lower().split("==")
-            package = package.partition("[")[0].replace("_", "-")
-            found = {key.replace("_", "-"): value for key, value in locked.items()}
-            assert found.get(package) == version, requirement
+    others = {"ray", "audit", "vectors"}  # not of that environment
+    for requirement in (r for name in extras.keys() - others for r in extras[name]):
+        package, pin, exact = requirement.lower().replace("_", "-").partition("==")
+        assert not pin or locked.get(package.partition("[")[0]) == exact, requirement

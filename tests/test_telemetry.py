@@ -1,10 +1,10 @@
 """Nothing that we load reports to anyone, or leaves a mark in HOME."""
 
-import ast
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -12,23 +12,11 @@ from seqrec.data import SequenceDataset
 import pytest
 
 from benchmarks.baselines.training import worker_environment
-from export.onnx_graph.exporting import export_student
-from student.model import Student, StudentConfig
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 OURS = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED")
-REPORTING = {
-    "onnxruntime",
-    "optimum",
-    "huggingface_hub",
-    "transformers",
-    "accelerate",
-    "peft",
-    "ray",
-}
-PACKAGES = ("seqrec", "teacher", "student", "export", "benchmarks")
 CLIENT = """
 import os, sys, time
 from export.recommender import Recommender
@@ -44,13 +32,12 @@ ENCODER = (
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_dataset: SequenceDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("telemetry")
-    student = Student(StudentConfig(arch="gru", num_items=tiny_dataset.num_items)).eval()
-    about = {"role": "control", "dataset_fingerprint": tiny_dataset.fingerprint}
-    student.save_pretrained(path / "student", **about)
-    export_student(path / "student", tiny_dataset, path / "exported", "int8")
-    return path / "exported"
+def folder(
+    tiny_dataset: SequenceDataset,
+    export_random: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    return export_random(tmp_path_factory.mktemp("telemetry"), tiny_dataset)
 
 
 def start(program: str, home: Path, *arguments: str, trace: Path | None = None):
@@ -123,16 +110,3 @@ def test_workers_of_other_libraries_are_told_too(device: str) -> None:
     environment = worker_environment(1, device)
     assert [environment[name] for name in OURS] == ["1", "1", "0"]
     assert environment["CI"] == "true"  # what openvino_telemetry asks for
-
-
-def test_every_module_imports_seqrec_before_a_library_that_reports() -> None:
-    files = [file for name in PACKAGES for file in sorted((ROOT / name).glob("**/*.py"))]
-    for file in files:
-        known = file.name.endswith("_worker.py")  # which has it from the process that starts it
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [alias.name for alias in node.names]
-                names = [str(node.module)] if isinstance(node, ast.ImportFrom) else names
-                packages = {name.split(".")[0] for name in names}
-                known |= "seqrec" in packages
-                assert known or not packages & REPORTING, file

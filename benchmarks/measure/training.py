@@ -106,11 +106,10 @@ def _teacher_flags(dataset: SequenceDataset, config: ScalingConfig) -> "FullFine
 def plan_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Return what `teacher/finetune.py --dry-run` plans."""
     from teacher.plan import make_plan
-    from teacher.tuning import work_of
 
     dataset = _open_data(folder, config)
     flags = _teacher_flags(dataset, config)
-    plan = make_plan(dataset, work_of(flags, num_processes=1), torch.device("cpu"))
+    plan = make_plan(dataset, flags, torch.device("cpu"))
     batches = TrainingBatches(dataset, flags.max_len, flags.batch_size, 0, stride=flags.max_len)
     return {
         "planned_mib": plan.peak_bytes / 2**20,
@@ -121,9 +120,7 @@ def plan_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
 def train_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Train a teacher for some steps."""
     from teacher.base import load_base
-    from teacher.model import item_mask, next_item_loss
-    from teacher.plan import teacher_on
-    from teacher.tuning import work_of
+    from teacher.model import item_mask, new_teacher, next_item_loss
 
     dataset = _open_data(folder, config)
     flags = _teacher_flags(dataset, config)
@@ -131,7 +128,7 @@ def train_teacher(folder: Path, config: ScalingConfig) -> dict[str, Any]:
     base = load_base(Path(flags.model), bits=flags.bits, num_layers=layers, device="cpu")
     torch.manual_seed(config.seed)
     untrained = item_mask(dataset.untrained_items, dataset.num_items)
-    teacher = teacher_on(base, dataset.num_items, untrained, work_of(flags, num_processes=1))
+    teacher = new_teacher(base, untrained, flags)
     teacher.item_table.components[1:].normal_()
     max_len = flags.max_len
     batches = TimedBatches(dataset, max_len, flags.batch_size, flags.seed, stride=max_len)

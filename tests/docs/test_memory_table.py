@@ -10,10 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
 
-from teacher import plan
-from teacher.config import FinetuneConfig
-from teacher.pace import Pace
-from teacher.tuning import work_of
+from teacher import pace, plan
+from teacher.config import FullFinetuneConfig
 
 pytestmark = pytest.mark.slow
 
@@ -61,19 +59,20 @@ def test_its_figures_are_those_of_the_plan(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "measure_pace", lambda *_: Pace(0, 0, 0))  # time is not in it
+    nothing = pace.Pace(0, 0, 0)
+    monkeypatch.setattr(pace, "measure_pace", lambda *_: nothing)  # time is not in it
     SHAPES[name].save_pretrained(tmp_path / "model")
     dataset = write_sequences([[1, 2, 3, 4]], NUM_ITEMS)
 
     def planned(gradient_checkpointing: bool) -> plan.Plan:
-        config = FinetuneConfig(
+        flags = FullFinetuneConfig(
             model=str(tmp_path / "model"),
             num_layers=0,
             num_epochs=1,
             batch_size=16,
             gradient_checkpointing=gradient_checkpointing,
         )
-        return plan.make_plan(dataset, work_of(config, 1), torch.device("cuda"))
+        return plan.make_plan(dataset, flags, torch.device("cuda"))
 
     without, with_checkpoints = planned(False), planned(True)
     weights, frozen, memory, less = rows()[name]

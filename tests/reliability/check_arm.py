@@ -7,9 +7,9 @@ is shipped is opened by the very client that is shipped, under emulation of ARM 
 answers are compared with those it gives here. An emulator says what would be answered, not how
 fast: nothing is timed.
 
-For Debian and what derives from it. What is needed comes from the machine's own package sources and
+For Debian and what derives from it. What is needed comes from the machine's package sources and
 from PyPI, into the cache directory, once: qemu's user-mode emulator, Debian's Python for arm64, and
-the wheels for aarch64 of the very numpy and onnxruntime that are installed here. The system's own
+the wheels for aarch64 of the very numpy and onnxruntime that are installed here. The system's
 packages and settings stay as they are.
 
 Two processors are emulated, since ONNX Runtime has code for each: one without and one with the
@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from seqrec.config import flag, parse_flags
 from seqrec.errors import ModelError, SourceError, run_main
@@ -77,6 +76,7 @@ histories = json.load(sys.stdin)
 answers = [recommender.recommend(history) for history in histories]
 json.dump([[[a.item_id, a.score] for a in answer] for answer in answers], sys.stdout)
 """
+Answers = Sequence[Sequence[tuple[str, float]]]  # of each history: items and scores, best first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,114 +96,159 @@ class CheckArmConfig:
             raise ValueError("--num-histories: above 0")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """An emulated machine: a folder with a Python for ARM, its libraries, and the emulator."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare, and write a table to stdout."""
+    config = parse_flags(CheckArmConfig, (__doc__ or "").partition("\n")[0], argv)
+    headers = ["emulated processor", "histories", "same top 10", "overlap", "scores differ by"]
+    formats = ("", ",", ".1%", ".2%", ".2g")
+    rows = check_arm(config)
+    sys.stdout.write(tabulate(rows, headers=headers, intfmt=formats, floatfmt=formats) + "\n")
 
-    folder: Path
 
-    @classmethod
-    def ensure(cls) -> "Machine":
-        """Return the one in the cache, made now if it is missing.
+def check_arm(config: CheckArmConfig) -> list[tuple[str, int, float, float, float]]:
+    """Compare answers here with those on each emulated processor.
 
-        Raises:
-            SourceError: apt-get, dpkg-deb or pip did not do what it was asked for.
-        """
-        wanted = [f"{name}=={version(name)}" for name in WHEELS]
-        folder = cache_dir() / "arm" / "-".join(wanted).replace("==", "-")
-        if not folder.is_dir():
-            logger.info("fetching an emulator and a Python for ARM into %s", folder)
-            with atomic_directory(folder) as beside:
-                downloads = beside / "downloads"
-                downloads.mkdir()
-                _fetch_packages([EMULATOR], downloads, architecture="")
-                _unpack_packages(downloads, beside / "emulator")
-                _fetch_packages(PACKAGES, downloads, architecture="arm64")
-                _unpack_packages(downloads, beside / "system")
-                _fetch_wheels(wanted, downloads)
-                for wheel in downloads.glob("*.whl"):
-                    with zipfile.ZipFile(wheel) as archive:
-                        archive.extractall(beside / "site")  # which leaves out paths that escape
-                shutil.rmtree(downloads)
-                for processor in PROCESSORS:
-                    _describe(processor, beside)
-        return cls(folder)
+    Returns:
+        For each processor: its name, how many histories were compared, and what `compare` says.
 
-    def command(self, processor: str) -> list[str]:
-        """Return what starts Python on an emulated processor."""
-        emulator = self.folder / "emulator" / "usr" / "bin" / "qemu-aarch64-static"
-        system = self.folder / processor
-        python = system / "usr" / "bin" / "python3.11"
-        # -S: Debian's own place for packages does not exist in this system.
-        return [str(emulator), "-cpu", processor, "-L", str(system), str(python), "-S"]
-
-    def answer(
-        self, processor: str, model_dir: Path, histories: Sequence[Sequence[str]]
-    ) -> list[list[tuple[str, float]]]:
-        """Ask the recommender in a directory, on an emulated processor.
-
-        Raises:
-            ModelError: it does not answer there.
-        """
-        done = subprocess.run(
-            [*self.command(processor), "-c", ANSWER, str(model_dir.resolve())],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(self.folder / "site"), str(ROOT)]),
-            },
-            input=json.dumps(histories),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
+    Raises:
+        ModelError: there is no recommender, it does not answer on ARM, or less than .98 of the top
+            10 are the same there.
+        SourceError: what emulates ARM cannot be had.
+    """
+    recommender = Recommender.from_pretrained(config.model_dir)
+    rng = np.random.default_rng(config.seed)
+    lengths = rng.integers(1, recommender.max_len + 1, config.num_histories)
+    histories = [rng.choice(recommender.item_ids, length).tolist() for length in lengths]
+    here = [[(a.item_id, a.score) for a in recommender.recommend(h)] for h in histories]
+    machine, rows = fetch_machine(), []
+    for processor, (architecture, *_) in PROCESSORS.items():
+        there = answers_on(machine, processor, config.model_dir, histories)
+        same, overlapping, difference = compare(here, there)
+        name = f"{processor} ({architecture})"
+        rows.append((name, len(histories), same, overlapping, difference))
+        if overlapping < LEAST_OVERLAP:
             raise ModelError(
-                f"{model_dir} does not answer on an emulated {processor} (exit code "
-                f"{done.returncode}: {_last_line(done.stderr)})"
+                f"on an emulated {processor} only {overlapping:.1%} of the top 10 are those that "
+                f"are recommended here, {LEAST_OVERLAP:.0%} are expected"
             )
-        return [[(item, score) for item, score in answer] for answer in json.loads(done.stdout)]
+    return rows
 
 
-def _fetch_packages(names: Sequence[str], folder: Path, *, architecture: str) -> None:
-    """Download Debian packages, by apt with its state in a folder of its own."""
-    state = folder / f"apt-{architecture}"
+def compare(here: Answers, there: Answers) -> tuple[float, float, float]:
+    """Compare lists of items and scores, history by history.
+
+    Returns:
+        The share of histories whose lists are the same in the same order, the mean share of items
+        that both have, and the largest difference between scores of the same item.
+
+    >>> compare([[("a", 2.0), ("b", 1.0)]], [[("a", 1.5), ("c", 1.0)]])
+    (0.0, 0.5, 0.5)
+    >>> compare([[]], [[]])
+    (1.0, 1.0, 0.0)
+    """
+    same, overlaps, differences = [], [], [0.0]
+    for first, second in zip(here, there, strict=True):
+        scores = dict(second)
+        listed = [item for item, _ in first]
+        same.append(listed == list(scores))
+        overlaps.append(overlap(listed, list(scores)))
+        differences += [abs(score - scores[item]) for item, score in first if item in scores]
+    return float(np.mean(same)), float(np.mean(overlaps)), max(differences)
+
+
+def answers_on(
+    machine: Path, processor: str, model_dir: Path, histories: Sequence[Sequence[str]]
+) -> Answers:
+    """Ask the recommender in a directory, on an emulated processor.
+
+    Raises:
+        ModelError: it does not answer there.
+    """
+    path = os.pathsep.join([str(machine / "site"), str(ROOT)])
+    done = subprocess.run(
+        [*python_on(machine, processor), "-c", ANSWER, str(model_dir.resolve())],
+        env={**os.environ, "PYTHONPATH": path},
+        input=json.dumps(histories),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ModelError(
+            f"{model_dir} does not answer on an emulated {processor} (exit code "
+            f"{done.returncode}: {_last_line(done.stderr)})"
+        )
+    return [[(item, score) for item, score in answer] for answer in json.loads(done.stdout)]
+
+
+def python_on(machine: Path, processor: str) -> list[str]:
+    """Return the command that starts Python on an emulated processor."""
+    emulator = machine / "emulator" / "usr" / "bin" / "qemu-aarch64-static"
+    system = machine / processor
+    python = system / "usr" / "bin" / "python3.11"
+    # -S: Debian's folder of packages does not exist in this system.
+    return [str(emulator), "-cpu", processor, "-L", str(system), str(python), "-S"]
+
+
+def fetch_machine() -> Path:
+    """Return the folder with the emulator, a Python for ARM and its libraries; made if missing.
+
+    Raises:
+        SourceError: apt-get, dpkg-deb or pip did not do what it was asked for.
+    """
+    wanted = [f"{name}=={version(name)}" for name in WHEELS]
+    folder = cache_dir() / "arm" / "-".join(wanted).replace("==", "-")
+    if folder.is_dir():
+        return folder
+    logger.info("fetching an emulator and a Python for ARM into %s", folder)
+    with atomic_directory(folder) as beside:
+        downloads = beside / "downloads"
+        downloads.mkdir()
+        _fetch_packages([EMULATOR], downloads, beside / "emulator")
+        _fetch_packages(PACKAGES, downloads, beside / "system", architecture="arm64")
+        platforms = [part for platform in PLATFORMS for part in ("--platform", platform)]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        pip += ["--no-deps", "--only-binary=:all:", "--python-version", "3.11", *platforms]
+        _do([*pip, "--dest", str(downloads), *wanted], downloads)
+        for wheel in downloads.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(beside / "site")  # which leaves out paths that escape
+        shutil.rmtree(downloads)
+        for processor in PROCESSORS:
+            describe(processor, beside)
+    return folder
+
+
+def describe(processor: str, machine: Path) -> None:
+    """Make the system that a processor sees: the machine's, with the processor's /proc/cpuinfo."""
+    seen = machine / processor
+    (seen / "proc").mkdir(parents=True)
+    for entry in sorted((machine / "system").iterdir()):
+        (seen / entry.name).symlink_to(Path("..", "system", entry.name))
+    _, part, features = PROCESSORS[processor]
+    numbers = range(os.cpu_count() or 1)
+    cpus = [CPU_INFO.format(number=number, features=features, part=part) for number in numbers]
+    (seen / "proc" / "cpuinfo").write_text("".join(cpus), encoding="utf-8")
+
+
+def _fetch_packages(
+    names: Sequence[str], downloads: Path, target: Path, architecture: str | None = None
+) -> None:
+    """Download Debian packages, by apt with its state in a folder of its own, and unpack them."""
+    state = downloads / target.name
     for part in ("lists/partial", "archives/partial"):
         (state / part).mkdir(parents=True)
     (state / "status").touch()  # nothing is installed there
     options = [f"Dir::State={state}", f"Dir::State::status={state / 'status'}"]
     options += [f"Dir::Cache={state}", "Debug::NoLocking=1", "APT::Sandbox::User="]
-    if architecture:
+    if architecture is not None:
         options += [f"APT::Architecture={architecture}", f"APT::Architectures={architecture}"]
     apt = ["apt-get", "-qq", *(part for option in options for part in ("-o", option))]
-    _do([*apt, "update"], folder)
-    _do([*apt, "download", *names], folder)
-
-
-def _unpack_packages(downloads: Path, folder: Path) -> None:
-    """Unpack all packages in a folder, and remove them there."""
-    for package in sorted(downloads.glob("*.deb")):
-        _do(["dpkg-deb", "--extract", str(package), str(folder)], downloads)
-        package.unlink()
-
-
-def _describe(processor: str, folder: Path) -> None:
-    """Make the system of a processor: the one in `folder`, with its own /proc/cpuinfo."""
-    own = folder / processor
-    (own / "proc").mkdir(parents=True)
-    for entry in sorted((folder / "system").iterdir()):
-        (own / entry.name).symlink_to(Path("..", "system", entry.name))
-    _, part, features = PROCESSORS[processor]
-    numbers = range(os.cpu_count() or 1)
-    cpus = [CPU_INFO.format(number=number, features=features, part=part) for number in numbers]
-    (own / "proc" / "cpuinfo").write_text("".join(cpus), encoding="utf-8")
-
-
-def _fetch_wheels(wanted: Sequence[str], folder: Path) -> None:
-    """Download wheels for Python 3.11 on aarch64."""
-    platforms = [part for platform in PLATFORMS for part in ("--platform", platform)]
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    pip += ["--no-deps", "--only-binary=:all:", "--python-version", "3.11"]
-    _do([*pip, *platforms, "--dest", str(folder), *wanted], folder)
+    _do([*apt, "update"], state)
+    _do([*apt, "download", *names], state)
+    for package in sorted(state.glob("*.deb")):
+        _do(["dpkg-deb", "--extract", str(package), str(target)], state)
 
 
 def _do(command: Sequence[str], folder: Path) -> None:
@@ -225,80 +270,6 @@ def _do(command: Sequence[str], folder: Path) -> None:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no output"
-
-
-def check_arm(config: CheckArmConfig) -> list[dict[str, Any]]:
-    """Compare answers here with those on each emulated processor.
-
-    Returns:
-        For each processor: processor, architecture, num_histories, `same_top10` (the share of
-        histories whose top 10 are the same in the same order), `overlap` (the mean share of items
-        that both have), `score_difference` (the largest between scores of the same item).
-
-    Raises:
-        ModelError: there is no recommender, it does not answer on ARM, or less than .98 of the top
-            10 are the same there.
-        SourceError: what emulates ARM cannot be had.
-    """
-    recommender = Recommender.from_pretrained(config.model_dir)
-    rng = np.random.default_rng(config.seed)
-    lengths = rng.integers(1, recommender.max_len + 1, config.num_histories)
-    histories = [rng.choice(recommender.item_ids, length).tolist() for length in lengths]
-    here = [[(a.item_id, a.score) for a in recommender.recommend(h)] for h in histories]
-    machine, rows = Machine.ensure(), []
-    for processor, (architecture, *_) in PROCESSORS.items():
-        found = compare(here, machine.answer(processor, config.model_dir, histories))
-        about = {"processor": processor, "architecture": architecture}
-        rows.append({**about, "num_histories": len(histories), **found})
-        if found["overlap"] < LEAST_OVERLAP:
-            raise ModelError(
-                f"on an emulated {processor} only {found['overlap']:.1%} of the top 10 are those "
-                f"that are recommended here, {LEAST_OVERLAP:.0%} are expected"
-            )
-    return rows
-
-
-def compare(
-    here: Sequence[Sequence[tuple[str, float]]], there: Sequence[Sequence[tuple[str, float]]]
-) -> dict[str, float]:
-    """Compare lists of items and scores, history by history; see `check_arm`.
-
-    >>> compare([[("a", 2.0), ("b", 1.0)]], [[("a", 1.5), ("c", 1.0)]])
-    {'same_top10': 0.0, 'overlap': 0.5, 'score_difference': 0.5}
-    >>> compare([[]], [[]])
-    {'same_top10': 1.0, 'overlap': 1.0, 'score_difference': 0.0}
-    """
-    same, overlaps, largest = [], [], 0.0
-    for first, second in zip(here, there, strict=True):
-        scores = dict(second)
-        listed = [item for item, _ in first]
-        same.append(listed == [item for item, _ in second])
-        overlaps.append(overlap(listed, list(scores)))
-        differences = (abs(score - scores[item]) for item, score in first if item in scores)
-        largest = max([largest, *differences])
-    return {
-        "same_top10": float(np.mean(same)),
-        "overlap": float(np.mean(overlaps)),
-        "score_difference": largest,
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compare, and write a table to stdout."""
-    config = parse_flags(CheckArmConfig, (__doc__ or "").partition("\n")[0], argv)
-    rows = check_arm(config)
-    cells = [
-        [
-            f"{row['processor']} ({row['architecture']})",
-            f"{row['num_histories']:,}",
-            f"{row['same_top10']:.1%}",
-            f"{row['overlap']:.2%}",
-            f"{row['score_difference']:.2g}",
-        ]
-        for row in rows
-    ]
-    headers = ["emulated processor", "histories", "same top 10", "overlap", "scores differ by"]
-    sys.stdout.write(tabulate(cells, headers=headers, disable_numparse=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Full disks, interruptions and kills: one line, and nothing is lost."""
+"""Full disks and interruptions: one line, and nothing is lost."""
 
 import os
 import signal
@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.reliability.torture import Stage, different, is_bad, kill_and_finish, unfinished
 
 pytestmark = pytest.mark.slow
 
@@ -96,66 +94,3 @@ run_main(main)
         == "interrupted; type the same command again to go on from the last checkpoint".split()
     )
     assert list(tmp_path.iterdir()) == []
-
-
-# --- Kills, as `tests.reliability.torture` deals them out -----------------------------------------
-
-SLOW_WRITER = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from seqrec.files import atomic_directory
-
-with atomic_directory(Path(sys.argv[1]) / "made") as folder:
-    for part in range(3):
-        np.save(folder / f"{part}.npy", np.arange(part))
-        time.sleep(float(sys.argv[2]))
-"""
-
-
-def slow_writer(tmp_path: Path, seconds: float) -> Stage:
-    script = tmp_path / "writer.py"
-    script.write_text(SLOW_WRITER)
-    return Stage("writer", (str(script), "{}", str(seconds)), ("made",))
-
-
-def test_a_stage_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("whole", "killed")]
-    rows = [
-        kill_and_finish(slow_writer(tmp_path, 1.0), folder, folders[0], kills)
-        for folder, kills in zip(folders, ([], [1.5, 2.5]), strict=True)
-    ]
-    assert [row["kills"] for row in rows] == [[], [1.5, 2.5]]
-    assert [row["different"] for row in rows] == [[], []]
-    assert [row["unfinished"] for row in rows] == [[], []]
-
-
-def test_a_file_that_differs_or_is_missing_or_unfinished_is_named(tmp_path: Path) -> None:
-    stage = slow_writer(tmp_path, 0)
-    for name in ("whole", "killed"):
-        kill_and_finish(stage, tmp_path / name, tmp_path / name, [])
-    (tmp_path / "killed" / "made" / "1.npy").write_bytes(b"other")
-    (tmp_path / "killed" / "made" / "2.npy").unlink()
-    (tmp_path / "killed" / ".made.17.tmp").mkdir()
-    assert different(stage, tmp_path / "killed", tmp_path / "whole") == [
-        "made/1.npy",
-        "made/2.npy",
-    ]
-    assert unfinished(tmp_path / "killed") == [".made.17.tmp"]
-
-
-@pytest.mark.parametrize(("says", "bad"), [("resumed after epoch 2", False), ("anew", True)])
-def test_a_checkpoint_that_is_not_gone_on_from_is_a_fault(
-    tmp_path: Path, says: str, bad: bool
-) -> None:
-    script = tmp_path / "training.py"
-    script.write_text(
-        "import sys, time\nfrom pathlib import Path\n"
-        "state = Path(sys.argv[1]) / 'state'\nstarted = state.exists()\n"
-        "state.mkdir(parents=True, exist_ok=True)\n(state / 'progress.json').touch()\n"
-        f"sys.stderr.write({says!r} if started else '')\ntime.sleep(0 if started else 60)\n"
-    )
-    stage = Stage("training", (str(script), "{}"), ())
-    row = kill_and_finish(stage, tmp_path, tmp_path, [1.0])
-    assert row["checkpoints"] == 1
-    assert is_bad(row) is bad

@@ -1,7 +1,7 @@
-"""The plan of a fine-tuning, held against the teacher that is then built and run."""
+"""The plan of a fine-tuning, weights against the teacher that is then built and run."""
 
-import dataclasses
 from pathlib import Path
+from typing import Any
 
 from seqrec.batching import TrainingBatches
 from seqrec.data import SequenceDataset
@@ -11,37 +11,34 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from teacher.base import Bits
-from teacher.config import FinetuneConfig
-from teacher.model import Teacher, next_item_loss
-from teacher.plan import BYTES_4BIT, Work, activation_bytes, make_plan
-from teacher.tuning import build_teacher, work_of
+from teacher.base import load_base, num_4bit_parameters
+from teacher.config import Bits, FullFinetuneConfig
+from teacher.model import Teacher, new_teacher, next_item_loss
+from teacher.plan import BYTES_4BIT, activation_bytes, make_plan
+from teacher.tuning import build_teacher
+from tests.teacher.models import ModelFolder, flags_for
 
 CPU = torch.device("cpu")
 
 
-def make_config(llm: Path, **changes: object) -> FinetuneConfig:
-    given = {"num_layers": 2, "max_len": 8, "item_dim": 16, "lora_rank": 4, "dropout": 0.0}
-    return FinetuneConfig(model=str(llm), **{**given, **changes})  # type: ignore[arg-type]
+def make_flags(llm: Path, **changes: Any) -> FullFinetuneConfig:
+    given = {"num_layers": 2, "item_dim": 16, "lora_rank": 4, "dropout": 0.0, "bits": 4}
+    return flags_for(llm, **{**given, **changes})
 
 
-def make_work(config: FinetuneConfig, **changes: object) -> Work:
-    config = dataclasses.replace(config, batch_size=4, num_epochs=2)
-    return dataclasses.replace(work_of(config, 1), **changes)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("kind", ["llm", "bert"])
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "electra", "gemma-3", "bloom"])
 def test_the_weights_of_the_plan_are_those_of_the_teacher(
-    tiny_dataset: SequenceDataset, tiny_llm: Path, tiny_bert: Path, kind: str
+    tiny_dataset: SequenceDataset, model_folder: ModelFolder, name: str
 ) -> None:
-    config = make_config(tiny_llm if kind == "llm" else tiny_bert)
-    teacher = build_teacher(config, tiny_dataset, CPU)
-    planned = make_plan(tiny_dataset, make_work(config), CPU)
+    flags = make_flags(model_folder(name), num_layers=1)
+    base = load_base(model_folder(name), bits=4, num_layers=1)
+    teacher = new_teacher(base, torch.zeros(31, dtype=torch.bool), flags)
+    planned = make_plan(tiny_dataset, flags, CPU)
     assert planned.num_weights == teacher.num_parameters
+    assert planned.num_4bit == num_4bit_parameters(teacher)
     assert planned.num_trained == sum(p.numel() for p in teacher.parameters() if p.requires_grad)
     frozen = [p for p in teacher.parameters() if not p.requires_grad]
-    stored = sum(p.numel() * p.element_size() for p in frozen)
-    in_4bit = stored + int((BYTES_4BIT - 0.5) * planned.num_4bit)
+    in_4bit = sum(p.nbytes for p in frozen) + int((BYTES_4BIT - 0.5) * planned.num_4bit)
     # On a processor with bf16, bitsandbytes holds the biases of 4-bit layers in that, not in fp32.
     biases = sum(p.numel() for p in frozen if p.dtype == torch.bfloat16)
     assert planned.frozen_bytes == in_4bit + 2 * biases
@@ -50,12 +47,12 @@ def test_the_weights_of_the_plan_are_those_of_the_teacher(
 
 def saved_bytes(teacher: Teacher, num_windows: int) -> int:
     """Count what autograd keeps of a real forward pass, weights not counted."""
-    held = {t.untyped_storage().data_ptr() for t in [*teacher.parameters(), *teacher.buffers()]}
-    kept: dict[int, torch.Tensor] = {}
+    weights = {t.untyped_storage().data_ptr() for t in [*teacher.parameters(), *teacher.buffers()]}
+    saved: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in held:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     items = torch.randint(1, 30, (num_windows, 8))
@@ -63,37 +60,37 @@ def saved_bytes(teacher: Teacher, num_windows: int) -> int:
         scores = teacher.train().scores(teacher.encode(items).flatten(0, 1))
         loss = torch.nn.functional.cross_entropy(scores[:, 1:], items.flatten() - 1)
     loss.backward()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + 2 * scores.nbytes
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) + 2 * scores.nbytes
 
 
 @pytest.mark.parametrize("bits", [32, 16])
 def test_the_activations_of_the_plan_are_those_of_a_step(
     tiny_dataset: SequenceDataset, tiny_llm: Path, bits: Bits
 ) -> None:
-    config = make_config(tiny_llm, bits=bits, num_layers=3)
-    teacher = build_teacher(config, tiny_dataset, CPU)
-    planned = activation_bytes(AutoConfig.from_pretrained(tiny_llm), 3, 30, make_work(config))
+    flags = make_flags(tiny_llm, bits=bits, num_layers=3)
+    teacher = build_teacher(flags, tiny_dataset, CPU)
+    planned = activation_bytes(AutoConfig.from_pretrained(tiny_llm), 3, 30, flags, 4)
     real = saved_bytes(teacher, 4)
     # Without numbers attention takes no fused kernel, and keeps its matrix of probabilities.
     assert real <= planned <= 1.12 * real
 
 
 def test_what_a_step_keeps_grows_with_the_catalogue_until_it_is_sampled(tiny_llm: Path) -> None:
-    config, work = AutoConfig.from_pretrained(tiny_llm), make_work(make_config(tiny_llm))
+    config, flags = AutoConfig.from_pretrained(tiny_llm), make_flags(tiny_llm)
     sizes = (20_000, 40_000, 1_000_000, 2_000_000)
-    small, twice, large, larger = (activation_bytes(config, 2, size, work) for size in sizes)
+    small, twice, large, larger = (activation_bytes(config, 2, size, flags, 4) for size in sizes)
     assert twice > 1.9 * small
     assert large == larger < twice
 
 
-def test_parts_and_checkpoints_take_less_memory(tiny_llm: Path) -> None:
-    work = make_work(make_config(tiny_llm))
+def test_parts_and_checkpoints_take_less_memory(
+    tiny_dataset: SequenceDataset, tiny_llm: Path
+) -> None:
+    def size(num_processes: int = 1, **changes: Any) -> int:
+        flags = make_flags(tiny_llm, num_layers=3, **changes)
+        return make_plan(tiny_dataset, flags, CPU, num_processes).activation_bytes
 
-    def size(**changes: object) -> int:
-        config = AutoConfig.from_pretrained(tiny_llm)
-        return activation_bytes(config, 3, 30, dataclasses.replace(work, **changes))  # type: ignore[arg-type]
-
-    assert size(num_parts=2) == pytest.approx(size() / 2, rel=0.1)
+    assert size(gradient_accumulation=2) == size(2) == pytest.approx(size() / 2, rel=0.1)
     assert size(gradient_checkpointing=True) < size()
 
 
@@ -101,15 +98,16 @@ def test_a_plan_loads_no_weight(
     tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text((tiny_llm / "config.json").read_text())
-    config = make_config(tmp_path)
-    assert "held in 4 bit" in make_plan(tiny_dataset, make_work(config), CPU).table()
+    assert "held in 4 bit" in make_plan(tiny_dataset, make_flags(tmp_path), CPU).table()
 
 
-def test_a_plan_with_more_layers_than_there_are_is_refused(
-    tiny_dataset: SequenceDataset, tiny_llm: Path
+@pytest.mark.slow
+def test_a_model_that_looks_at_numbers_has_no_plan(
+    tiny_dataset: SequenceDataset, model_folder: ModelFolder
 ) -> None:
-    with pytest.raises(ModelError, match="has 3 layers, --num-layers 7"):
-        make_plan(tiny_dataset, make_work(make_config(tiny_llm, num_layers=7)), CPU)
+    flags = make_flags(model_folder("mixtral"))
+    with pytest.raises(ModelError, match=r"cannot be told from its shape alone.*without --dry-run"):
+        make_plan(tiny_dataset, flags, CPU)
 
 
 @pytest.mark.parametrize("bits", [4, 32])
@@ -117,10 +115,10 @@ def test_checkpoints_change_no_gradient(
     tiny_dataset: SequenceDataset, tiny_llm: Path, bits: Bits
 ) -> None:
     def gradients(gradient_checkpointing: bool) -> dict[str, torch.Tensor]:
-        config = make_config(
+        flags = make_flags(
             tiny_llm, bits=bits, dropout=0.1, gradient_checkpointing=gradient_checkpointing
         )
-        teacher = build_teacher(config, tiny_dataset, CPU).train()
+        teacher = build_teacher(flags, tiny_dataset, CPU).train()
         (batch, *_) = TrainingBatches(tiny_dataset, 8, 4, seed=0).epoch(0)[1]
         torch.manual_seed(0)
         next_item_loss(teacher, batch).backward()
