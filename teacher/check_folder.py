@@ -216,6 +216,8 @@ def read_config(folder: Path | str, *, bits: int | None = None, **where: str) ->
     """
     name = Path(folder).name
     try:
+        if "model_type" not in PretrainedConfig.get_config_dict(folder, **where)[0]:
+            raise ValueError("it names no model_type")  # transformers would go by the folder's name
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, **where
         )

@@ -170,6 +170,7 @@ BEFORE = "Take the model that it was made of"
         (with_number(float("-inf")), r"NaN or infinite numbers, in layers.0.mlp.up_proj.weight"),
         (replace("config.json", b"{"), rf"config.json cannot be used .*JSON.*{INSTEAD}"),
         (remove("config.json"), r"holds no config.json.*Expected a folder as"),
+        (replace("config.json", b'{"hidden_size": 8}'), rf"it names no model_type.*{INSTEAD}"),
         (say(model_type=None), rf"config.json cannot be used .*model type `None`.*{INSTEAD}"),
         (say(model_type="new_llm"), rf"cannot be used .*model type `new_llm`.*{INSTEAD}"),
         (
