@@ -99,7 +99,7 @@ def test_each_command_knows_its_version(command: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("seqrec.prepare", "teacher.finetune", "student.distill", "export.add_items"),
+        *("seqrec.prepare", "teacher.finetune", "student.distill", "export.to_onnx"),
         *("export.to_web", "benchmarks.latency", "benchmarks.accuracy"),
     ],
 )
