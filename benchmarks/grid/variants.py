@@ -94,7 +94,6 @@ VARIANTS: dict[str, Variant] = {
         "item tables, soft targets of the auxiliary teachers alone",
         overrides={"teacher_weight": 0.0},
         words=True,
-        ablation=True,
     ),
     "teacher-alone": ablation(
         "distilled from the teacher's answers alone, no auxiliary teachers", teacher_weight=1.0
