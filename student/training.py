@@ -2,9 +2,9 @@
 
 A student is trained twice over. At first the validation events are held out, and choose the epoch
 and how long the rows of cold items are. What came of that is kept in `selection/` inside its
-folder. Then the same weights are trained on, for a third of the epochs, with the validation events
-among the others: what a user did last says most about what comes next. The test targets are in
-neither.
+folder. Then the same weights are trained on, for `refit_share` of the epochs, with the validation
+events among the others: what a user did last says most about what comes next. The test targets are
+in neither.
 """
 
 import dataclasses

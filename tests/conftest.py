@@ -197,21 +197,6 @@ def save_student() -> Callable[..., Path]:
     return save
 
 
-@pytest.fixture(scope="session")
-def export_random(save_student: Callable[..., Path]) -> Callable[..., Path]:
-    """Return what exports a student of random weights inside a folder: see `save_student`."""
-    from export.onnx_graph.exporting import export_student
-
-    def export(
-        folder: Path, dataset: SequenceDataset, precision: Any = "int8", **shape: Any
-    ) -> Path:
-        student = save_student(folder / "student", dataset, **shape)
-        export_student(student, dataset, folder / "exported", precision)
-        return folder / "exported"
-
-    return export
-
-
 CHROMIUM_FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-dev-shm-usage "
     "--disable-background-networking --disable-component-update --disable-sync"

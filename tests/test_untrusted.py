@@ -19,6 +19,7 @@ import torch
 
 from export.recommender import Recommender
 from student.model import Student
+from tests.export.answers import export_random
 
 ROOT = Path(__file__).parents[1]
 CODE = [
@@ -116,10 +117,8 @@ def test_a_pickle_in_place_of_weights_is_refused_and_not_run(
 
 
 @pytest.fixture
-def export(
-    tiny_dataset: SequenceDataset, export_random: Callable[..., Path], tmp_path: Path
-) -> Path:
-    return export_random(tmp_path, tiny_dataset, "fp32", hidden_dim=8, max_len=9)
+def export(tiny_dataset: SequenceDataset, tmp_path: Path) -> Path:
+    return export_random(tmp_path, tiny_dataset, "gru", "fp32", hidden_dim=8, max_len=9)
 
 
 def change(folder: Path, *files: str, **values: object) -> None:

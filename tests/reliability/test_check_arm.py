@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -10,20 +9,20 @@ from seqrec.errors import ModelError, SourceError
 
 import pytest
 
+from tests.export.answers import export_random
 from tests.reliability import check_arm as module
 from tests.reliability.check_arm import CheckArmConfig, check_arm
 
 
 def test_answers_there_are_compared_with_those_here(
     tiny_dataset: SequenceDataset,
-    export_random: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "fetch_machine", lambda: tmp_path)
     monkeypatch.setattr(module, "python_on", lambda machine, processor: [sys.executable])
     one, other = (
-        export_random(tmp_path / str(seed), tiny_dataset, seed=seed, hidden_dim=8, max_len=6)
+        export_random(tmp_path / str(seed), tiny_dataset, "gru", "int8", seed=seed, hidden_dim=8)
         for seed in (0, 1)
     )
     config = CheckArmConfig(model_dir=one, num_histories=20)

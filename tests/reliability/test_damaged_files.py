@@ -40,6 +40,7 @@ from student.model import Student
 from student.soft_targets import SoftTargets, prepare_soft_targets
 from teacher.model import Teacher
 from teacher.tuning import build_teacher
+from tests.export.answers import export_random
 from tests.teacher.models import flags_for
 
 pytestmark = pytest.mark.slow
@@ -145,14 +146,12 @@ def student(
 
 
 @pytest.fixture
-def recommender(
-    tiny_dataset: SequenceDataset, export_random: Callable[..., Path], tmp_path: Path
-) -> Format:
+def recommender(tiny_dataset: SequenceDataset, tmp_path: Path) -> Format:
     def read(folder: Path) -> None:
         opened = Recommender.from_pretrained(folder)
         opened.recommend([opened.item_ids[0]], k=3)
 
-    folder = export_random(tmp_path, tiny_dataset, hidden_dim=8, max_len=9)
+    folder = export_random(tmp_path, tiny_dataset, "gru", "int8", hidden_dim=8, max_len=9)
     return Format(folder, read, ("model.onnx", "items.json"))
 
 

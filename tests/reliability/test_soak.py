@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from export.recommender import Recommendations, Recommender
+from tests.export.answers import export_random
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +40,9 @@ def make_ask(recommender: Recommender, rng: np.random.Generator) -> Ask:
 
 
 def test_threads_that_share_a_recommender_get_the_answers_of_one_alone(
-    tiny_dataset: SequenceDataset, export_random: Callable[..., Path], tmp_path: Path
+    tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    folder = export_random(tmp_path, tiny_dataset, arch="transformer")
+    folder = export_random(tmp_path, tiny_dataset, "transformer", "int8", hidden_dim=64, max_len=50)
     recommender = Recommender.from_pretrained(folder)
     rng = np.random.default_rng(0)
     asks = [make_ask(recommender, rng) for _ in range(NUM_DIFFERENT)]
