@@ -8,7 +8,6 @@ import sys
 import tomllib
 import venv
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -16,6 +15,7 @@ from seqrec.data import SequenceDataset
 import pytest
 
 from export.recommender import Recommender
+from tests.export.answers import export_random
 
 pytestmark = pytest.mark.slow
 
@@ -81,11 +81,10 @@ def test_the_wheel_holds_the_packages_and_what_they_read(wheel: Path) -> None:
 def test_the_client_recommends_in_a_clean_environment(
     wheel: Path,
     tiny_dataset: SequenceDataset,
-    export_random: Callable[..., Path],
     tmp_path: Path,
     versions: tuple[str, str],
 ) -> None:
-    exported = export_random(tmp_path, tiny_dataset, max_len=50)
+    exported = export_random(tmp_path, tiny_dataset, "gru", "int8", max_len=50)
     venv.create(tmp_path / "clean", symlinks=True)
     python = tmp_path / "clean" / "bin" / "python"
     install = ("--python", str(python), "install", "--no-compile", str(wheel), *versions)

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from seqrec.data import SequenceDataset
@@ -12,6 +11,7 @@ from seqrec.data import SequenceDataset
 import pytest
 
 from benchmarks.baselines.training import worker_environment
+from tests.export.answers import export_random
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +34,9 @@ ENCODER = (
 @pytest.fixture(scope="module")
 def folder(
     tiny_dataset: SequenceDataset,
-    export_random: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    return export_random(tmp_path_factory.mktemp("telemetry"), tiny_dataset)
+    return export_random(tmp_path_factory.mktemp("telemetry"), tiny_dataset, "gru", "int8")
 
 
 def start(program: str, home: Path, *arguments: str, trace: Path | None = None):
