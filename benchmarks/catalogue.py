@@ -6,8 +6,8 @@ each score once (see `measure/lower_bound.py`), measured in turns with the stude
 ONNX Runtime that does nothing. A profile says where the rest goes. With `--baselines` also models
 of other libraries that can be made without events.
 
-With `--index-lists` also students with an index (`export.to_index`) that looks at so many lists of
-256 items. How many it takes to find enough depends on what was learnt, and stands in the model card
+With `--index-lists` also students with an index (`export.to_index`) that looks at so many lists.
+How many it takes to find enough depends on what was learnt, and stands in the model card
 of a recommender with an index. The lower bound stays that of whoever scores all items: an index may
 be below it.
 
@@ -15,7 +15,6 @@ Writes `catalogue.json` (`CatalogueResults` in `benchmarks/report/schema.py`) an
 and a table to stdout.
 """
 
-import json
 import logging
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from seqrec.config import flag, parse_flags, to_json
 from seqrec.errors import run_main
@@ -34,24 +32,19 @@ from benchmarks.baselines.libraries import BASELINES, Baseline
 from benchmarks.measure.flags import TimingFlags
 from benchmarks.measure.lower_bound import BYTES, DEFINITION, time_beside_bound
 from benchmarks.measure.machine import OtherWork, describe_machine
+from benchmarks.measure.profile import profile
 from benchmarks.measure.quality import K
 from benchmarks.measure.queries import Request
-from benchmarks.measure.students import OnnxSystem, StepSystem
+from benchmarks.measure.students import OnnxSystem
 from benchmarks.measure.systems import System
+from benchmarks.measure.untrained import HISTORY_LENGTH, open_untrained
 from benchmarks.report.files import save
 from benchmarks.report.schema import CatalogueResults, CatalogueRow, Failure
 from benchmarks.report.tables import format_catalogue
-from export.contract import OUTPUT_NAMES
-
-if TYPE_CHECKING:
-    from student.model import Arch
 
 logger = logging.getLogger(__name__)
 
-HISTORY_LENGTH = 50
 NUM_REQUESTS = 64
-NUM_PROFILED = 50  # requests
-NUM_OPERATORS = 4  # that are named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +72,17 @@ def measure_catalogues(config: CatalogueConfig) -> CatalogueResults:
         logger.info("%s items", f"{num_items:,}")
         with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
             folder = Path(temporary)
-            systems = open_students(num_items, folder, config)
+            systems, failures = open_untrained(
+                num_items,
+                folder,
+                index_lists=config.index_lists,
+                num_threads=config.num_threads,
+                seed=config.seed,
+            )
             if config.baselines:
-                baselines, failures = open_baselines(num_items, folder, config, stack)
-                failed += [replace(failure, num_items=num_items) for failure in failures]
-                systems += baselines
+                baselines, others_failed = open_baselines(num_items, folder, config, stack)
+                systems, failures = systems + baselines, failures + others_failed
+            failed += [replace(failure, num_items=num_items) for failure in failures]
             rows += measure_size(num_items, systems, config)
     return CatalogueResults(
         config=to_json(config),
@@ -140,99 +139,6 @@ def measure_size(
         )
         for system, fields in zip(systems, timed, strict=True)
     ]
-
-
-def profile(file: Path, requests: Sequence[Request], num_threads: int) -> list[tuple[str, float]]:
-    """Return the operators of a file that take most time, each with its fraction of all's.
-
-    ONNX Runtime's profiler writes a line for every node and call, which itself takes microseconds:
-    a node's time counts less the fastest node's. Of a branch its nodes count, not the `If`.
-    """
-    import onnxruntime as ort  # by now after `seqrec`, which turns its telemetry off
-    import polars as pl
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = num_threads, 3
-    with tempfile.TemporaryDirectory() as folder:
-        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
-        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        for request in requests[:NUM_PROFILED]:
-            feeds = {"items": request.items, "excluded": request.excluded, "k": request.k}
-            session.run(OUTPUT_NAMES, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    calls = [
-        {"operator": event["args"]["op_name"], "node": event["name"], "us": event["dur"]}
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    ]
-    operators = (
-        pl.DataFrame(calls)
-        .filter(pl.col("operator") != "If")
-        .group_by("operator", "node")
-        .agg(pl.col("us").median())
-        .with_columns(pl.col("us") - pl.col("us").min())
-        .group_by("operator")
-        .agg(pl.col("us").sum())
-        .with_columns((pl.col("us") / pl.max_horizontal(pl.col("us").sum(), 1e-9)).alias("part"))
-        .sort("part", "operator", descending=[True, False])
-    )
-    return operators.select("operator", "part").head(NUM_OPERATORS).rows()
-
-
-def open_students(num_items: int, folder: Path, config: CatalogueConfig) -> list[System]:
-    """Export students of random weights and open their files."""
-    import torch
-
-    from export.onnx_graph.graph import write_graph
-    from export.onnx_graph.quantize import quantize
-    from student.model import Student, StudentConfig
-
-    systems: list[System] = []
-    archs: tuple[Arch, ...] = ("transformer", "gru")
-    for arch in archs:
-        torch.manual_seed(config.seed)
-        student = Student(StudentConfig(arch=arch, num_items=num_items)).eval()
-        for precision in ("fp32", "int8", "int8-optimum"):
-            path = folder / f"{arch}-{precision}.onnx"
-            if precision == "int8-optimum":
-                quantize(folder / f"{arch}-fp32.onnx", path)
-            else:
-                write_graph(student, path, precision)  # type: ignore[arg-type]
-            described = {
-                "arch": arch,
-                "precision": precision,
-                "num_parameters": student.num_parameters,
-                "max_len": HISTORY_LENGTH,
-            }
-            systems.append(OnnxSystem(path, described, config.num_threads))
-            if arch == "gru" and precision == "int8":
-                systems.append(StepSystem(path, described, config.num_threads))
-            if precision == "int8" and config.index_lists:
-                systems.append(open_index(path, described, config))
-    return systems
-
-
-def open_index(source: Path, described: dict[str, Any], config: CatalogueConfig) -> OnnxSystem:
-    """Open a student's int8 file with an index whose lists were filled in the items' order."""
-    import onnx
-
-    from export.config import ToIndexConfig
-    from export.index.graph import Depth, build_index, item_rows
-    from export.index.lists import ItemLists
-
-    model, size = onnx.load(source), ToIndexConfig.list_size
-    num_items, width = item_rows(model).shape
-    num_lists = num_items // size + 1
-    numbers = np.zeros(num_lists * size, dtype=np.int32)
-    numbers[:num_items] = np.arange(1, num_items + 1)
-    keys = np.random.default_rng(config.seed).standard_normal((num_lists, width), dtype=np.float32)
-    lists = ItemLists(numbers.reshape(num_lists, size), keys, np.zeros(num_lists, np.float32))
-    depth = Depth(K, min(config.index_lists, num_lists))
-    path = source.with_name(f"{source.stem}-index.onnx")
-    onnx.save(build_index(model, lists, [depth]), path)
-    system = OnnxSystem(path, described, config.num_threads)
-    system.identity = replace(system.identity, variant="index")
-    return system
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -70,14 +70,16 @@ class ToIndexConfig:
         None, "directory to write; default index/<its name> beside export"
     )
     min_recall: float = flag(0.995, "least fraction of the exact top 10 and top 100 that is found")
-    list_size: int = flag(256, "items of a list, at most")
+    list_size: int | None = flag(
+        None, "items of a list, at most; not given: 256, from 4 million items on 1,024"
+    )
     vectors_to: Path | None = flag(None, "a .parquet file to write the items' vectors to, too")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         if not 0 < self.min_recall <= 1:
             raise ValueError(f"--min-recall {self.min_recall} is not above 0 and up to 1")
-        if self.list_size < 1:
+        if self.list_size is not None and self.list_size < 1:
             raise ValueError(f"--list-size {self.list_size} is below 1")
         if self.vectors_to is not None and self.vectors_to.suffix != ".parquet":
             raise ValueError(f"--vectors-to {self.vectors_to} does not end in .parquet")

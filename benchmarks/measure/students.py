@@ -40,7 +40,11 @@ FINETUNE = "accelerate launch teacher/finetune.py"
 
 
 # What `export` calls a precision: that of the weights, and the variant.
-PRECISIONS = {"fp32": ("fp32", None), "int8": ("int8", None), "int8-optimum": ("int8", "optimum")}
+PRECISIONS: dict["Precision", tuple[str, str | None]] = {
+    "fp32": ("fp32", None),
+    "int8": ("int8", None),
+    "int8-optimum": ("int8", "optimum"),
+}
 
 
 class OnnxSystem(System):
@@ -53,7 +57,9 @@ class OnnxSystem(System):
         self.identity = student_identity(config, *PRECISIONS[config["precision"]])
         self.file, self._num_threads = file, num_threads
         self.session: ort.InferenceSession = open_session(file, num_threads)
-        self.size_mib = file.stat().st_size / 2**20
+        # The tables of a large index are in a file of their own.
+        files = file.parent.glob(f"{file.name}*")
+        self.size_mib = sum(one.stat().st_size for one in files) / 2**20
         self.num_parameters, self.max_len = config["num_parameters"], config["max_len"]
         self._details = {name: config.get(name) for name in ("teacher_weight", "budget")}
 

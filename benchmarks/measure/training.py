@@ -76,7 +76,7 @@ def _open_data(folder: Path, config: ScalingConfig) -> SequenceDataset:
 def train_student(arch: Arch, folder: Path, config: ScalingConfig) -> dict[str, Any]:
     """Train a student for some steps."""
     dataset = _open_data(folder, config)
-    flags = scheduled(DistillConfig(seed=config.seed), dataset)
+    flags = scheduled(DistillConfig(arch=arch, seed=config.seed), dataset)
     components = np.random.default_rng(config.seed).standard_normal(
         (dataset.num_items + 1, NUM_COMPONENTS), dtype=np.float32
     )

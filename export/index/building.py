@@ -17,7 +17,7 @@ import polars as pl
 from export.cards import fill
 from export.config import ToIndexConfig
 from export.index.graph import build_index, item_rows, save
-from export.index.lists import make_lists
+from export.index.lists import list_size_for, make_lists
 from export.index.measuring import choose_depths, draw_users, measure, score_all
 from export.opening import CARD, HOW, RECOMMENDER, TEXT_MAP, whole_files
 from export.recommender import FloatArray
@@ -49,11 +49,14 @@ def to_index(config: ToIndexConfig) -> Path:
     chosen_by, judged_by = scored.parts(len(choosing))
     rows = item_rows(model)
     logger.info("sorting %s items into lists", f"{len(rows):,}")
-    lists = make_lists(rows, chosen_by.states, config.list_size)
-    depths = choose_depths(lists, chosen_by, (1 + config.min_recall) / 2)
+    # Those that the lists are made by find more in them than others do.
+    half = len(choosing) // 2
+    list_size = config.list_size or list_size_for(len(rows))
+    lists = make_lists(rows, chosen_by.states[: half or 1], list_size)
+    depths = choose_depths(lists, chosen_by.parts(half)[1], (1 + config.min_recall) / 2)
     about: dict[str, Any] = {
         "num_lists": len(lists.keys),
-        "list_size": config.list_size,
+        "list_size": list_size,
         "width": rows.shape[1],
         "lists_looked_at": {str(depth.most_answers): depth.num_lists for depth in depths},
     }

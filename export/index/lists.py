@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
+SHORT, LONG, LARGE = 256, 1024, 4_000_000  # places of a list, below and from so many items on
 LISTS_PER_CLUSTER = 4  # half a list of a cluster is empty on average: an eighth of its places
 SAMPLED_PER_CLUSTER = 256  # rows that k-means looks at, as in faiss
 LEAST_SAMPLED, MOST_SAMPLED = 64, 2**18  # a cluster, where those would be more rows than these
@@ -64,6 +65,11 @@ class ItemLists:
         """Return how promising each list is for states (N, H): float32 (N, L)."""
         promise: FloatArray = states @ self.keys.T + self.offsets
         return promise
+
+
+def list_size_for(num_items: int) -> int:
+    """Return how long lists are: longer in the largest catalogues, or their keys took the time."""
+    return SHORT if num_items < LARGE else LONG
 
 
 def make_lists(rows: FloatArray, states: FloatArray, list_size: int, seed: int = 0) -> ItemLists:

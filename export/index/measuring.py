@@ -1,6 +1,7 @@
 """How much of the exact answers an index finds, and how many lists that takes.
 
-Some validation users of a data set decide how an index is made, others how good it is said to be.
+Some validation users of a data set decide how an index is made: half of them its lists, half how
+many of these are looked at. Others decide how good it is said to be.
 Nothing is asked of test targets.
 
 Shape letters: N users, T history, S seen, H width, K answers, L lists.
@@ -25,7 +26,7 @@ from export.index.lists import ItemLists
 from export.parity import ask, overlap
 from export.recommender import FloatArray, IntArray, open_session
 
-NUM_CHOOSING = 512  # users; or half of them, if there are fewer than twice as many
+NUM_CHOOSING = 1_024  # users; or half of them, if there are fewer than twice as many
 NUM_JUDGING = 2_048
 CUTOFF = 10
 ANSWERS = (CUTOFF, 100)  # up to these k an index answers; above, all items are scored

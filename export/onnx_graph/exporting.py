@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from export.cards import about_recommender, fill, licence_of
 from export.onnx_graph.builder import OPSET, eight_bit_share
-from export.onnx_graph.graph import VERSION, write_graph
+from export.onnx_graph.graph import MOST_BYTES, VERSION, write_graph
 from export.parity import ask, overlap, require_same
 from export.recommender import RECOMMENDER, open_session
 from student.model import Student
@@ -72,9 +72,19 @@ def ensure_exported(
 
 
 def export_all(data_dir: Path, output_dir: Path) -> None:
-    """Export all trained students in all precisions."""
+    """Export all trained students, in fp32 as well where a file can hold that."""
     dataset = load_dataset(data_dir)
-    wanted = list(itertools.product(student_folders(output_dir), PRECISIONS))
+    folders = student_folders(output_dir)
+    too_large = [f for f in folders if (f / "model.safetensors").stat().st_size > MOST_BYTES]
+    if too_large:
+        logger.warning(
+            "of %d students int8 alone: in fp32 they are larger than an ONNX file", len(too_large)
+        )
+    wanted = [
+        (folder, precision)
+        for folder, precision in itertools.product(folders, PRECISIONS)
+        if precision == "int8" or folder not in too_large
+    ]
     for folder, precision in tqdm(wanted, desc="exporting", unit="file"):
         ensure_exported(dataset, output_dir, folder, precision)
 
@@ -151,14 +161,16 @@ def _write_model(
     """Write the graph, and return how it compares with the fp32 graph, if it is another one."""
     with tempfile.TemporaryDirectory(dir=file.parent.parent) as temporary:
         fp32 = Path(temporary) / "model.onnx"
-        write_graph(student, fp32)
+        is_one_file = write_graph(student, fp32)
         check_parity(student, fp32)
+        if precision == "int8":
+            is_one_file = write_graph(student, file, "int8")
+        if not is_one_file:
+            raise ModelError(f"in {precision} the student is larger than an ONNX file can be")
         if precision == "fp32":
             shutil.copy(fp32, file)
             return {}
-        if precision == "int8":
-            write_graph(student, file, "int8")
-        else:
+        if precision == "int8-optimum":
             from export.onnx_graph.quantize import quantize  # loads Optimum
 
             quantize(fp32, file)

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
+from onnx.external_data_helper import set_external_data
 
 from export.contract import EXCLUDED, ITEMS, NEW_STATE, STATE, TOP_ITEMS, TOP_SCORES, K
 from export.onnx_graph.builder import GraphBuilder, Precision
@@ -32,6 +33,7 @@ from export.onnx_graph.encoders import encode
 from export.onnx_graph.item_table import GROUP, NO_ITEMS, ItemTable
 from student.model import GRUEncoder, Student
 
+MOST_BYTES = 2**31 - 2**20  # of weights: a protobuf message ends at 2 GiB, and holds nodes too
 VERSION = 2  # to be raised when graphs are built otherwise: `to_onnx` makes older exports anew
 INPUTS = {
     ITEMS: (TensorProto.INT64, ["batch", "length"]),
@@ -44,15 +46,26 @@ OUTPUTS = {
 }
 
 
-def write_graph(student: Student, path: Path, precision: Precision = "fp32") -> None:
+def write_graph(student: Student, path: Path, precision: Precision = "fp32") -> bool:
     """Write a student as an ONNX file.
 
     Args:
         student: in evaluation mode.
         path: the file to write.
         precision: "int8" holds the item table and all matrices but a GRU's in 8 bit.
+
+    Returns:
+        Whether it is one file. What is larger than 2 GiB is two, the second with `.data` after its
+        name: no ONNX file can be as large.
     """
-    onnx.save(build_graph(student, precision), path)
+    model = build_graph(student, precision)
+    sizes = [len(tensor.raw_data) for tensor in model.graph.initializer]
+    is_one = sum(sizes) <= MOST_BYTES
+    if not is_one:
+        largest = model.graph.initializer[int(np.argmax(sizes))]
+        set_external_data(largest, f"{path.name}.data")
+    onnx.save(model, path)
+    return is_one
 
 
 def build_graph(student: Student, precision: Precision = "fp32") -> ModelProto:

@@ -10,7 +10,7 @@ from seqrec.files import read_json
 import pytest
 import torch
 
-from export.onnx_graph import exporting
+from export.onnx_graph import exporting, graph
 from export.onnx_graph.exporting import check_parity, ensure_exported, export_student
 from export.onnx_graph.graph import write_graph
 from export.to_onnx import main
@@ -105,3 +105,25 @@ def test_without_students_the_entry_point_names_the_command_to_type(
 ) -> None:
     with pytest.raises(ModelError, match=r"python -m student\.distill"):
         main(["--data-dir", str(tiny_dataset.path), "--output-dir", str(tmp_path)])
+
+
+def test_a_student_that_no_file_holds_in_fp32_is_exported_in_8_bit(
+    student: Student,
+    tiny_dataset: SequenceDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An ONNX file ends at 2 GiB; here at what this student takes in 8 bit."""
+    folder = save(student, tmp_path / "students" / "gru" / "distilled", tiny_dataset)
+    whole = ensure_exported(tiny_dataset, tmp_path, folder, "int8").rename(tmp_path / "whole")
+    size = (whole / "model.onnx").stat().st_size
+    monkeypatch.setattr(graph, "MOST_BYTES", size)
+    monkeypatch.setattr(exporting, "MOST_BYTES", size)
+    exporting.export_all(tiny_dataset.path, tmp_path)
+    assert [made.name for made in (tmp_path / "export").iterdir()] == ["gru-distilled-int8"]
+    assert "of 1 students int8 alone" in caplog.text
+    made = tmp_path / "export" / "gru-distilled-int8" / "model.onnx"
+    assert made.read_bytes() == (whole / "model.onnx").read_bytes()
+    with pytest.raises(ModelError, match="in fp32 the student is larger than an ONNX file can be"):
+        ensure_exported(tiny_dataset, tmp_path, folder, "fp32")
