@@ -4,80 +4,63 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqrec.errors import ModelError
-
 import numpy as np
 
-from benchmarks.measure.quality import K, failure_of
-from benchmarks.measure.students import PRECISIONS, OnnxSystem, StepSystem, student_identity
+from benchmarks.measure.quality import K
+from benchmarks.measure.students import OnnxSystem, StepSystem
 from benchmarks.measure.systems import System
-from benchmarks.report.schema import Failure
 
 if TYPE_CHECKING:
     from export.onnx_graph.exporting import Precision
-    from student.model import Arch, Student
+    from student.model import Arch
 
 HISTORY_LENGTH = 50
+LARGE = 4_000_000  # items: from there on in int8 alone, or files and sessions would take 20 GB
 ARCHS: tuple["Arch", ...] = ("transformer", "gru")
 
 
 def open_untrained(
     num_items: int, folder: Path, *, index_lists: int, num_threads: int, seed: int
-) -> tuple[list[System], list[Failure]]:
+) -> list[System]:
     """Export students in all precisions and open their files, in int8 also those of an index.
 
     Args:
-        num_items: of the catalogue.
+        num_items: of the catalogue; from `LARGE` on in int8 alone.
         folder: where the files go.
         index_lists: lists that an index looks at; 0: none.
         num_threads: of a session.
         seed: of the weights.
-
-    Returns:
-        What was opened, and what could not be written, with the reason.
     """
     import torch
 
+    from export.onnx_graph.graph import write_graph
+    from export.onnx_graph.quantize import quantize
     from student.model import Student, StudentConfig
 
     systems: list[System] = []
-    failures: list[Failure] = []
+    every: list[Precision] = ["fp32", "int8", "int8-optimum"]
+    precisions = every if num_items < LARGE else every[1:2]
     for arch in ARCHS:
         torch.manual_seed(seed)
         student = Student(StudentConfig(arch=arch, num_items=num_items)).eval()
-        for precision in PRECISIONS:
+        for precision in precisions:
             path = folder / f"{arch}-{precision}.onnx"
+            if precision == "int8-optimum":
+                quantize(folder / f"{arch}-fp32.onnx", path)
+            else:
+                write_graph(student, path, precision)
             described = {
                 "arch": arch,
                 "precision": precision,
                 "num_parameters": student.num_parameters,
                 "max_len": HISTORY_LENGTH,
             }
-            try:
-                _export(student, path, precision)
-            except ModelError as error:
-                who = student_identity(described, *PRECISIONS[precision])
-                failures.append(failure_of(who, error))
-                continue
             systems.append(OnnxSystem(path, described, num_threads))
             if precision == "int8" and arch == "gru":
                 systems.append(StepSystem(path, described, num_threads))
             if precision == "int8" and index_lists:
                 systems.append(_open_index(path, described, index_lists, num_threads, seed))
-    return systems, failures
-
-
-def _export(student: "Student", path: Path, precision: "Precision") -> None:
-    from export.onnx_graph.graph import write_graph
-    from export.onnx_graph.quantize import quantize
-
-    source = path.with_name(path.name.replace("int8-optimum", "fp32"))
-    if precision == "int8-optimum" and source.with_name(f"{source.name}.data").exists():
-        raise ModelError("Optimum reads one file of up to 2 GiB, and in fp32 it is larger")
-    if precision == "int8-optimum":
-        quantize(source, path)
-    else:
-        write_graph(student, path, precision)
+    return systems
 
 
 def _open_index(
