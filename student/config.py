@@ -122,7 +122,7 @@ class FullDistillConfig(DistillConfig):
 
 
 def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillConfig:
-    """Put what `seqrec.schedule` says in place of what is left to it."""
+    """Put what `seqrec.schedule` says, for one architecture, in place of what is left to it."""
     from seqrec.schedule import (
         choose_budget,
         is_dense,
@@ -134,7 +134,7 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
     )
 
     budget = config.budget or choose_budget(config.device)
-    is_short = budget == "quick" and config.item_table == "fused"
+    is_short = budget == "quick" and config.item_table == "fused" and config.arch == "gru"
     schedule = student_schedule(dataset, config.max_len, is_short=is_short)
     batch_size = config.batch_size or schedule.batch_size
     rules: dict[str, Any] = {

@@ -31,15 +31,18 @@ Role = Literal["control", "auxiliary", "distilled"]
 AUXILIARY_SEED = 1000  # another than the students', whose errors they should not share
 
 
-def auxiliary_config(config: DistillConfig, dataset: SequenceDataset) -> FullDistillConfig:
-    """Return the flags of a student's auxiliary teachers, who learn from next items alone.
+def auxiliary_config(
+    arch: Arch, config: DistillConfig, dataset: SequenceDataset
+) -> FullDistillConfig:
+    """Return the flags of a student's auxiliary teacher, who learns from next items alone.
 
     Flags that matter to soft targets alone are reset: students that differ in them share teachers.
     """
     alone = DistillConfig(kd_weight=0.0, cold_item_scale=0.0)
     names = ("kd_weight", "cold_item_scale", "teacher_weight", "temperature", "top_k", "keep_rest")
-    reset = {name: getattr(alone, name) for name in names}
-    return scheduled(dataclasses.replace(config, seed=AUXILIARY_SEED, **reset), dataset)
+    reset: dict[str, Any] = {name: getattr(alone, name) for name in names}
+    reset |= {"arch": arch, "seed": AUXILIARY_SEED}
+    return scheduled(dataclasses.replace(config, **reset), dataset)
 
 
 def auxiliary_archs(config: DistillConfig) -> tuple[Arch, ...]:
@@ -59,7 +62,7 @@ def auxiliary_folder(
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     wanted = student_recipe(
         arch,
-        auxiliary_config(config, dataset),
+        auxiliary_config(arch, config, dataset),
         dataset,
         auxiliary_knowledge(config, knowledge),
     )
@@ -76,7 +79,7 @@ def train_auxiliary(
     """Train an auxiliary teacher, unless that is done already."""
     train_student(
         arch,
-        auxiliary_config(config, dataset),
+        auxiliary_config(arch, config, dataset),
         dataset,
         auxiliary_knowledge(config, knowledge),
         auxiliary_folder(arch, config, dataset, knowledge),
@@ -94,7 +97,6 @@ def make_soft_targets(
         The answers of those who do not know the validation events. If there is a refit, then also
         of those who do, to all prefixes before the test: the teacher's weight is the same.
     """
-    config = scheduled(config, dataset)
     output_dir = config.output_dir or default_output_dir(config.data_dir)
     archs = auxiliary_archs(config)
     for arch in archs:
@@ -125,15 +127,18 @@ def make_soft_targets(
 
     selected = [selection(folder) for folder in folders]
     made = [answers(dataset, knowledge, selected, config.teacher_weight)]
-    if refit_epochs(dataset, config.refit_share, config.num_epochs):
+    if config.refit_share != 0 and refit_epochs(dataset, 1.0, 1):  # there are events to refit on
         weight = made[0].meta["teacher_weight"]
         made.append(answers(dataset.before_test(), knowledge.before_test(dataset), folders, weight))
     return made
 
 
-def flags_of(config: DistillConfig, knowledge: Knowledge | None) -> DistillConfig:
-    """Return the flags of a student, or of a control, which has no knowledge: a plain table."""
-    return config if knowledge else dataclasses.replace(config, item_table="plain")
+def flags_of(
+    arch: Arch, config: DistillConfig, dataset: SequenceDataset, knowledge: Knowledge | None
+) -> FullDistillConfig:
+    """Return all flags of a student, or of a control, which has no knowledge: a plain table."""
+    item_table = config.item_table if knowledge else "plain"
+    return scheduled(dataclasses.replace(config, arch=arch, item_table=item_table), dataset)
 
 
 def distil(
@@ -148,20 +153,20 @@ def distil(
 
     Args:
         arch: what to train.
-        config: the flags; `config.arch` is not looked at.
+        config: the flags; `arch` goes before the one there.
         dataset: what to train on.
         knowledge: the teacher's; None trains a control, on the data alone.
         folder: where the student goes.
         accelerator: moves and distributes.
     """
-    config = scheduled(flags_of(config, knowledge), dataset)
+    flags = flags_of(arch, config, dataset, knowledge)
     targets: list[SoftTargets] = []
-    wanted = student_recipe(arch, config, dataset, knowledge)
+    wanted = student_recipe(arch, flags, dataset, knowledge)
     if knowledge is not None and config.kd_weight > 0 and not Stage(folder, wanted).is_finished():
         targets = make_soft_targets(config, dataset, knowledge, accelerator)
     label = f"{arch} {'control' if knowledge is None else 'distilled'}"
     train_student(
-        arch, config, dataset, knowledge, folder, accelerator, soft_targets=targets, label=label
+        arch, flags, dataset, knowledge, folder, accelerator, soft_targets=targets, label=label
     )
     return Student.from_pretrained(folder)
 
@@ -199,8 +204,10 @@ def train_all(
 
     def unfinished(role: Role) -> list[Arch]:
         known = knowledge if role == "distilled" else None
-        flags = scheduled(flags_of(config, known), dataset)
-        recipes = {arch: student_recipe(arch, flags, dataset, known) for arch in archs}
+        recipes = {
+            arch: student_recipe(arch, flags_of(arch, config, dataset, known), dataset, known)
+            for arch in archs
+        }
         return [
             arch
             for arch, wanted in recipes.items()

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from student.config import DistillConfig, scheduled
-from student.distilling import flags_of, make_soft_targets
+from student.distilling import AUXILIARY_ARCHS, flags_of, make_soft_targets
 from student.model import Student
 from tests.student.conftest import train
 
@@ -151,16 +151,18 @@ def test_flags_that_are_given_go_before_the_rules(tiny_dataset: SequenceDataset)
 def test_a_control_is_never_trained_for_less_than_the_student_beside_it(
     tiny_dataset: SequenceDataset, make_knowledge: MakeKnowledge
 ) -> None:
-    """Few events: 12 epochs for a fused table if it has to be quick, 24 for a plain one anyway."""
+    """Few events: 12 epochs for a fused GRU if it has to be quick, 24 for all others anyway."""
     knowledge = make_knowledge(tiny_dataset)
     epochs = {
-        budget: [
-            scheduled(flags_of(DistillConfig(budget=budget), known), tiny_dataset).num_epochs
+        (budget, arch): [
+            flags_of(arch, DistillConfig(budget=budget), tiny_dataset, known).num_epochs
             for known in (knowledge, None)
         ]
         for budget in ("quick", "best")
+        for arch in AUXILIARY_ARCHS
     }
-    assert epochs == {"quick": [12, 24], "best": [24, 24]}
+    assert epochs.pop(("quick", "gru")) == [12, 24]
+    assert set(map(tuple, epochs.values())) == {(24, 24)}
     assert scheduled(DistillConfig(device="cpu"), tiny_dataset).budget == "quick"
 
 
