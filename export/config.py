@@ -18,6 +18,27 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """Flags of `export.publish`."""
+
+    model_dir: Path = flag(MISSING, "the new recommender, from export.to_onnx or export.to_index")
+    serving_dir: Path = flag(MISSING, "directory that is served; made if there is none")
+    data_dir: Path = flag(MISSING, "prepared data set that the new one was trained on")
+    since: Path | None = flag(
+        None, "the data set before: users count who have new events; not given: all users"
+    )
+    min_ndcg: float = flag(0.98, "least NDCG@10 on the test targets, of the serving one's")
+    max_latency: float = flag(1.25, "longest p50 of an answer, of the serving one's")
+    max_size: float = flag(1.5, "largest size, of the serving one's")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name in ("min_ndcg", "max_latency", "max_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PushConfig:
     """Flags of `export.push_to_hub`."""
 
