@@ -21,9 +21,11 @@ class ExportConfig:
 class PublishConfig:
     """Flags of `export.publish`."""
 
-    model_dir: Path = flag(MISSING, "the new recommender, from export.to_onnx or export.to_index")
+    model_dir: Path = flag(
+        DEFAULT_MODEL_DIR, "the new recommender, from export.to_onnx or export.to_index"
+    )
     serving_dir: Path = flag(MISSING, "directory that is served; made if there is none")
-    data_dir: Path = flag(MISSING, "prepared data set that the new one was trained on")
+    data_dir: Path = flag(DEFAULT_DATA_DIR, "prepared data set that the new one was trained on")
     since: Path | None = flag(
         None, "the data set before: users count who have new events; not given: all users"
     )

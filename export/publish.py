@@ -1,4 +1,4 @@
-"""A new recommender in place of the one that serves, if it is as good. `python -m export.publish`.
+"""A new recommender in place of the one that serves, if it is as good: `python -m export.publish`.
 
     python -m export.publish --data-dir data/today --since data/yesterday \
         --model-dir runs/today/export/transformer-distilled-int8 --serving-dir serving
