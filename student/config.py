@@ -30,7 +30,8 @@ class DistillConfig:
     )
     budget: Budget | None = flag(
         None,
-        "quick: a short schedule, for CPUs; best: a long one; not given: best on a GPU, else quick",
+        "quick: GRUs have a short schedule, for CPUs; best: all a long one; not given: best on a "
+        "GPU, else quick",
         affects_result=False,  # the numbers do that it stands for
     )
     hidden_dim: int | None = flag(
