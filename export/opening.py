@@ -25,6 +25,8 @@ from export.runtime import how_to_open, open_session
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+    from seqrec.data import SequenceDataset
+
 HOW = "Export it again: python -m export.to_onnx"
 RECOMMENDER = Kind("seqrec-recommender", 2, "recommender", ModelError, file_name="config.json")
 CARD, TEXT_MAP = "README.md", "text_map.safetensors"
@@ -45,6 +47,15 @@ def require_items(items: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError("items.json has not as many titles as ids")
     if type(config["max_len"]) is not int or config["max_len"] < 1:
         raise ValueError(f"config.json has max_len {config['max_len']!r}")
+
+
+def require_trained_on(dataset: "SequenceDataset", folder: Path, config: dict[str, Any]) -> None:
+    """Raise a `ModelError` if a recommender, of this config.json, was trained on other data."""
+    if (fingerprint := config.get("dataset_fingerprint")) != dataset.fingerprint:
+        raise ModelError(
+            f"{folder} was trained on data set {fingerprint}, but {dataset.path} is "
+            f"{dataset.fingerprint}. Give the other one: --data-dir data/NAME"
+        )
 
 
 def open_model(opened: Artifact, num_threads: int) -> "ort.InferenceSession":

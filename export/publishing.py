@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seqrec.data import SequenceDataset, load_dataset
-from seqrec.errors import DataError, ModelError
+from seqrec.errors import DataError
 from seqrec.files import atomic_directory
 from seqrec.metrics import NOT_RANKED, ndcg, relative_gain
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from export.config import PublishConfig
-from export.opening import CARD, HOW, RECOMMENDER, TEXT_MAP, whole_files
+from export.opening import CARD, HOW, RECOMMENDER, TEXT_MAP, require_trained_on, whole_files
 from export.recommender import Recommender
 
 MOST_USERS = 20_000
@@ -73,12 +73,7 @@ def publish(config: PublishConfig) -> tuple[str, bool]:
     new, old = config.model_dir, config.serving_dir
     names = whole_files(new)
     dataset = load_dataset(config.data_dir)
-    trained_on = RECOMMENDER.open(new, HOW).description.get("dataset_fingerprint")
-    if trained_on != dataset.fingerprint:
-        raise ModelError(
-            f"{new} was trained on data set {trained_on}, but {dataset.path} is "
-            f"{dataset.fingerprint}. Give the other one: --data-dir data/NAME"
-        )
+    require_trained_on(dataset, new, RECOMMENDER.open(new, HOW).description)
     if not old.exists():
         report, is_as_good = f"{old} is new: nothing served before\n", True
     else:

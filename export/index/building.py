@@ -19,7 +19,14 @@ from export.config import ToIndexConfig
 from export.index.graph import build_index, item_rows, save
 from export.index.lists import list_size_for, make_lists
 from export.index.measuring import choose_depths, draw_users, measure, score_all
-from export.opening import CARD, HOW, RECOMMENDER, TEXT_MAP, whole_files
+from export.opening import (
+    CARD,
+    HOW,
+    RECOMMENDER,
+    TEXT_MAP,
+    require_trained_on,
+    whole_files,
+)
 from export.recommender import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -88,11 +95,7 @@ def _require_fit(about: dict[str, Any], dataset: SequenceDataset, config: ToInde
             f"{config.model_dir} holds {what}, and an index is made of an int8 export. Name one: "
             "--model-dir runs/NAME/export/transformer-distilled-int8"
         )
-    if about.get("dataset_fingerprint") != dataset.fingerprint:
-        raise ModelError(
-            f"{config.model_dir} was trained on data set {about.get('dataset_fingerprint')}, but "
-            f"{dataset.path} is {dataset.fingerprint}. Give the other one: --data-dir data/NAME"
-        )
+    require_trained_on(dataset, config.model_dir, about)
 
 
 def _require_recall(about: dict[str, Any], config: ToIndexConfig) -> None:
