@@ -23,9 +23,9 @@ from seqrec.errors import ModelError
 from export.runtime import how_to_open, open_session
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
-
     from seqrec.data import SequenceDataset
+
+    import onnxruntime as ort
 
 HOW = "Export it again: python -m export.to_onnx"
 RECOMMENDER = Kind("seqrec-recommender", 2, "recommender", ModelError, file_name="config.json")
