@@ -41,6 +41,17 @@ class PublishConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NightlyConfig:
+    """Flags of `export.nightly`."""
+
+    interactions: Path = flag(MISSING, "the day's log; on the first day the whole log")
+    items: Path | None = flag(None, "table of items, whole or what has changed since")
+    root: Path = flag(Path("nightly"), "directory of all days and of what is served")
+    day: str | None = flag(None, "name of the day, later ones sort later; not given: the date, UTC")
+    arch: Literal["gru", "transformer"] = flag("transformer", "what is trained and served")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PushConfig:
     """Flags of `export.push_to_hub`."""
 
