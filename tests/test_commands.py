@@ -173,7 +173,7 @@ def test_every_flag_that_a_page_names_exists(page: str) -> None:
 
 
 # Modules that a docstring only names: they have to be told what to read.
-NAMED = {"export.add_items", "export.publish", "seqrec.prepare"}
+NAMED = {"export.add_items", "export.nightly", "export.publish", "seqrec.prepare"}
 
 
 def test_all_stages_meet_in_the_same_folders_without_flags() -> None:
