@@ -17,6 +17,7 @@ goes on.
 
 import datetime
 import logging
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(NightlyConfig, (__doc__ or "").partition("\n")[0], argv)
     day = config.day or datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     for stage in stages(config, day):
-        logger.info("python -m %s", " ".join(stage))
+        logger.info("%s", shlex.join(stage))
         done = subprocess.run([sys.executable, "-m", *stage], check=False)
         if done.returncode:
             raise SystemExit(done.returncode)
