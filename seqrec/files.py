@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def temporary_folder(kept: contextlib.ExitStack) -> Path:
+    """Make a folder in that for temporary files, which is there until the stack is left.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    try:
+        return Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
+    except OSError as error:
+        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
 
 
 @contextlib.contextmanager
