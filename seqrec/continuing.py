@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from seqrec import splits
+from seqrec.artifact import release_pages
 from seqrec.data import DATASET, SequenceDataset, load_dataset
 from seqrec.errors import DataError
 from seqrec.events import Events
@@ -99,6 +100,7 @@ def open_base(path: Path, output_dir: Path) -> Base:
             f"{path} keeps no times, as sets of earlier versions did not. {prepare_again(path)}"
         )
     opened = DATASET.open(path, prepare_again(path))
+    release_pages(dataset.events)  # they were looked through
     with opened.reading():
         times = opened.array("times.npy", np.int64, 1)
         if len(times) != len(dataset.events):
@@ -228,4 +230,5 @@ def _inserted(known: NDArray[Any], at: IntArray, new: NDArray[Any]) -> Iterator[
         last = min(first + splits.EVENTS_AT_ONCE, len(known))
         here = slice(*np.searchsorted(at, [first, last]))
         yield np.insert(known[first:last], at[here] - first, new[here])
+        release_pages(known)
     yield new[np.searchsorted(at, len(known)) :]

@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.artifact import Kind
+from seqrec.artifact import Kind, release_pages
 from seqrec.errors import DataError
 from seqrec.files import atomic_directory
 from seqrec.splits import IntArray, Split, user_parts
@@ -240,13 +240,14 @@ def write_dataset(
     with atomic_directory(path) as folder:
         items.write_parquet(folder / "items.parquet")
         user_ids.to_frame("user_id").write_parquet(folder / "user_ids.parquet")
-        np.save(folder / "events.npy", events)
-        np.save(folder / "offsets.npy", offsets)
-        np.save(folder / "split.npy", split)
-        if len(cold_items):
-            np.save(folder / "cold_items.npy", cold_items)
-        if times is not None:
-            np.save(folder / "times.npy", times)
+        arrays: dict[str, NDArray[Any] | None] = {
+            **{"events": events, "offsets": offsets, "split": split, "times": times},
+            "cold_items": cold_items if len(cold_items) else None,
+        }
+        for array_name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{array_name}.npy", array)
+                release_pages(array)
         DATASET.write(folder, meta)
     return load_dataset(path)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from seqrec.artifact import release_pages
 from seqrec.errors import DataError
 from seqrec.splits import IntArray, user_parts
 from seqrec.tables import Table, as_id, reading, refuse_empty
@@ -102,6 +103,7 @@ def doubts(table: Table, events: Events, time_column: str) -> list[str]:
             "they are kept so"
         )
     ends = events.times.min(), events.times.max()
+    release_pages(events.times)
     units = {unit for time in ends for unit in units_of(time)}
     if len(units) > 1 and str(table.look(pl.col(time_column).first()).item()).strip().isdigit():
         notes.append(
