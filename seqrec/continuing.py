@@ -136,9 +136,9 @@ def add_items(base: Base, items: pl.DataFrame, label: str) -> tuple[pl.DataFrame
     num_other = len(items.join(known, on=known.columns, how="anti")) - num_new
     num_absent = len(merged) - len(items)
     return merged, [
-        f"{num_new:,} new items",
-        f"{num_other:,} items with another text; {num_absent:,} items that are not in {label} "
-        "stay as they are",
+        f"new items: {num_new:,}",
+        f"items with another text: {num_other:,}; not in {label}, and kept as they are: "
+        f"{num_absent:,}",
     ]
 
 
@@ -174,9 +174,9 @@ def add_events(base: Base, new: Events, label: str, folder: Path) -> tuple[Event
         f"{num_new_users:,} of them new"
     )
     if num_late:
-        note += f"; {num_late:,} events are older than a known one of their user, and go before it"
+        note += f"; older than a known one of their user, and put before it: {num_late:,}"
     if num_again:
-        note += f"; {num_again:,} are known already (user, item and time), and count again"
+        note += f"; known already (user, item and time), and counted again: {num_again:,}"
     items = _insert(base.dataset.events, at, new.items, folder / "items")
     times = _insert(base.times, at, new.times, folder / "times")
     return Events(new.user_ids, items, times, new.time_kind, offsets + new.offsets), note

@@ -240,10 +240,9 @@ def write_dataset(
     with atomic_directory(path) as folder:
         items.write_parquet(folder / "items.parquet")
         user_ids.to_frame("user_id").write_parquet(folder / "user_ids.parquet")
-        arrays: dict[str, NDArray[Any] | None] = {
-            **{"events": events, "offsets": offsets, "split": split, "times": times},
-            "cold_items": cold_items if len(cold_items) else None,
-        }
+        arrays: dict[str, NDArray[Any] | None]
+        arrays = {"events": events, "offsets": offsets, "split": split, "times": times}
+        arrays["cold_items"] = cold_items if len(cold_items) else None
         for array_name, array in arrays.items():
             if array is not None:
                 np.save(folder / f"{array_name}.npy", array)

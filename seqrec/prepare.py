@@ -139,6 +139,9 @@ class PrepareConfig:
 def prepare(config: PrepareConfig) -> SequenceDataset:
     """Read and check the tables, split them and write a prepared data set.
 
+    All flags are as `config` says; the command takes those of a set that is continued from there
+    (`seqrec.continuing.kept_flags`).
+
     Raises:
         DataError: the input is not usable, or the output path holds something else; nothing is
             written.
@@ -232,7 +235,10 @@ def _read(
     not_text: dict[str, str] = {}
     base = open_base(config.continue_, path) if config.continue_ else None
     if base is not None:
-        provenance = {**base.dataset.meta["provenance"], "continued": base.dataset.fingerprint}
+        provenance = {
+            **base.dataset.meta.get("provenance", {}),
+            "continued": base.dataset.fingerprint,
+        }
     if config.dataset is not None:
         raw = fetch_dataset(config.dataset)
         label, provenance = f"data set {config.dataset}", raw.provenance

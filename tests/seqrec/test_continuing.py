@@ -180,11 +180,11 @@ def test_three_lines_say_what_is_new_what_changed_and_what_is_not_as_expected(
         go_on(tables, base.path, day)
     changes = f"{tables.folder}/day-items.parquet"
     assert caplog.messages[1:4] == [
-        "1 new items",
-        f"1 items with another text; 4 items that are not in {changes} stay as they are",
-        f"{tables.folder}/day.parquet: 7 new events of 4 users, 1 of them new; 1 events are older "
-        "than a known one of their user, and go before it; 1 are known already (user, item and "
-        "time), and count again",
+        "new items: 1",
+        f"items with another text: 1; not in {changes}, and kept as they are: 4",
+        f"{tables.folder}/day.parquet: 7 new events of 4 users, 1 of them new; older than a "
+        "known one of their user, and put before it: 1; known already (user, item and time), and "
+        "counted again: 1",
     ]
 
 
