@@ -173,8 +173,9 @@ def test_items_are_the_whole_catalogue_or_what_changed_or_left_out(tables: Table
 def test_three_lines_say_what_is_new_what_changed_and_what_is_not_as_expected(
     tables: Tables, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base = tables.prepare()
-    odd = [("u2", "t", 40), ("u2", "e", 35)]  # known already; older than the event at 40
+    last = {"user_id": "u2", "item_id": "r", "timestamp": 40}  # right after "t" at 40
+    base = tables.prepare(pl.concat([INTERACTIONS, pl.DataFrame(last)]))
+    odd = [("u2", "t", 40), ("u2", "e", 35)]  # known already; older than the events at 40
     day = pl.concat([DAY, pl.DataFrame(odd, schema=DAY.schema, orient="row")])
     with caplog.at_level(logging.INFO):
         go_on(tables, base.path, day)
