@@ -212,15 +212,9 @@ def _insert(
     known: NDArray[Any], at: IntArray, new: NDArray[Any], file: Path
 ) -> np.memmap[Any, Any]:
     """Insert values before rows, ascending, as `np.insert` does, and map what a file gets."""
-    try:
-        with file.open("wb") as out:
-            for part in _inserted(known, at, new):
-                part.tofile(out)
-    except OSError as error:
-        raise DataError(
-            f"{file} cannot be written ({error}), where events are kept for a moment. Set TMPDIR "
-            "to a folder with more room"
-        ) from error
+    with file.open("wb") as out:
+        for part in _inserted(known, at, new):
+            part.tofile(out)
     return np.memmap(file, dtype=known.dtype, mode="r")
 
 

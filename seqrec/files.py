@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,18 +74,6 @@ def write_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def temporary_folder(kept: contextlib.ExitStack) -> Path:
-    """Make a folder in that for temporary files, which is there until the stack is left.
-
-    Raises:
-        DataError: nothing can be written there.
-    """
-    try:
-        return Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
-    except OSError as error:
-        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
-
-
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it takes the place of `path` only if the block succeeds.
@@ -96,12 +83,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     removed and `path` stays as it was. What killed processes left beside it is removed first.
     """
     path = path.resolve()  # a link stays a link: what it points to is replaced
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, beside, ignore_errors=True)
-        _make_held(beside, stack)
+    with _made_beside(path, _unfinished(path)) as beside:
         yield beside
         _flush(beside)
         if not path.exists():
@@ -111,6 +93,43 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             path.rename(old)
             beside.rename(path)
             old.rename(beside)
+
+
+@contextlib.contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, for what is needed until `path` is written.
+
+    It is removed in the end; after a kill, by the next call for the same path, or by
+    `atomic_directory`.
+    """
+    path = path.resolve()
+    with _made_beside(path, _unfinished(_unfinished(path))) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses while `path` is written into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}). Give another --output-dir") from error
+
+
+def _unfinished(path: Path) -> Path:
+    """Return where this process makes what is to become `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def _made_beside(path: Path, folder: Path) -> Iterator[Path]:
+    """Remove what killed processes left beside `path`; make a folder there and remove it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        _make_held(folder, stack)
+        yield folder
 
 
 def _make_held(folder: Path, stack: contextlib.ExitStack) -> None:

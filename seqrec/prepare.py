@@ -37,7 +37,7 @@ from seqrec.continuing import (
 from seqrec.data import DATASET, NO_ITEMS, SequenceDataset, write_dataset
 from seqrec.errors import DataError, run_main
 from seqrec.events import NO_IDS, Events, are_positions, doubts, read_events
-from seqrec.files import says, temporary_folder
+from seqrec.files import says, scratch_directory, writing
 from seqrec.sources import DATASETS, fetch_dataset
 from seqrec.splits import (
     IntArray,
@@ -154,7 +154,7 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
         split = _split(events, label, config)
         sequences, offsets, split, cold_items = _hold_out(events, split, label, config)
         is_whole = not len(cold_items)
-        try:
+        with writing(path):
             dataset = write_dataset(
                 path,
                 name=config.name or config.dataset or path.resolve().name,
@@ -169,10 +169,6 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
                 time_kind=events.time_kind if is_whole else None,
                 provenance={**provenance, "prepared_with": to_json(config)},
             )
-        except OSError as error:
-            raise DataError(
-                f"{path} cannot be written ({error}). Give another --output-dir"
-            ) from error
     for note in notes:
         logger.info("%s", note)
     counts = {key: f"{value:,}" for key, value in dataset.meta.items() if type(value) is int}
@@ -213,7 +209,7 @@ def _read(
     Args:
         config: names the tables.
         path: of the set to write.
-        kept: until it is left, events may be mapped from a temporary folder.
+        kept: until it is left, events may be mapped from a folder beside `path`.
 
     Returns:
         The items; the events; what messages call the interactions; where both came from; and notes
@@ -255,7 +251,9 @@ def _read(
         known_users = NO_IDS if base is None else base.user_ids
         events = read_events(log, items, items_label, wanted, known_users)
         if base is not None:
-            events, note = add_events(base, events, log.label, temporary_folder(kept))
+            with writing(path):
+                folder = kept.enter_context(scratch_directory(path))
+                events, note = add_events(base, events, log.label, folder)
             notes.append(note)
         notes += doubts(log, events, config.time_column)
     if config.rating_column in log.names:

@@ -5,13 +5,13 @@ are counted when the files are opened, so that the reader can tell whether all h
 """
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from seqrec.errors import DataError
-from seqrec.files import temporary_folder
 from seqrec.json_lines import json_lines, text_of
 from seqrec.table_files import columns_in_path, kind_of, table_files
 from seqrec.text_tables import CsvFile, open_text
@@ -361,7 +361,10 @@ def _read_text(
 
 def _keep_on_disk(frames: Iterator[pl.DataFrame], kept: contextlib.ExitStack) -> pl.LazyFrame:
     """Write frames to a folder that is there until the stack is left, and open what was written."""
-    folder = temporary_folder(kept)
+    try:
+        folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="seqrec-")))
+    except OSError as error:
+        raise DataError(f"{error}. Set TMPDIR to a folder that can be written") from error
     files: list[Path] = []
     for frame in frames:
         files.append(folder / f"{len(files):06d}.parquet")
