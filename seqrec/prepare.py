@@ -272,7 +272,8 @@ def _read_items(
     """Return all items, known ones among them, what messages call them, and notes."""
     if catalogue is None:
         assert base is not None  # __post_init__ has seen to it
-        return base.dataset.items, str(base.path), ["no --items: all items stay as they are"]
+        label = f"{base.path}, and --items is not given"
+        return base.dataset.items, label, ["no --items: all items stay as they are"]
     items = check_items(catalogue, columns)
     text_columns = config.text_columns
     if base is not None:
