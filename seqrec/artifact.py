@@ -17,6 +17,7 @@ Needs numpy alone: clients open recommenders with it.
 
 import contextlib
 import hashlib
+import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 ENDS_PROCESS = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
+
+
+def release_pages(array: NDArray[Any]) -> None:
+    """Give back the memory that reading a memory-mapped array took; it is read anew if need be.
+
+    Of others nothing is released.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

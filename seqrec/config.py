@@ -1,6 +1,7 @@
 """One frozen dataclass per entry point, turned into command-line flags and into `config.json`.
 
-`num_epochs: int = flag(5, "how long")` becomes `--num-epochs`, with its default in `--help`.
+`num_epochs: int = flag(5, "how long")` becomes `--num-epochs`, with its default in `--help`. A name
+that is a word of Python ends in an underscore, which the flag has not: `continue_`, `--continue`.
 Unknown flags are refused, and so are abbreviations. `--version` is a flag of every command.
 """
 
@@ -10,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -38,6 +39,11 @@ def flag(default: Any, help: str, *, affects_result: bool = True) -> Any:
     )
 
 
+def option(name: str) -> str:
+    """Return the command-line flag of a field."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
 def _argument_options(annotation: Any) -> dict[str, Any]:
     """Translate a field's type to keyword arguments of `argparse.ArgumentParser.add_argument`."""
     # X | None; of a Literal, Python 3.11 makes it typing.Union
@@ -54,9 +60,19 @@ def _argument_options(annotation: Any) -> dict[str, Any]:
 
 
 def parse_flags(
-    config_class: type[Config], description: str, argv: Sequence[str] | None = None
+    config_class: type[Config],
+    description: str,
+    argv: Sequence[str] | None = None,
+    defaults_by: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> Config:
-    """Read `argv` (default: the process's) into a config; exits with code 2 on a bad flag."""
+    """Read `argv` into a config; exits with code 2 on a bad flag.
+
+    Args:
+        config_class: the dataclass.
+        description: stands in `--help`.
+        argv: the arguments; None: the process's.
+        defaults_by: takes the values by field, and returns others for flags that are not given.
+    """
     parser = argparse.ArgumentParser(
         description=description,
         allow_abbrev=False,
@@ -70,14 +86,18 @@ def parse_flags(
         if not required:
             options["default"] = field.default
         parser.add_argument(
-            "--" + field.name.replace("_", "-"),
+            option(field.name),
+            dest=field.name,
             help=field.metadata["help"].replace("%", "%%"),  # argparse fills in what % stands for
             required=required,
             **options,
         )
+    given = vars(parser.parse_args(argv))
+    if defaults_by is not None:
+        parser.set_defaults(**defaults_by(given))
+        given = vars(parser.parse_args(argv))
     values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(parser.parse_args(argv)).items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }
     try:
         return config_class(**values)

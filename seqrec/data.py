@@ -9,6 +9,8 @@ On disk it is a directory that `seqrec.prepare` writes:
     events.npy          int32 (E,), item numbers 1..num_items, user by user, each in time order
     offsets.npy         int64 (U + 1,), user u owns events[offsets[u]:offsets[u + 1]]
     split.npy           int64 (U, 3): train_length, valid_position, test_position
+    times.npy           int64 (E,), the events' times, for `seqrec.continuing` alone; not where
+                        items were held out, nor in sets of earlier versions
     cold_items.npy      int64 (C,), item numbers, ascending; only where items were held out
 
 The split counts positions inside a user's sequence. Training may use the first `train_length`
@@ -26,10 +28,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.artifact import Kind
+from seqrec.artifact import Kind, release_pages
 from seqrec.errors import DataError
 from seqrec.files import atomic_directory
 from seqrec.splits import IntArray, Split, user_parts
+from seqrec.times import TimeKind
 
 import numpy as np
 import polars as pl
@@ -198,6 +201,8 @@ def write_dataset(
     split_name: Split,
     provenance: dict[str, Any],
     cold_items: IntArray = NO_ITEMS,
+    times: IntArray | None = None,
+    time_kind: TimeKind | None = None,
 ) -> SequenceDataset:
     """Write a prepared data set, whole or not at all, and open it.
 
@@ -212,6 +217,8 @@ def write_dataset(
         split_name: how `split` was made.
         provenance: where the data came from, kept in `meta.json`.
         cold_items: int64 (C,), ascending, held out of `events` by `hold_out_items`.
+        times: int64 (E,), ascending within each user; None: the set cannot be continued.
+        time_kind: what they are.
     """
     user_ids = user_ids.rename("user_id")  # the fingerprint covers names
     meta = {
@@ -227,22 +234,25 @@ def write_dataset(
         "split": split_name,
         "text_columns": [c for c in items.columns if c != "item_id"],
         "fingerprint": compute_fingerprint(items, user_ids, events, offsets, split, cold_items),
+        "time_kind": time_kind,
         "provenance": provenance,
     }
     with atomic_directory(path) as folder:
         items.write_parquet(folder / "items.parquet")
         user_ids.to_frame("user_id").write_parquet(folder / "user_ids.parquet")
-        np.save(folder / "events.npy", events)
-        np.save(folder / "offsets.npy", offsets)
-        np.save(folder / "split.npy", split)
-        if len(cold_items):
-            np.save(folder / "cold_items.npy", cold_items)
+        arrays: dict[str, NDArray[Any] | None]
+        arrays = {"events": events, "offsets": offsets, "split": split, "times": times}
+        arrays["cold_items"] = cold_items if len(cold_items) else None
+        for array_name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{array_name}.npy", array)
+                release_pages(array)
         DATASET.write(folder, meta)
     return load_dataset(path)
 
 
 def load_dataset(path: Path) -> SequenceDataset:
-    """Open a prepared data set, memory-mapped, its checksums verified.
+    """Open a prepared data set, memory-mapped, the checksums of what it reads verified.
 
     Raises:
         DataError: there is none at `path`, it is of another version, or its parts disagree.
@@ -254,7 +264,8 @@ def load_dataset(path: Path) -> SequenceDataset:
         for name, kind in META_TYPES.items():
             if not isinstance(meta.get(name), kind):
                 raise ValueError(f"meta.json has {name} {str(meta.get(name))[:40]!r}")
-        opened.verify()
+        for name in ("items.parquet", "user_ids.parquet"):
+            opened.file(name)
         dataset = SequenceDataset(
             path,
             meta,

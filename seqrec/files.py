@@ -83,12 +83,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     removed and `path` stays as it was. What killed processes left beside it is removed first.
     """
     path = path.resolve()  # a link stays a link: what it points to is replaced
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, beside, ignore_errors=True)
-        _make_held(beside, stack)
+    with _made_beside(path, _unfinished(path)) as beside:
         yield beside
         _flush(beside)
         if not path.exists():
@@ -98,6 +93,43 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             path.rename(old)
             beside.rename(path)
             old.rename(beside)
+
+
+@contextlib.contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, for what is needed until `path` is written.
+
+    It is removed in the end; after a kill, by the next call for the same path, or by
+    `atomic_directory`.
+    """
+    path = path.resolve()
+    with _made_beside(path, _unfinished(_unfinished(path))) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses while `path` is written into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}). Give another --output-dir") from error
+
+
+def _unfinished(path: Path) -> Path:
+    """Return where this process makes what is to become `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def _made_beside(path: Path, folder: Path) -> Iterator[Path]:
+    """Remove what killed processes left beside `path`; make a folder there and remove it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        _make_held(folder, stack)
+        yield folder
 
 
 def _make_held(folder: Path, stack: contextlib.ExitStack) -> None:

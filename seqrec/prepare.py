@@ -7,6 +7,10 @@ read: all of them but row numbers and bytes, or those of `--text-columns`. Ids a
 numbers in Parquet and JSON are turned into it, and in CSV "007" stays "007". Ratings are accepted
 and not used: each interaction counts as one event.
 
+With `--continue` the interactions are what has happened since another set was prepared, and the
+items what has come or changed; the result is the data set that all logs together would have given,
+but for the order of users and items, which keep their numbers (see `seqrec.continuing`).
+
 The interactions are read in a stream, twice: a number for user and item and a time are kept of each
 event, not the table. Nothing is written unless all is well and every row was read; otherwise one
 line names the file, the row and what to do. Rows are counted from 1, header and blank lines not
@@ -15,17 +19,25 @@ included.
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqrec.catalogue import check_items, choose_text
 from seqrec.config import flag, parse_flags, to_json
+from seqrec.continuing import (
+    Base,
+    add_events,
+    add_items,
+    kept_flags,
+    open_base,
+    require_columns,
+)
 from seqrec.data import DATASET, NO_ITEMS, SequenceDataset, write_dataset
 from seqrec.errors import DataError, run_main
-from seqrec.events import Events, are_positions, doubts, read_events
-from seqrec.files import says
+from seqrec.events import NO_IDS, Events, are_positions, doubts, read_events
+from seqrec.files import says, scratch_directory, writing
 from seqrec.sources import DATASETS, fetch_dataset
 from seqrec.splits import (
     IntArray,
@@ -44,7 +56,7 @@ import polars as pl
 logger = logging.getLogger(__name__)
 
 PARTS = {"meta.json", "items.parquet", "user_ids.parquet"} | {
-    f"{name}.npy" for name in ("events", "offsets", "split", "cold_items")
+    f"{name}.npy" for name in ("events", "offsets", "split", "cold_items", "times")
 }
 
 
@@ -56,6 +68,12 @@ class PrepareConfig:
         None, "table of interactions: " + ", ".join(EXTENSIONS) + ", or a folder of parts"
     )
     items: Path | None = flag(None, "table of items, in the same formats")
+    continue_: Path | None = flag(
+        None,
+        "prepared data set that --interactions goes on from: they are new events alone. --items is "
+        "then the whole new catalogue, or the new and changed items alone, or left out; items that "
+        "are not in it stay. Columns and split are those of the set where no flag says otherwise",
+    )
     dataset: str | None = flag(
         None, "a named public data set instead of files: " + ", ".join(DATASETS)
     )
@@ -93,7 +111,15 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         """Check what only the whole can know."""
         files = (self.interactions is not None, self.items is not None)
-        if self.dataset is None and files != (True, True):
+        if self.continue_ is not None:
+            if self.dataset is not None or self.interactions is None:
+                raise ValueError("give --interactions, the new log, with --continue")
+            if self.text_columns is not None:
+                raise ValueError(
+                    "--text-columns are those of the set that --continue names. Choose others when "
+                    "you prepare all logs at once"
+                )
+        elif self.dataset is None and files != (True, True):
             raise ValueError("give --interactions and --items, or --dataset")
         if self.dataset is not None and any(files):
             raise ValueError("give either --dataset or --interactions and --items, not both")
@@ -113,6 +139,9 @@ class PrepareConfig:
 def prepare(config: PrepareConfig) -> SequenceDataset:
     """Read and check the tables, split them and write a prepared data set.
 
+    All flags are as `config` says; the command takes those of a set that is continued from there
+    (`seqrec.continuing.kept_flags`).
+
     Raises:
         DataError: the input is not usable, or the output path holds something else; nothing is
             written.
@@ -120,24 +149,26 @@ def prepare(config: PrepareConfig) -> SequenceDataset:
     """
     path = config.output_dir or Path("data") / str(config.dataset)
     _refuse_to_overwrite(path)
-    items, events, label, provenance, notes = _read(config)
-    split = _split(events, label, config)
-    sequences, offsets, split, cold_items = _hold_out(events, split, label, config)
-    try:
-        dataset = write_dataset(
-            path,
-            name=config.name or config.dataset or path.resolve().name,
-            items=items,
-            user_ids=events.user_ids,
-            events=sequences,
-            offsets=offsets,
-            split=split,
-            split_name=config.split,
-            cold_items=cold_items,
-            provenance={**provenance, "prepared_with": to_json(config)},
-        )
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}). Give another --output-dir") from error
+    with contextlib.ExitStack() as kept:
+        items, events, label, provenance, notes = _read(config, path, kept)
+        split = _split(events, label, config)
+        sequences, offsets, split, cold_items = _hold_out(events, split, label, config)
+        is_whole = not len(cold_items)
+        with writing(path):
+            dataset = write_dataset(
+                path,
+                name=config.name or config.dataset or path.resolve().name,
+                items=items,
+                user_ids=events.user_ids,
+                events=sequences,
+                offsets=offsets,
+                split=split,
+                split_name=config.split,
+                cold_items=cold_items,
+                times=events.times if is_whole else None,
+                time_kind=events.time_kind if is_whole else None,
+                provenance={**provenance, "prepared_with": to_json(config)},
+            )
     for note in notes:
         logger.info("%s", note)
     counts = {key: f"{value:,}" for key, value in dataset.meta.items() if type(value) is int}
@@ -171,9 +202,14 @@ def _refuse_to_overwrite(path: Path) -> None:
 
 
 def _read(
-    config: PrepareConfig,
+    config: PrepareConfig, path: Path, kept: contextlib.ExitStack
 ) -> tuple[pl.DataFrame, Events, str, dict[str, Any], list[str]]:
-    """Read both tables, checked row by row.
+    """Read both tables, checked row by row, and add them to the set that is continued, if any.
+
+    Args:
+        config: names the tables.
+        path: of the set to write.
+        kept: until it is left, events may be mapped from a folder beside `path`.
 
     Returns:
         The items; the events; what messages call the interactions; where both came from; and notes
@@ -191,7 +227,14 @@ def _read(
     )
     opened: contextlib.AbstractContextManager[Table]
     provenance: dict[str, Any] = {}
+    catalogue: Table | None = None
     not_text: dict[str, str] = {}
+    base = open_base(config.continue_, path) if config.continue_ else None
+    if base is not None:
+        provenance = {
+            **base.dataset.meta.get("provenance", {}),
+            "continued": base.dataset.fingerprint,
+        }
     if config.dataset is not None:
         raw = fetch_dataset(config.dataset)
         label, provenance = f"data set {config.dataset}", raw.provenance
@@ -200,23 +243,47 @@ def _read(
         opened = contextlib.nullcontext(log)
     else:
         assert config.interactions is not None  # __post_init__ has seen to it
-        assert config.items is not None
-        catalogue, not_text = open_catalogue(config.items, columns)
+        if config.items is not None:
+            catalogue, not_text = open_catalogue(config.items, columns)
         opened = open_log(config.interactions, wanted)
-    items, notes = choose_text(
-        check_items(catalogue, columns),
-        not_text,
-        catalogue.label,
-        config.title_column,
-        config.text_columns,
-    )
+    items, items_label, notes = _read_items(config, base, catalogue, not_text, columns)
     with opened as log:
-        events = read_events(log, items, catalogue.label, wanted)
+        known_users = NO_IDS if base is None else base.user_ids
+        events = read_events(log, items, items_label, wanted, known_users)
+        if base is not None:
+            with writing(path):
+                folder = kept.enter_context(scratch_directory(path))
+                events, note = add_events(base, events, log.label, folder)
+            notes.append(note)
         notes += doubts(log, events, config.time_column)
     if config.rating_column in log.names:
         column = repr(config.rating_column)
         notes.append(f"column {column} is not used: each interaction counts as one event")
     return items, events, log.label, provenance, notes
+
+
+def _read_items(
+    config: PrepareConfig,
+    base: Base | None,
+    catalogue: Table | None,
+    not_text: dict[str, str],
+    columns: dict[str, str],
+) -> tuple[pl.DataFrame, str, list[str]]:
+    """Return all items, known ones among them, what messages call them, and notes."""
+    if catalogue is None:
+        assert base is not None  # __post_init__ has seen to it
+        label = f"{base.path}, and --items is not given"
+        return base.dataset.items, label, ["no --items: all items stay as they are"]
+    items = check_items(catalogue, columns)
+    text_columns = config.text_columns
+    if base is not None:
+        require_columns(base, items, catalogue.label)
+        text_columns = base.text_columns
+    items, notes = choose_text(items, not_text, catalogue.label, config.title_column, text_columns)
+    if base is None:
+        return items, catalogue.label, notes
+    items, changes = add_items(base, items, catalogue.label)
+    return items, f"{catalogue.label} or {base.path}", notes + changes
 
 
 def _split(events: Events, label: str, config: PrepareConfig) -> IntArray:
@@ -277,7 +344,12 @@ def _hold_out(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare a data set as the command line asks."""
-    prepare(parse_flags(PrepareConfig, (__doc__ or "").partition("\n")[0], argv))
+    prepare(parse_flags(PrepareConfig, (__doc__ or "").partition("\n")[0], argv, _kept_flags))
+
+
+def _kept_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what flags are that are not given, if a set is continued."""
+    return kept_flags(given["continue_"]) if given["continue_"] else {}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Columns of times: numbers, dates or ISO 8601 text, as whole numbers that sort as they do."""
 
+from typing import Literal
+
 from seqrec.errors import DataError
 from seqrec.tables import Table
 
@@ -7,8 +9,14 @@ import polars as pl
 
 LEAST = -(2**63)  # of int64; the bits of -0.0
 
+# What the whole numbers are; those of one kind sort together. Of fractions they are the bits.
+TimeKind = Literal[
+    "whole numbers", "fractions", "days", "milliseconds", "microseconds", "nanoseconds"
+]
+UNITS: dict[str, TimeKind] = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
-def as_time(table: Table, column: str) -> pl.Expr:
+
+def as_time(table: Table, column: str) -> tuple[pl.Expr, TimeKind]:
     """Return a column of times as int64 that sorts as it does; null where a value is no time.
 
     What text and fractions are is decided by a look at the whole column.
@@ -24,23 +32,24 @@ def as_time(table: Table, column: str) -> pl.Expr:
         text = times.str.strip_chars()
         numbers = text.cast(pl.Int64, strict=False)
         if not table.look(numbers.has_nulls()).item():
-            return numbers
+            return numbers, "whole numbers"
         times = text.cast(pl.Float64, strict=False)
         # The first row decides what kind of column this is.
         if table.look(times.first()).item() is None:
             return _parse_iso(table, text)
     elif dtype in (pl.Date, pl.Datetime):
-        return times.to_physical().cast(pl.Int64)
+        kind = UNITS[dtype.time_unit] if isinstance(dtype, pl.Datetime) else "days"
+        return times.to_physical().cast(pl.Int64), kind
     elif dtype.is_integer():
-        return times.cast(pl.Int64, strict=False)
+        return times.cast(pl.Int64, strict=False), "whole numbers"
     seconds = times.cast(pl.Float64)
     seconds = pl.when(seconds.is_finite()).then(seconds)
     if table.look((seconds == seconds.floor()).all()).item():
-        return seconds.cast(pl.Int64, strict=False)
+        return seconds.cast(pl.Int64, strict=False), "whole numbers"
     # The order is all that is needed. Bits of positive floats sort as the floats do, those of
     # negative ones the other way round.
     bits = seconds.reinterpret(dtype=pl.Int64)
-    return pl.when(bits >= 0).then(bits).otherwise(LEAST - bits)
+    return pl.when(bits >= 0).then(bits).otherwise(LEAST - bits), "fractions"
 
 
 def refuse_no_times(table: Table, time: pl.Expr, column: str) -> None:
@@ -53,7 +62,7 @@ def refuse_no_times(table: Table, time: pl.Expr, column: str) -> None:
     table.refuse_rows(time.is_null(), f"{complaint}. {expected}", raw)
 
 
-def _parse_iso(table: Table, text: pl.Expr) -> pl.Expr:
+def _parse_iso(table: Table, text: pl.Expr) -> tuple[pl.Expr, TimeKind]:
     """Parse ISO 8601 dates and times; without an offset they are UTC.
 
     They become microseconds, or nanoseconds if any has a seventh digit.
@@ -71,11 +80,11 @@ def _parse_iso(table: Table, text: pl.Expr) -> pl.Expr:
     microseconds = moment.to_physical()
     digits = text.str.extract(r"\.\d{6}(\d{1,3})")
     if table.look(digits.is_null().all()).item():
-        return microseconds
+        return microseconds, "microseconds"
     nanoseconds = digits.str.pad_end(3, "0").cast(pl.Int64).fill_null(0)
     # The years 1677 to 2262 are all that 64 bits can hold; others are refused.
     fits = microseconds.abs() < 2**63 // 1000 - 1
-    return pl.when(fits).then(microseconds * 1000 + nanoseconds)
+    return pl.when(fits).then(microseconds * 1000 + nanoseconds), "nanoseconds"
 
 
 def units_of(time: int) -> list[str]:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, parse_flags
+from seqrec.config import DEFAULT_DATA_DIR, default_output_dir, option, parse_flags
 from seqrec.data import SequenceDataset
 from seqrec.errors import SeqRecError
 
@@ -124,7 +124,7 @@ def config_of(target: str) -> type | None:
 
 
 def flags_of(config: type) -> set[str]:
-    names = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(config)}
+    names = {option(field.name) for field in dataclasses.fields(config)}
     return names | {"--no-" + name[2:] for name in names} | {"--help", "--version"}
 
 
@@ -153,7 +153,7 @@ def test_every_command_that_is_told_exists_with_its_flags() -> None:
             continue
         assert command.flags <= flags_of(config), command
         needed = [f for f in dataclasses.fields(config) if f.default is dataclasses.MISSING]
-        lacking = {"--" + f.name.replace("_", "-") for f in needed} - command.flags
+        lacking = {option(f.name) for f in needed} - command.flags
         if command.source in PAGES:  # it is understood as it stands
             words = [re.sub(r"^[NW]$", "2", word) for word in command.words]
             assert parse_flags(config, "", words), command

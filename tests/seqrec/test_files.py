@@ -17,6 +17,7 @@ from seqrec.files import (
     read_json,
     require_replaceable,
     says,
+    scratch_directory,
     sha256_file,
     write_json,
 )
@@ -98,6 +99,17 @@ def test_what_was_left_of_a_folder_within_is_removed_too(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "folder"):
         raise KeyboardInterrupt
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_scratch_folder_is_there_while_its_path_is_written_and_gone_after_that(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "folder"
+    with scratch_directory(path) as scratch:
+        fill(scratch / "parts", "needed")
+        fill(path, "new")
+        assert (scratch / "parts" / "note.txt").read_text(encoding="utf-8") == "needed"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
