@@ -167,6 +167,16 @@ def fold(student: Student, untrained: IntArray, cold_item_scale: float) -> Stude
     return folded.eval()
 
 
+def text_map_of(
+    student: Student, texts: Knowledge | None, cold_item_scale: float
+) -> TextMap | None:
+    """Return what makes a row of a text vector as `fold` makes those of cold items; None: plain."""
+    if texts is None or not isinstance(student.item_embedding, FusedItemTable):
+        return None
+    projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
+    return TextMap.compose(texts.text_map, cold_item_scale * projection)
+
+
 def choose_cold_item_scale(
     student: Student, dataset: SequenceDataset, validate: Callable[[Student], float]
 ) -> float:
@@ -263,18 +273,18 @@ def train_student(
     selected = fold(student, dataset.untrained_items, scale)
     description = describe(wanted, texts, soft_targets, scale, validate(selected))
     description["budget"] = config.budget
-    parts = {".": selected}
+    parts = {".": (selected, text_map_of(student, texts, scale))}
     if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
-        complete = dataset.before_test()
+        complete, parts = dataset.before_test(), {SELECTION: parts["."]}
         train(complete, further)
-        parts = {".": fold(student, complete.untrained_items, scale), SELECTION: selected}
+        refitted = fold(student, complete.untrained_items, scale)
+        parts["."] = refitted, text_map_of(student, texts, scale)
     if accelerator.is_main_process:
         with stage.replacing() as unfinished:
-            for name, part in parts.items():
+            for name, (part, text_map) in parts.items():
                 part.save_pretrained(unfinished / name, **description)
-            if isinstance(student.item_embedding, FusedItemTable) and texts is not None:
-                projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
-                TextMap.compose(texts.text_map, scale * projection).save(unfinished / TEXT_MAP_FILE)
+                if text_map is not None:
+                    text_map.save(unfinished / name / TEXT_MAP_FILE)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     accelerator.wait_for_everyone()
 
