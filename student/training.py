@@ -39,6 +39,7 @@ from student.model import Arch, Student, StudentConfig
 from student.soft_targets import SoftTargets
 from student.text_map import FILE as TEXT_MAP_FILE
 from student.text_map import TextMap
+from student.warm_start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,15 @@ def student_recipe(
     """Return what decides how a student comes out; `config` with its schedule filled in."""
     fused = knowledge is not None and config.item_table == "fused"
     taught = knowledge is not None and config.kd_weight > 0
+    start = Start.of(arch, config, is_control=knowledge is None)
     return recipe(
         dataclasses.replace(config, arch=arch),
         role="control" if knowledge is None else "distilled",
         dataset_fingerprint=dataset.fingerprint,
         text_fingerprint=knowledge.text_fingerprint if knowledge and fused else None,
         knowledge_fingerprint=knowledge.fingerprint if knowledge and taught else None,
+        # The recipes of others stay as they always were.
+        **({} if start is None else {"init_fingerprint": start.fingerprint}),
     )
 
 
@@ -229,6 +233,9 @@ def train_student(
     components = None if texts is None else texts.text_components
     student = new_student(arch, config, dataset, components).to(accelerator.device)
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
+    start = Start.of(arch, config, is_control=knowledge is None)
+    if start is not None:
+        start.carry_over(student, dataset, texts)
 
     def validate(model: Student) -> float:
         return validation_ndcg(
@@ -266,7 +273,8 @@ def train_student(
                 label=name,
             )
 
-    train(dataset, config.num_epochs)
+    if config.num_epochs:  # 0: a start that shall stay as it is
+        train(dataset, config.num_epochs)
     scale = config.cold_item_scale
     if scale is None:
         scale = choose_cold_item_scale(student, dataset, validate)
@@ -274,9 +282,14 @@ def train_student(
     description = describe(wanted, texts, soft_targets, scale, validate(selected))
     description["budget"] = config.budget
     parts = {".": (selected, text_map_of(student, texts, scale))}
-    if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
+    further = refit_epochs(dataset, config.refit_share, config.num_epochs)
+    untouched = start if config.num_epochs == 0 else None
+    if further or (untouched and untouched.is_refitted):
         complete, parts = dataset.before_test(), {SELECTION: parts["."]}
-        train(complete, further)
+        if untouched:
+            untouched.carry_over(student, dataset, texts, refitted=True)
+        else:
+            train(complete, further)
         refitted = fold(student, complete.untrained_items, scale)
         parts["."] = refitted, text_map_of(student, texts, scale)
     if accelerator.is_main_process:
