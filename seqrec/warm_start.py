@@ -98,7 +98,7 @@ def describe_overlap(run: Path, dataset: SequenceDataset) -> str:
     known = int(np.count_nonzero(earlier_numbers(run, dataset)))
     if known == 0:
         return f"{run} knows no item of {dataset.path}: its weights carry over, but no item's row"
-    return f"{run} knows {known:,} of the {dataset.num_items:,} items; the others start as texts"
+    return f"{run} knows {known:,} of the {dataset.num_items:,} items"
 
 
 def _knowledge_of(run: Path) -> Artifact:

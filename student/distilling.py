@@ -155,6 +155,11 @@ def flags_of(
     return scheduled(dataclasses.replace(config, arch=arch, item_table=item_table), dataset)
 
 
+def is_taught(config: DistillConfig) -> bool:
+    """Tell whether students learn from soft targets: not if they learn nothing at all."""
+    return config.kd_weight > 0 and config.num_epochs != 0
+
+
 def distil(
     arch: Arch,
     config: DistillConfig,
@@ -176,7 +181,7 @@ def distil(
     flags = flags_of(arch, config, dataset, knowledge)
     targets: list[SoftTargets] = []
     wanted = student_recipe(arch, flags, dataset, knowledge)
-    if knowledge is not None and config.kd_weight > 0 and not Stage(folder, wanted).is_finished():
+    if knowledge is not None and is_taught(config) and not Stage(folder, wanted).is_finished():
         targets = make_soft_targets(config, dataset, knowledge, accelerator)
     label = f"{arch} {'control' if knowledge is None else 'distilled'}"
     train_student(
@@ -230,11 +235,11 @@ def train_all(
 
     students = unfinished("distilled")
     first: list[tuple[Role, Arch, DistillConfig]] = []
-    if students and config.kd_weight > 0:
+    if students and is_taught(config):
         first = [("auxiliary", arch, config) for arch in auxiliary_archs(config)]
     first += [("control", arch, config) for arch in unfinished("control")]
     run_side_by_side(train_one, first, at_once)
-    if students and config.kd_weight > 0:
+    if students and is_taught(config):
         make_soft_targets(config, dataset, knowledge, accelerator)
     run_side_by_side(train_one, [("distilled", arch, config) for arch in students], at_once)
 
