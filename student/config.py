@@ -136,7 +136,6 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
     """Put what `seqrec.schedule` says, for one architecture, in place of what is left to it."""
     from seqrec.schedule import (
         WARM_EPOCHS,
-        WARM_RATE,
         WARM_REFIT_SHARE,
         choose_budget,
         is_dense,
@@ -163,7 +162,6 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
     }
     if config.init_from is not None:
         rules |= {"num_epochs": WARM_EPOCHS, "refit_share": WARM_REFIT_SHARE}
-        rules["learning_rate"] *= WARM_RATE
         described = config.init_from / "students" / config.arch / "distilled" / "config.json"
         with contextlib.suppress(OSError, ValueError, KeyError):  # refused when it is looked at
             rules["hidden_dim"] = read_json(described)["hidden_dim"]

@@ -88,6 +88,7 @@ class Start:
         require_same(found, wanted, self.folder)
         if not fused or knowledge is None:
             return
+        TextMap.load(selection(self.folder) / TEXT_MAP_FILE)  # refuses one that cannot be read
         reader, earlier = knowledge.meta["teacher"], described["text_reader"]
         if any(reader[name] != earlier[name] for name in READING):
             names = ("model", "bits", "num_layers", "max_tokens")
