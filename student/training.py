@@ -283,12 +283,12 @@ def train_student(
     description["budget"] = config.budget
     parts = {".": (selected, text_map_of(student, texts, scale))}
     further = refit_epochs(dataset, config.refit_share, config.num_epochs)
-    untouched = start if config.num_epochs == 0 else None
-    if further or (untouched and untouched.is_refitted):
+    untouched = config.num_epochs == 0 and start is not None and start.is_refitted
+    if further or untouched:
         complete, parts = dataset.before_test(), {SELECTION: parts["."]}
-        if untouched:
-            untouched.carry_over(student, dataset, texts, refitted=True)
-        else:
+        if start is not None:  # what it was refitted on would be forgotten otherwise
+            start.carry_over(student, dataset, texts, refitted=True)
+        if further:
             train(complete, further)
         refitted = fold(student, complete.untrained_items, scale)
         parts["."] = refitted, text_map_of(student, texts, scale)

@@ -160,6 +160,36 @@ def test_before_any_step_a_student_answers_as_the_earlier_one_does(
     )
 
 
+def test_what_is_shipped_starts_from_what_knew_all_and_what_validates_from_what_did_not(
+    days: Days,
+) -> None:
+    """At a learning rate of next to nothing both are what they started from."""
+    config = dataclasses.replace(days.config, learning_rate=1e-9, refit_share=1.0, kd_weight=0.0)
+    train("gru", config, days.dataset, days.knowledge)
+    assert config.output_dir is not None
+    folder, common = config.output_dir / "students" / "gru" / "distilled", YESTERDAY[3:]
+    for part in (".", "selection"):
+        rows, earlier_rows = (
+            Student.from_pretrained(place / part).item_embedding.weight[numbers(common, data)]
+            for place, data in ((folder, days.dataset), (days.folder("gru"), days.earlier))
+        )
+        torch.testing.assert_close(rows, earlier_rows, rtol=1e-4, atol=1e-5)
+    selected = Student.from_pretrained(folder / "selection")
+    assert not same_weights(selected, Student.from_pretrained(folder))
+
+
+def test_without_a_refit_a_trained_start_is_what_was_selected(days: Days) -> None:
+    config = dataclasses.replace(days.config, refit_share=0.0, kd_weight=0.0)
+    student = train("gru", config, days.dataset, days.knowledge)
+    assert config.output_dir is not None
+    folder = config.output_dir / "students" / "gru" / "distilled"
+    assert not (folder / "selection").exists()
+    before = Student.from_pretrained(days.folder("gru")).item_embedding.weight
+    after = student.item_embedding.weight
+    known = [numbers(YESTERDAY[3:], data) for data in (days.earlier, days.dataset)]
+    assert (before[known[0]] - after[known[1]]).abs().max() > 1e-2
+
+
 def test_a_control_takes_over_rows_by_id_too(days: Days) -> None:
     train("gru", dataclasses.replace(days.config, num_epochs=0), days.dataset, None)
     assert days.config.output_dir is not None
