@@ -107,7 +107,7 @@ def _knowledge_of(run: Path) -> Artifact:
     if ITEM_IDS not in opened.checksums:
         raise KNOWLEDGE.error(
             f"{run / 'knowledge'} does not name its items: an older version wrote it. Write it "
-            f"again, with the data set of that run: accelerate launch -m teacher.extract "
-            f"--output-dir {run}"
+            f"again, and the students, with the data set of that run: accelerate launch -m "
+            f"teacher.extract --output-dir {run}; python -m student.distill --output-dir {run}"
         )
     return opened
