@@ -181,6 +181,15 @@ def text_map_of(
     return TextMap.compose(texts.text_map, cold_item_scale * projection)
 
 
+def save(
+    folder: Path, student: Student, text_map: TextMap | None, description: dict[str, Any]
+) -> None:
+    """Write a folded student, and its text map if it has one, into `folder`."""
+    student.save_pretrained(folder, **description)
+    if text_map is not None:
+        text_map.save(folder / TEXT_MAP_FILE)
+
+
 def choose_cold_item_scale(
     student: Student, dataset: SequenceDataset, validate: Callable[[Student], float]
 ) -> float:
@@ -294,10 +303,8 @@ def train_student(
         parts["."] = refitted, text_map_of(student, texts, scale)
     if accelerator.is_main_process:
         with stage.replacing() as unfinished:
-            for name, (part, text_map) in parts.items():
-                part.save_pretrained(unfinished / name, **description)
-                if text_map is not None:
-                    text_map.save(unfinished / name / TEXT_MAP_FILE)
+            for name, part in parts.items():
+                save(unfinished / name, *part, description)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     accelerator.wait_for_everyone()
 
