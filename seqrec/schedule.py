@@ -38,6 +38,7 @@ as they are (GRU and Transformer, no soft targets). Trained on, they do so at .1
 one epoch, worse than before, at .1324 and .1315 after two, and at .1343 and .1318 after three;
 trained anew on all of it at .1324 and .1312. Half the learning rate gives less. Such a teacher is
 not tuned at all: as it is it validates at .118 on the whole log, one that was tuned anew at .100.
+Nor are auxiliary teachers trained: together they validate at .1370, and at .1351 after two epochs.
 """
 
 from dataclasses import dataclass
