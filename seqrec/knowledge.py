@@ -8,6 +8,8 @@ A directory, version 3:
     text_components.npy  float16 (I + 1, C), whitened principal components of what the language
                          model reads in the items' texts (see `seqrec.item_table`); row PAD is zero
     text_map.npy         float32 (L + 1, C), what makes them of a text vector
+    item_ids.npy         uint8, the items' ids as JSON, by which a later run finds the items
+                         again (see `seqrec.warm_start`)
     selection/           a refitted teacher's: the same files from before it knew the validation
                          events
 
@@ -47,6 +49,7 @@ ARRAYS = {
     "text_components": np.float16,
     "text_map": np.float32,
 }
+ITEM_IDS = "item_ids"
 
 
 def rebuild_command(dataset: SequenceDataset, output_dir: Path) -> str:
@@ -163,6 +166,8 @@ def save_knowledge(
                     f"the teacher's {name} hold NaN, or numbers beyond the 65,504 of float16. "
                     "Train it again with a smaller --learning-rate"
                 )
+        ids = json.dumps(dataset.item_ids).encode()
+        np.save(folder / f"{ITEM_IDS}.npy", np.frombuffer(ids, np.uint8))
         meta = {
             "prefixes_per_user": prefixes_per_user,
             "num_rows": len(states),
@@ -170,7 +175,7 @@ def save_knowledge(
             "dataset_fingerprint": dataset.fingerprint,
             "teacher": teacher,
         }
-        KNOWLEDGE.write(folder, meta, ARRAYS)
+        KNOWLEDGE.write(folder, meta, [*ARRAYS, ITEM_IDS])
 
 
 def load_knowledge(path: Path, dataset: SequenceDataset) -> Knowledge:

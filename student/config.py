@@ -1,10 +1,12 @@
 """Flags of `python -m student.distill`, and what they are once the data set has had its say."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, Budget, flag
+from seqrec.files import read_json
 
 if TYPE_CHECKING:  # loads Polars, and `seqrec.schedule` PyTorch, which `--help` needs not
     from seqrec.data import SequenceDataset
@@ -19,6 +21,12 @@ class DistillConfig:
     )
     output_dir: Path | None = flag(
         None, "where all stages write; default runs/<name of data-dir>", affects_result=False
+    )
+    init_from: Path | None = flag(
+        None,
+        "output directory of an earlier run, of any data set, to start from: its students' "
+        "weights, items by id; --num-epochs 0 trains no further",
+        affects_result=False,  # what was found there does (see `student.training`)
     )
     arch: Literal["gru", "transformer", "both"] = flag(
         "both", "what to train: a GRU, a Transformer, or both to choose by the benchmark"
@@ -101,7 +109,10 @@ class DistillConfig:
             raise ValueError(f"--cold-item-scale {self.cold_item_scale} is below 0")
         if self.refit_share is not None and self.refit_share < 0:
             raise ValueError(f"--refit-share {self.refit_share} is below 0")
-        for name in ("hidden_dim", "num_epochs", "batch_size", "learning_rate", "num_threads"):
+        above_0 = ["hidden_dim", "num_epochs", "batch_size", "learning_rate", "num_threads"]
+        if self.init_from is not None and self.num_epochs == 0:
+            above_0.remove("num_epochs")
+        for name in above_0:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not above 0")
@@ -125,6 +136,8 @@ class FullDistillConfig(DistillConfig):
 def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillConfig:
     """Put what `seqrec.schedule` says, for one architecture, in place of what is left to it."""
     from seqrec.schedule import (
+        WARM_EPOCHS,
+        WARM_REFIT_SHARE,
         choose_budget,
         is_dense,
         num_negatives,
@@ -148,5 +161,10 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
         "learning_rate": student_learning_rate(batch_size),
         "num_negatives": num_negatives(dataset),
     }
+    if config.init_from is not None:
+        rules |= {"num_epochs": WARM_EPOCHS, "refit_share": WARM_REFIT_SHARE}
+        described = config.init_from / "students" / config.arch / "distilled" / "config.json"
+        with contextlib.suppress(OSError, ValueError, KeyError):  # refused when it is looked at
+            rules["hidden_dim"] = read_json(described)["hidden_dim"]
     left = {name: value for name, value in rules.items() if getattr(config, name) is None}
     return FullDistillConfig(**{**vars(config), **left})

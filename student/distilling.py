@@ -1,6 +1,7 @@
 """Trains students, their controls and auxiliary teachers; `student.distill` is the command."""
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from seqrec.schedule import refit_epochs
 from seqrec.stage import Stage
 from seqrec.tracking import LOGS
 from seqrec.training import set_up_cpu
+from seqrec.warm_start import describe_overlap
 
 from accelerate import Accelerator
 
@@ -25,6 +27,9 @@ from student.model import Arch, Student
 from student.side_by_side import num_side_by_side, run_side_by_side
 from student.soft_targets import SoftTargets, prepare_soft_targets
 from student.training import student_recipe, train_student
+from student.warm_start import Start
+
+logger = logging.getLogger(__name__)
 
 AUXILIARY_ARCHS: tuple[Arch, ...] = ("transformer", "gru")
 Role = Literal["control", "auxiliary", "distilled"]
@@ -37,17 +42,26 @@ def auxiliary_config(
     """Return the flags of a student's auxiliary teacher, who learns from next items alone.
 
     Flags that matter to soft targets alone are reset: students that differ in them share teachers.
+    With `init_from` it is the earlier run's student, for the items of today, trained no further.
     """
     alone = DistillConfig(kd_weight=0.0, cold_item_scale=0.0)
     names = ("kd_weight", "cold_item_scale", "teacher_weight", "temperature", "top_k", "keep_rest")
     reset: dict[str, Any] = {name: getattr(alone, name) for name in names}
     reset |= {"arch": arch, "seed": AUXILIARY_SEED}
+    if config.init_from is not None:
+        reset["num_epochs"] = 0
     return scheduled(dataclasses.replace(config, **reset), dataset)
 
 
 def auxiliary_archs(config: DistillConfig) -> tuple[Arch, ...]:
-    """Return the auxiliary teachers: none where the teacher is all that is listened to."""
-    return AUXILIARY_ARCHS if config.teacher_weight != 1 else ()
+    """Return the auxiliary teachers: none where the teacher is all that is listened to.
+
+    A run that starts from an earlier one has that one's students for them, as many as there are.
+    """
+    if config.teacher_weight == 1:
+        return ()
+    starts = {arch: Start.of(arch, config, is_control=False) for arch in AUXILIARY_ARCHS}
+    return tuple(arch for arch, start in starts.items() if start is None or start.is_finished)
 
 
 def auxiliary_knowledge(config: DistillConfig, knowledge: Knowledge) -> Knowledge | None:
@@ -141,6 +155,11 @@ def flags_of(
     return scheduled(dataclasses.replace(config, arch=arch, item_table=item_table), dataset)
 
 
+def is_taught(config: DistillConfig) -> bool:
+    """Tell whether students learn from soft targets: not if they learn nothing at all."""
+    return config.kd_weight > 0 and config.num_epochs != 0
+
+
 def distil(
     arch: Arch,
     config: DistillConfig,
@@ -162,7 +181,7 @@ def distil(
     flags = flags_of(arch, config, dataset, knowledge)
     targets: list[SoftTargets] = []
     wanted = student_recipe(arch, flags, dataset, knowledge)
-    if knowledge is not None and config.kd_weight > 0 and not Stage(folder, wanted).is_finished():
+    if knowledge is not None and is_taught(config) and not Stage(folder, wanted).is_finished():
         targets = make_soft_targets(config, dataset, knowledge, accelerator)
     label = f"{arch} {'control' if knowledge is None else 'distilled'}"
     train_student(
@@ -216,13 +235,38 @@ def train_all(
 
     students = unfinished("distilled")
     first: list[tuple[Role, Arch, DistillConfig]] = []
-    if students and config.kd_weight > 0:
+    if students and is_taught(config):
         first = [("auxiliary", arch, config) for arch in auxiliary_archs(config)]
     first += [("control", arch, config) for arch in unfinished("control")]
     run_side_by_side(train_one, first, at_once)
-    if students and config.kd_weight > 0:
+    if students and is_taught(config):
         make_soft_targets(config, dataset, knowledge, accelerator)
     run_side_by_side(train_one, [("distilled", arch, config) for arch in students], at_once)
+
+
+def check_starts(
+    archs: Sequence[Arch],
+    config: DistillConfig,
+    dataset: SequenceDataset,
+    knowledge: Knowledge,
+    accelerator: Accelerator,
+) -> None:
+    """Refuse an earlier run that not all students and controls can start from; say what it knows.
+
+    Raises:
+        SeqRecError: see `student.warm_start`.
+    """
+    if config.init_from is None:
+        return
+    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    students = [(arch, known) for arch in archs for known in (None, knowledge)]
+    auxiliaries = [(arch, knowledge) for arch in auxiliary_archs(config) if arch not in archs]
+    for arch, known in [*students, *auxiliaries]:
+        start = Start.of(arch, config, is_control=known is None)
+        assert start is not None
+        start.check(flags_of(arch, config, dataset, known), output_dir, known)
+    if accelerator.is_main_process:
+        logger.info("%s", describe_overlap(config.init_from, dataset))
 
 
 def run(config: DistillConfig) -> None:
@@ -233,6 +277,7 @@ def run(config: DistillConfig) -> None:
     dataset = load_dataset(config.data_dir)
     knowledge = load_knowledge(output_dir / "knowledge", dataset)
     archs: list[Arch] = ["gru", "transformer"] if config.arch == "both" else [config.arch]
+    check_starts(archs, config, dataset, knowledge, accelerator)
     train_all(archs, config, dataset, knowledge, accelerator)
     reports, weights = {}, {}
     for arch in archs:

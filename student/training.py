@@ -39,6 +39,7 @@ from student.model import Arch, Student, StudentConfig
 from student.soft_targets import SoftTargets
 from student.text_map import FILE as TEXT_MAP_FILE
 from student.text_map import TextMap
+from student.warm_start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,15 @@ def student_recipe(
     """Return what decides how a student comes out; `config` with its schedule filled in."""
     fused = knowledge is not None and config.item_table == "fused"
     taught = knowledge is not None and config.kd_weight > 0
+    start = Start.of(arch, config, is_control=knowledge is None)
     return recipe(
         dataclasses.replace(config, arch=arch),
         role="control" if knowledge is None else "distilled",
         dataset_fingerprint=dataset.fingerprint,
         text_fingerprint=knowledge.text_fingerprint if knowledge and fused else None,
         knowledge_fingerprint=knowledge.fingerprint if knowledge and taught else None,
+        # The recipes of others stay as they always were.
+        **({} if start is None else {"init_fingerprint": start.fingerprint}),
     )
 
 
@@ -167,6 +171,25 @@ def fold(student: Student, untrained: IntArray, cold_item_scale: float) -> Stude
     return folded.eval()
 
 
+def text_map_of(
+    student: Student, texts: Knowledge | None, cold_item_scale: float
+) -> TextMap | None:
+    """Return what makes a row of a text vector as `fold` makes those of cold items; None: plain."""
+    if texts is None or not isinstance(student.item_embedding, FusedItemTable):
+        return None
+    projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
+    return TextMap.compose(texts.text_map, cold_item_scale * projection)
+
+
+def save(
+    folder: Path, student: Student, text_map: TextMap | None, description: dict[str, Any]
+) -> None:
+    """Write a folded student, and its text map if it has one, into `folder`."""
+    student.save_pretrained(folder, **description)
+    if text_map is not None:
+        text_map.save(folder / TEXT_MAP_FILE)
+
+
 def choose_cold_item_scale(
     student: Student, dataset: SequenceDataset, validate: Callable[[Student], float]
 ) -> float:
@@ -219,6 +242,9 @@ def train_student(
     components = None if texts is None else texts.text_components
     student = new_student(arch, config, dataset, components).to(accelerator.device)
     checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
+    start = Start.of(arch, config, is_control=knowledge is None)
+    if start is not None:
+        start.carry_over(student, dataset, texts)
 
     def validate(model: Student) -> float:
         return validation_ndcg(
@@ -256,25 +282,29 @@ def train_student(
                 label=name,
             )
 
-    train(dataset, config.num_epochs)
+    if config.num_epochs:  # 0: a start that shall stay as it is
+        train(dataset, config.num_epochs)
     scale = config.cold_item_scale
     if scale is None:
         scale = choose_cold_item_scale(student, dataset, validate)
     selected = fold(student, dataset.untrained_items, scale)
     description = describe(wanted, texts, soft_targets, scale, validate(selected))
     description["budget"] = config.budget
-    parts = {".": selected}
-    if further := refit_epochs(dataset, config.refit_share, config.num_epochs):
-        complete = dataset.before_test()
-        train(complete, further)
-        parts = {".": fold(student, complete.untrained_items, scale), SELECTION: selected}
+    parts = {".": (selected, text_map_of(student, texts, scale))}
+    further = refit_epochs(dataset, config.refit_share, config.num_epochs)
+    untouched = config.num_epochs == 0 and start is not None and start.is_refitted
+    if further or untouched:
+        complete, parts = dataset.before_test(), {SELECTION: parts["."]}
+        if start is not None:  # what it was refitted on would be forgotten otherwise
+            start.carry_over(student, dataset, texts, refitted=True)
+        if further:
+            train(complete, further)
+        refitted = fold(student, complete.untrained_items, scale)
+        parts["."] = refitted, text_map_of(student, texts, scale)
     if accelerator.is_main_process:
         with stage.replacing() as unfinished:
             for name, part in parts.items():
-                part.save_pretrained(unfinished / name, **description)
-            if isinstance(student.item_embedding, FusedItemTable) and texts is not None:
-                projection = student.item_embedding.projection.weight.detach().float().cpu().numpy()
-                TextMap.compose(texts.text_map, scale * projection).save(unfinished / TEXT_MAP_FILE)
+                save(unfinished / name, *part, description)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     accelerator.wait_for_everyone()
 

@@ -19,6 +19,12 @@ class FinetuneConfig:
     output_dir: Path | None = flag(
         None, "where all stages write; default runs/<name of data-dir>", affects_result=False
     )
+    init_from: Path | None = flag(
+        None,
+        "output directory of an earlier run, of any data set, to start from: its teacher's "
+        "weights, items by id; --num-epochs 0 tunes no further",
+        affects_result=False,  # what was found there does (see `teacher.tuning`)
+    )
     model: str = flag(
         "smollm2-135m",
         "language model: a bundle (smollm2-135m, minilm-l6), a hub id, a folder or a .gguf file",
@@ -83,8 +89,9 @@ class FinetuneConfig:
         """Refuse values that cannot work."""
         for name in ("gradient_accumulation", "num_epochs", "batch_size", "num_threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is below 1")
+            least = 0 if name == "num_epochs" and self.init_from is not None else 1
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is below {least}")
 
 
 class FullFinetuneConfig(FinetuneConfig):

@@ -220,11 +220,28 @@ class Teacher(nn.Module):
         save_file(head, folder / "head.safetensors")
         write_json(folder / "teacher.json", dataclasses.asdict(self.config))
 
-    def load_weights(self, folder: Path) -> None:
-        """Take over the weights that `save_pretrained` wrote of a teacher on the same base."""
+    def load_weights(self, folder: Path, numbers: IntArray | None = None) -> None:
+        """Take over the weights that `save_pretrained` wrote of a teacher on the same base.
+
+        Args:
+            folder: where it is.
+            numbers: int64 (I + 1,), the number that each item has there, PAD where it is new: its
+                residual is zero then, and the row of a known item is what it was, although its
+                text may be another today. None: the items are the same.
+        """
         adapter = load_peft_weights(str(folder / "adapter"), device=str(self.device))
         set_peft_model_state_dict(self.base, adapter)
-        self.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
+        head = load_file(folder / "head.safetensors")
+        if numbers is not None:
+            there = torch.from_numpy(numbers)
+            here = self.item_table.components.cpu()
+            retold = head["item_table.components"][there].float() - here.float()
+            retold[there == PAD] = 0
+            residual = head["item_table.residual.weight"][there]
+            residual += retold @ head["item_table.projection.weight"].T
+            head |= {"item_table.residual.weight": residual, "item_table.components": here}
+            head["untrained"] = self.untrained
+        self.load_state_dict(head, strict=False)
         self._known_vectors = None
 
     @classmethod

@@ -150,11 +150,19 @@ def text_components(
     *,
     bits: Bits,
     num_layers: int | None = None,
+    text_map: NDArray[np.float32] | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
     """Return the whitened principal components of all items' text vectors, and their map.
 
-    The arguments are those of `read_texts`; the texts of cold items are read as well.
+    Args:
+        dataset: the texts of its cold items are read as well.
+        folder: as of `read_texts`, and so are the others.
+        bits: see `folder`.
+        num_layers: see `folder`.
+        text_map: float32 (L + 1, C), of an earlier catalogue, which its teacher's projection was
+            trained with; None: one is fitted to this catalogue.
+        device: see `folder`.
 
     Returns:
         Components, float16 (I + 1, C), row PAD zero; the map that makes them of a text vector,
@@ -163,7 +171,8 @@ def text_components(
     vectors = read_texts(
         item_texts(dataset.items), folder, bits=bits, num_layers=num_layers, device=device
     )
-    text_map = fit_whitening(vectors)
+    if text_map is None:
+        text_map = fit_whitening(vectors)
     components = np.zeros((len(vectors) + 1, text_map.shape[1]), np.float16)
     components[1:] = apply_map(vectors, text_map)
     return components, text_map

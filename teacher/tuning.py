@@ -1,5 +1,6 @@
 """Fine-tunes and evaluates the teacher, and writes its knowledge, for `teacher/finetune.py`."""
 
+import contextlib
 import logging
 import shutil
 import sys
@@ -21,10 +22,17 @@ from seqrec.files import SELECTION, read_json, write_json
 from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
-from seqrec.schedule import choose_budget, refit_epochs, teacher_layers, teacher_schedule
+from seqrec.schedule import (
+    WARM_TEACHER_EPOCHS,
+    choose_budget,
+    refit_epochs,
+    teacher_layers,
+    teacher_schedule,
+)
 from seqrec.stage import Stage
 from seqrec.tracking import LOGS, tracked
-from seqrec.training import FitConfig, Progress, fit, set_up_cpu
+from seqrec.training import FitConfig, fit, set_up_cpu
+from seqrec.warm_start import describe_overlap, fingerprint_of
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +44,7 @@ from teacher.extracting import extract_knowledge
 from teacher.model import Teacher, item_mask, new_teacher, next_item_loss
 from teacher.plan import check_model, make_plan
 from teacher.text import text_components
+from teacher.warm_start import carry_over, check_start, earlier_text_map
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +80,11 @@ def scheduled(config: FinetuneConfig, dataset: SequenceDataset) -> FullFinetuneC
         "num_epochs": schedule.num_epochs,
         "batch_size": schedule.batch_size,
     }
+    if config.init_from is not None:
+        rules["num_epochs"] = WARM_TEACHER_EPOCHS
+        described = config.init_from / "teacher" / "teacher.json"
+        with contextlib.suppress(OSError, ValueError, KeyError):  # refused when it is looked at
+            rules["num_layers"] = read_json(described)["num_layers"]
     left = {name: value for name, value in rules.items() if getattr(config, name) is None}
     return FullFinetuneConfig(**{**vars(config), **left})
 
@@ -81,13 +95,20 @@ def finetune(
     """Make what is not there yet of a teacher and its knowledge, and show the teacher's figures."""
     with accelerator.local_main_process_first():  # the others find what it has unpacked
         model = resolve_model(flags.model)
-    check_model(text_config(read_config(model, bits=flags.bits)), flags)
+    model_config = text_config(read_config(model, bits=flags.bits))
+    check_model(model_config, flags)
     folder = output_dir / "teacher"
     # What decides the teacher: of the language model, what is in it and not its name.
     wanted = recipe(
         flags, dataset_fingerprint=dataset.fingerprint, model_fingerprint=model_fingerprint(model)
     )
     del wanted["model"]
+    if flags.init_from is not None:
+        num_layers = flags.num_layers or model_config.num_hidden_layers
+        check_start(flags, output_dir, wanted["model_fingerprint"], num_layers)
+        wanted["init_fingerprint"] = fingerprint_of(flags.init_from, flags.init_from / "teacher")
+        if accelerator.is_main_process:
+            logger.info("%s", describe_overlap(flags.init_from, dataset))
     finished = Stage(folder, wanted, record="metrics.json", key="recipe").is_finished()
     accelerator.wait_for_everyone()  # until all have looked
     teacher = None  # as long as nothing is asked of it
@@ -131,8 +152,14 @@ def build_teacher(
     """Load the language model, read the item texts with it, and put the trainable parts on."""
     folder = resolve_model(flags.model)
     layers = flags.num_layers or None
+    start = flags.init_from
     components, text_map = text_components(
-        dataset, folder, bits=flags.bits, num_layers=layers, device=device
+        dataset,
+        folder,
+        bits=flags.bits,
+        num_layers=layers,
+        text_map=None if start is None else earlier_text_map(start),
+        device=device,
     )
     base = load_base(folder, bits=flags.bits, num_layers=layers, device=device)
     in_4bit = num_4bit_parameters(base)
@@ -147,6 +174,8 @@ def build_teacher(
         model_fingerprint=model_fingerprint(folder),
         dataset_fingerprint=dataset.fingerprint,
     ).to(device)
+    if start is not None:
+        carry_over(teacher, start, dataset)
     try:
         with torch.no_grad():
             teacher.encode(torch.ones(1, 1, dtype=torch.int64, device=device))
@@ -193,7 +222,7 @@ def train(
             accelerator=accelerator,
         )
 
-    def fit_on(known: SequenceDataset, num_epochs: int, label: str) -> Progress:
+    def fit_on(known: SequenceDataset, num_epochs: int, label: str) -> float:
         with tracked(accelerator, label, wanted):
             return fit(
                 teacher,
@@ -213,16 +242,23 @@ def train(
                 checkpoint_dir=folder / "checkpoint" / label,
                 recipe=wanted,
                 label=label,
-            )
+            ).best_value
 
-    selected = fit_on(dataset, flags.num_epochs, "teacher")
-    if further := refit_epochs(dataset, flags.refit_share, flags.num_epochs):
+    untouched = flags.init_from if flags.num_epochs == 0 else None
+    best = validate(teacher.eval()) if untouched else fit_on(dataset, flags.num_epochs, "teacher")
+    further = refit_epochs(dataset, flags.refit_share, flags.num_epochs)
+    if accelerator.is_main_process:  # of another recipe, it would be taken for this one's
+        shutil.rmtree(folder / SELECTION, ignore_errors=True)
+    if further or (untouched and (untouched / "teacher" / SELECTION).is_dir()):
         if accelerator.is_main_process:
             teacher.save_pretrained(folder / SELECTION)
         complete = dataset.before_test()
         teacher.untrained.copy_(item_mask(complete.untrained_items, complete.num_items))
-        fit_on(complete, further, "teacher refit")
-    return selected.best_value
+        if untouched:
+            carry_over(teacher, untouched, dataset, refitted=True)
+        else:
+            fit_on(complete, further, "teacher refit")
+    return best
 
 
 def judge(

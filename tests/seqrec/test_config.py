@@ -146,5 +146,5 @@ def test_a_recipe_holds_the_flags_that_affect_the_result_and_no_others() -> None
 def test_where_and_how_fast_a_stage_runs_is_in_no_recipe(kind: Any) -> None:
     flags = {field.name for field in dataclasses.fields(kind)}
     left_out = {"data_dir", "output_dir", "device", "num_threads", "budget", "log_with"}
-    left_out |= {"gradient_accumulation", "gradient_checkpointing", "dry_run"} & flags
+    left_out |= {"gradient_accumulation", "gradient_checkpointing", "dry_run", "init_from"} & flags
     assert recipe(kind()).keys() == flags - left_out

@@ -1,0 +1,75 @@
+"""A teacher that starts from that of an earlier run: `teacher/finetune.py --init-from`.
+
+Adapter, projections and item table are taken over, items' rows by the items' ids. New texts are
+told in the components of the earlier catalogue, which the projection of the item table was trained
+with; so the knowledge that is left here speaks the language of the earlier students, too.
+"""
+
+from pathlib import Path
+
+from seqrec.data import SequenceDataset
+from seqrec.errors import ModelError
+from seqrec.files import read_json, selection
+from seqrec.warm_start import earlier_numbers, require_finished, require_same
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from teacher.config import FullFinetuneConfig
+from teacher.model import Teacher
+
+SHAPE = ("bits", "item_dim", "max_len", "lora_rank", "lora_alpha")
+
+
+def check_start(
+    flags: FullFinetuneConfig, output_dir: Path, model_fingerprint: str, num_layers: int
+) -> None:
+    """Refuse a start that cannot be made, before any work is done.
+
+    Args:
+        flags: of the teacher, `init_from` among them.
+        output_dir: of its run.
+        model_fingerprint: of its language model.
+        num_layers: of the language model, as many as are kept.
+
+    Raises:
+        SeqRecError: the earlier run is unfinished, or its teacher is another language model's or
+            has another shape.
+    """
+    assert flags.init_from is not None
+    folder = flags.init_from / "teacher"
+    require_finished(flags.init_from, output_dir, folder, "metrics.json")
+    found = read_json(folder / "teacher.json")
+    if found["model_fingerprint"] != model_fingerprint:
+        raise ModelError(
+            f"{folder} was tuned from the language model {found['model']}, of fingerprint "
+            f"{found['model_fingerprint'][:12]}; {flags.model} is {model_fingerprint[:12]}. Give "
+            f"--model {found['model']}, as it was then, or train without --init-from"
+        )
+    wanted = {name: getattr(flags, name) for name in SHAPE}
+    require_same(found, {**wanted, "num_layers": num_layers}, folder)
+
+
+def earlier_text_map(run: Path) -> NDArray[np.float32]:
+    """Return what makes text components in an earlier run, float32 (L + 1, C)."""
+    with safe_open(run / "teacher" / "head.safetensors", "numpy") as head:
+        text_map: NDArray[np.float32] = head.get_tensor("text_map")
+    return text_map
+
+
+def carry_over(
+    teacher: Teacher, run: Path, dataset: SequenceDataset, *, refitted: bool = False
+) -> None:
+    """Give a teacher the weights of an earlier run's.
+
+    Args:
+        teacher: of the same shape, its text components made by `earlier_text_map`.
+        run: the earlier run.
+        dataset: what the teacher will be asked of.
+        refitted: take what the validation events of the earlier data set were trained on too; of
+            a log that has grown, some may be validation events today.
+    """
+    folder = run / "teacher"
+    numbers = earlier_numbers(run, dataset)
+    teacher.load_weights(folder if refitted else selection(folder), numbers)

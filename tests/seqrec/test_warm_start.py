@@ -1,0 +1,69 @@
+"""Items of an earlier run, found again by id, and the fingerprint of what is started from."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from seqrec.data import SequenceDataset, write_dataset
+from seqrec.errors import SeqRecError
+from seqrec.knowledge import Knowledge
+from seqrec.splits import leave_one_out
+from seqrec.warm_start import earlier_numbers, fingerprint_of
+
+import numpy as np
+import polars as pl
+import pytest
+
+IDS = ["7", "07", "a\nb", "ä", "👾", ' "', "[1]"]
+
+
+def catalogue(folder: Path, item_ids: list[str]) -> SequenceDataset:
+    events = np.arange(1, len(item_ids) + 1, dtype=np.int32)
+    return write_dataset(
+        folder,
+        name="c",
+        items=pl.DataFrame({"item_id": item_ids, "title": item_ids}),
+        user_ids=pl.Series(["u"]),
+        events=events,
+        offsets=np.array([0, len(events)]),
+        split=leave_one_out(np.array([len(events)])),
+        split_name="leave-one-out",
+        provenance={},
+    )
+
+
+def test_items_are_found_by_their_ids_alone(
+    tmp_path: Path, make_knowledge: Callable[..., Knowledge]
+) -> None:
+    make_knowledge(catalogue(tmp_path / "a", IDS))  # into tmp_path / "knowledge"
+    today = catalogue(tmp_path / "b", ["new", *reversed(IDS), "7 "])
+    assert earlier_numbers(tmp_path, today).tolist() == [0, 0, 7, 6, 5, 4, 3, 2, 1, 0]
+    others = catalogue(tmp_path / "c", ["x", "y", "z"])
+    assert earlier_numbers(tmp_path, others).tolist() == [0, 0, 0, 0]
+
+
+def test_damaged_ids_are_refused(tmp_path: Path, make_knowledge: Callable[..., Knowledge]) -> None:
+    dataset = catalogue(tmp_path / "a", IDS)
+    make_knowledge(dataset)
+    file = tmp_path / "knowledge" / "item_ids.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(SeqRecError, match=r"item_ids\.npy is damaged"):
+        earlier_numbers(tmp_path, dataset)
+
+
+def test_the_fingerprint_is_of_the_weights_and_the_ids_and_not_of_the_place(
+    tmp_path: Path, make_knowledge: Callable[..., Knowledge]
+) -> None:
+    run = tmp_path / "run"
+    make_knowledge(catalogue(tmp_path / "a", IDS), name="run/knowledge")
+    for part in ("student", "student/selection"):
+        (run / part).mkdir()
+        (run / part / "model.safetensors").write_bytes(part.encode())
+    found = fingerprint_of(run, run / "student")
+    (run / "student" / "config.json").write_text("{}")
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    assert fingerprint_of(moved, moved / "student") == found
+    (moved / "student" / "selection" / "model.safetensors").write_bytes(b"other")
+    assert fingerprint_of(moved, moved / "student") != found
+    make_knowledge(catalogue(tmp_path / "b", IDS[::-1]), name="run/knowledge")
+    assert fingerprint_of(run, run / "student") != found
