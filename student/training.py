@@ -4,7 +4,8 @@ A student is trained twice over. At first the validation events are held out, an
 and how long the rows of cold items are. What came of that is kept in `selection/` inside its
 folder. Then the same weights are trained on, for `refit_share` of the epochs, with the validation
 events among the others: what a user did last says most about what comes next. The test targets are
-in neither.
+in neither. What starts from an earlier run (`student.warm_start`) is selected from that run's
+`selection/`, and refitted from what that run had refitted.
 """
 
 import dataclasses
