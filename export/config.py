@@ -49,6 +49,7 @@ class NightlyConfig:
     root: Path = flag(Path("nightly"), "directory of all days and of what is served")
     day: str | None = flag(None, "name of the day, later ones sort later; not given: the date, UTC")
     arch: Literal["gru", "transformer"] = flag("transformer", "what is trained and served")
+    anew: bool = flag(False, "train from the language model again instead of the day before")
 
 
 @dataclass(frozen=True, kw_only=True)

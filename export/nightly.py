@@ -6,7 +6,7 @@
 runs the stages one after the other, each in a process of its own, in folders of the day:
 
     nightly/data/DAY    prepared; goes on from the newest day before, if there is one
-    nightly/runs/DAY    teacher, students and exports; they start from that day's
+    nightly/runs/DAY    teacher, students and exports; they start from that day's, or `--anew`
     nightly/serving     the recommender; replaced if the new one is as good (`export.publish`)
 
 The first day's log is the whole log, and its training takes the time that this needs. Exit code 1:
@@ -53,7 +53,7 @@ def stages(config: NightlyConfig, day: str) -> list[list[str]]:
     start, since = [], []
     if before is not None:
         prepare += ["--continue", str(root / "data" / before)]
-        start = ["--init-from", str(root / "runs" / before)]
+        start = [] if config.anew else ["--init-from", str(root / "runs" / before)]
         since = ["--since", str(root / "data" / before)]
     publish = ["export.publish", "--data-dir", str(data), *since]
     publish += ["--model-dir", str(run / "export" / export), "--serving-dir", str(root / "serving")]

@@ -1,5 +1,6 @@
 """The commands of a day: what each starts from, and what a failure leaves."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,9 @@ def test_the_first_day_starts_from_nothing_and_later_ones_from_the_day_before(
         assert stage["--init-from"] == str(tmp_path / "runs" / "2026-05-01")
     for stage in (teacher, student, export):
         assert (stage["--data-dir"], stage["--output-dir"]) == (data, run)
+    anew = stages(dataclasses.replace(config, anew=True), "2026-05-02")
+    assert not any("--init-from" in command for command in anew)
+    assert flags_of(anew[0]) == prepare
     assert publish["--model-dir"] == f"{run}/export/{EXPORT}"
     assert publish["--serving-dir"] == str(tmp_path / "serving")
 
