@@ -69,7 +69,7 @@ def to_executorch(config: ToExecutorchConfig) -> Path:
     python = ensure_environment(REQUIREMENTS)
     with (
         atomic_directory(folder) as beside,
-        tempfile.TemporaryDirectory(dir=beside.parent) as temporary,
+        tempfile.TemporaryDirectory(dir=beside) as temporary,
     ):
         work = Path(temporary)
         logger.info("lowering %s", student_dir)

@@ -47,7 +47,7 @@ def to_mobile(config: ToMobileConfig) -> Path:
     folder = config.output_dir or config.model_dir.parent.parent / "mobile" / config.model_dir.name
     require_replaceable(folder, MODEL_FILE, ours=(folder / MODEL_FILE).is_file())
     with atomic_directory(folder) as beside:
-        with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
+        with tempfile.TemporaryDirectory(dir=beside) as temporary:
             source = Path(temporary) / "model.onnx"
             model = onnx.load(config.model_dir / "model.onnx")
             restore_at_lookup(model)  # or the file would hold a small table in fp32, too

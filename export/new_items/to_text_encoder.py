@@ -48,7 +48,7 @@ def to_text_encoder(config: ToTextEncoderConfig) -> Path:
     ours = says(folder / "config.json", "format", TEXT_ENCODER.format)
     require_replaceable(folder, "text encoder", ours=ours)
     with atomic_directory(folder) as beside:
-        with tempfile.TemporaryDirectory(dir=beside.parent) as temporary:
+        with tempfile.TemporaryDirectory(dir=beside) as temporary:
             max_tokens = _trace(source, reader, Path(temporary))
             model = onnx.load(Path(temporary) / MODEL)
             store_in_eight_bit(model)

@@ -159,7 +159,7 @@ def _write_model(
     student: Student, dataset: SequenceDataset, file: Path, precision: Precision
 ) -> dict[str, float]:
     """Write the graph, and return how it compares with the fp32 graph, if it is another one."""
-    with tempfile.TemporaryDirectory(dir=file.parent.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
         fp32 = Path(temporary) / "model.onnx"
         is_one_file = write_graph(student, fp32)
         check_parity(student, fp32)

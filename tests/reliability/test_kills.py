@@ -49,6 +49,8 @@ class Stage:
 TABLES = ("--interactions", "{}/log/interactions", "--items", "{}/log/items.parquet")
 WHERE = ("--data-dir", "{}/data", "--output-dir", "{}/run")
 ONE = ("--num-threads", "1", "--device", "cpu")
+NEXT_TABLES = ("--interactions", "{}/next-log/interactions", "--continue", "{}/data")
+NEXT = ("--data-dir", "{}/next-data", "--output-dir", "{}/next-run", "--init-from", "{}/run")
 STAGES = (  # each reads what the ones before it wrote
     Stage(("-m", "seqrec.prepare", *TABLES, "--output-dir", "{}/data"), ("data",)),
     Stage(
@@ -65,6 +67,20 @@ STAGES = (  # each reads what the ones before it wrote
     Stage(
         ("-m", "export.to_mobile", "--model-dir", "{}/run/export/gru-distilled-int8"),
         ("run/mobile",),
+    ),
+    Stage(("-m", "seqrec.prepare", *NEXT_TABLES, "--output-dir", "{}/next-data"), ("next-data",)),
+    Stage(
+        ("teacher/finetune.py", *NEXT, *ONE, "--model", "minilm-l6", "--num-epochs", "2"),
+        ("next-run/teacher", "next-run/knowledge"),
+    ),
+    Stage(
+        ("-m", "student.distill", *NEXT, *ONE, "--evaluate-every", "1"),
+        ("next-run/students", "next-run/soft-targets", "next-run/auxiliary-teachers"),
+    ),
+    Stage(
+        ("-m", "export.publish", "--data-dir", "{}/data", "--serving-dir", "{}/serving")
+        + ("--model-dir", "{}/run/export/gru-distilled-int8"),
+        ("serving",),
     ),
 )
 
@@ -134,8 +150,9 @@ def faults(stage: Stage, folder: Path, whole: Path) -> list[str]:
 def test_every_stage_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     shape = {"num_events": 12 * NUM_USERS, "num_users": NUM_USERS, "num_items": 60}
-    make_log(LogConfig(output_dir=whole / "log", **shape))
-    shutil.copytree(whole / "log", killed / "log")
+    for seed, log in enumerate(("log", "next-log")):
+        make_log(LogConfig(output_dir=whole / log, seed=seed, **shape))
+        shutil.copytree(whole / log, killed / log)
     rng = np.random.default_rng(0)
     for stage in STAGES:
         began = time.perf_counter()
