@@ -23,6 +23,7 @@ Shape letters: U users, I items, C cold items, E events, T history.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,15 @@ class SequenceDataset:
     def num_items(self) -> int:
         """Number of items I; items are numbered 1..I."""
         return int(self.meta["num_items"])
+
+    @property
+    def catalogues(self) -> dict[str, int]:
+        """How many items each catalogue has, in the order of their numbers (`seqrec.uniting`)."""
+        return dict(self.meta.get("catalogues") or {self.name: self.num_items})
+
+    def catalogue_of(self, items: IntArray) -> IntArray:
+        """Return the index of each item's catalogue in `catalogues`, int64 (N,)."""
+        return np.searchsorted(np.cumsum(list(self.catalogues.values())), items)
 
     @property
     def exclude_seen(self) -> bool:
@@ -203,6 +213,7 @@ def write_dataset(
     cold_items: IntArray = NO_ITEMS,
     times: IntArray | None = None,
     time_kind: TimeKind | None = None,
+    catalogues: Mapping[str, int] | None = None,
 ) -> SequenceDataset:
     """Write a prepared data set, whole or not at all, and open it.
 
@@ -219,6 +230,7 @@ def write_dataset(
         cold_items: int64 (C,), ascending, held out of `events` by `hold_out_items`.
         times: int64 (E,), ascending within each user; None: the set cannot be continued.
         time_kind: what they are.
+        catalogues: as of `SequenceDataset`, where there are several.
     """
     user_ids = user_ids.rename("user_id")  # the fingerprint covers names
     meta = {
@@ -236,6 +248,7 @@ def write_dataset(
         "fingerprint": compute_fingerprint(items, user_ids, events, offsets, split, cold_items),
         "time_kind": time_kind,
         "provenance": provenance,
+        **({"catalogues": dict(catalogues)} if catalogues else {}),
     }
     with atomic_directory(path) as folder:
         items.write_parquet(folder / "items.parquet")
@@ -296,6 +309,7 @@ def _check_numbers(dataset: SequenceDataset) -> None:
         "num_events": {len(events), int(offsets[-1])},
         "num_cold_items": {len(dataset.cold_items)},
     }
+    counts["num_items"].add(sum(dataset.catalogues.values()))
     if split.shape[1] != 3 or any(counts[name] != {dataset.meta[name]} for name in counts):
         raise ValueError("its parts differ in length")
     lengths = np.diff(offsets)

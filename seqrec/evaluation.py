@@ -6,7 +6,7 @@ first, as ONNX's TopK does. Shape letters: N users, I items.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from seqrec.data import EvalTargets, SequenceDataset
 from seqrec.histories import PAD, pad_left
@@ -91,6 +91,27 @@ def sample_targets(targets: EvalTargets, at_most: int) -> EvalTargets:
     return EvalTargets(targets.users[drawn], targets.positions[drawn], targets.items[drawn])
 
 
+def judged_targets(dataset: SequenceDataset, part: Part) -> EvalTargets:
+    """Return the targets that `evaluate` ranks: all, or in validation a sample of very many."""
+    targets = dataset.eval_targets(part)
+    if part == "test":
+        return targets
+    return sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
+
+
+def within_catalogue(
+    scores: Tensor, dataset: SequenceDataset, targets: NDArray[np.int64]
+) -> Tensor:
+    """Return scores (N, I + 1) with -inf for items of other catalogues than the target's, (N,)."""
+    if len(dataset.catalogues) == 1:
+        return scores
+    ends = np.cumsum([0, *dataset.catalogues.values()])
+    own = dataset.catalogue_of(targets)
+    first, last = (torch.from_numpy(ends[k])[:, None] for k in (own, own + 1))
+    items = torch.arange(scores.shape[1])
+    return scores.masked_fill((items <= first) | (items > last), -torch.inf)
+
+
 def evaluate(
     score: ScoreFunction,
     dataset: SequenceDataset,
@@ -102,6 +123,8 @@ def evaluate(
     accelerator: Accelerator | None = None,
 ) -> Evaluation:
     """Rank every target of a part of the split among all items, under both protocols.
+
+    Where several catalogues are united it is ranked among the items of its own.
 
     Args:
         score: maps left-padded histories, int64 (B, T), to scores (B, I + 1), T at most `max_len`.
@@ -133,11 +156,42 @@ def validation_ndcg(
 ) -> float:
     """Return what training chooses by: NDCG@10 on the validation targets, headline protocol.
 
-    Arguments as of `evaluate`.
+    Arguments as of `evaluate`. Of several catalogues it is the mean of theirs.
     """
+    values = validation_ndcgs(
+        score,
+        dataset,
+        max_len=max_len,
+        batch_size=batch_size,
+        device=device,
+        accelerator=accelerator,
+    )
+    return float(np.mean(list(values.values())))
+
+
+def validation_ndcgs(
+    score: ScoreFunction,
+    dataset: SequenceDataset,
+    *,
+    max_len: int,
+    batch_size: int = USERS_AT_ONCE,
+    device: torch.device | str = "cpu",
+    accelerator: Accelerator | None = None,
+) -> dict[str, float]:
+    """Return the same for each catalogue, by its name."""
     protocols = (dataset.exclude_seen,)
     ranks = _ranks(score, dataset, "valid", protocols, max_len, batch_size, device, accelerator)
-    return float(ndcg(ranks[0], 10).mean())
+    values = by_catalogue(ndcg(ranks[0], 10), dataset, "valid")
+    return {name: float(part.mean()) for name, part in values.items()}
+
+
+def by_catalogue(
+    values: NDArray[Any], dataset: SequenceDataset, part: Part
+) -> dict[str, NDArray[Any]]:
+    """Return the values of targets, (N, ...), those of each catalogue that has any, by its name."""
+    of = dataset.catalogue_of(judged_targets(dataset, part).items)
+    parts = {name: values[of == k] for k, name in enumerate(dataset.catalogues)}
+    return {name: part for name, part in parts.items() if len(part)}
 
 
 @torch.inference_mode()
@@ -152,9 +206,7 @@ def _ranks(
     accelerator: Accelerator | None,
 ) -> NDArray[np.int64]:
     """Return the ranks under each protocol, (len(protocols), N)."""
-    targets = dataset.eval_targets(part)
-    if part == "valid":
-        targets = sample_targets(targets, MAX_VALIDATION_SCORES // dataset.num_items)
+    targets = judged_targets(dataset, part)
     batch_size = users_at_once(batch_size, dataset.num_items)
     first, step = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = itertools.islice(evaluation_batches(dataset, targets, batch_size), first, None, step)
@@ -163,6 +215,7 @@ def _ranks(
         for chosen, items, histories in batches:
             shown = torch.from_numpy(pad_left(histories, max_len)).to(device)
             scores, wanted = score(shown).float().cpu(), torch.from_numpy(items)
+            scores = within_catalogue(scores, dataset, items)
             seen = torch.from_numpy(pad_left(histories)) if any(protocols) else None
             excluded = [seen if exclude_seen else None for exclude_seen in protocols]
             yield chosen, [target_ranks(scores, wanted, items).numpy() for items in excluded]

@@ -10,6 +10,8 @@ A directory, version 3:
     text_map.npy         float32 (L + 1, C), what makes them of a text vector
     item_ids.npy         uint8, the items' ids as JSON, by which a later run finds the items
                          again (see `seqrec.warm_start`)
+    titles.npy           uint64 (I,), digests of their titles, by which it tells whether the ids
+                         mean the same items
     selection/           a refitted teacher's: the same files from before it knew the validation
                          events
 
@@ -49,7 +51,7 @@ ARRAYS = {
     "text_components": np.float16,
     "text_map": np.float32,
 }
-ITEM_IDS = "item_ids"
+ITEM_IDS, TITLES = "item_ids", "titles"
 
 
 def rebuild_command(dataset: SequenceDataset, output_dir: Path) -> str:
@@ -168,14 +170,23 @@ def save_knowledge(
                 )
         ids = json.dumps(dataset.item_ids).encode()
         np.save(folder / f"{ITEM_IDS}.npy", np.frombuffer(ids, np.uint8))
+        np.save(folder / f"{TITLES}.npy", title_digests(dataset))
         meta = {
             "prefixes_per_user": prefixes_per_user,
             "num_rows": len(states),
             "num_items": dataset.num_items,
+            "catalogues": dataset.catalogues,
             "dataset_fingerprint": dataset.fingerprint,
             "teacher": teacher,
         }
-        KNOWLEDGE.write(folder, meta, [*ARRAYS, ITEM_IDS])
+        KNOWLEDGE.write(folder, meta, [*ARRAYS, ITEM_IDS, TITLES])
+
+
+def title_digests(dataset: SequenceDataset) -> NDArray[np.uint64]:
+    """Return the first eight bytes of the SHA-256 of each item's title, uint64 (I,)."""
+    titles = (text.encode("utf-8", "surrogatepass") for text in dataset.items["title"])
+    digests = b"".join(hashlib.sha256(title).digest()[:8] for title in titles)
+    return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
 
 
 def load_knowledge(path: Path, dataset: SequenceDataset) -> Knowledge:

@@ -146,6 +146,7 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
         student_schedule,
         student_width,
     )
+    from seqrec.warm_start import knows_catalogue
 
     budget = config.budget or choose_budget(config.device)
     is_short = budget == "quick" and config.item_table == "fused" and config.arch == "gru"
@@ -162,7 +163,8 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
         "num_negatives": num_negatives(dataset),
     }
     if config.init_from is not None:
-        rules |= {"num_epochs": WARM_EPOCHS, "refit_share": WARM_REFIT_SHARE}
+        if knows_catalogue(config.init_from, dataset):
+            rules |= {"num_epochs": WARM_EPOCHS, "refit_share": WARM_REFIT_SHARE}
         described = config.init_from / "students" / config.arch / "distilled" / "config.json"
         with contextlib.suppress(OSError, ValueError, KeyError):  # refused when it is looked at
             rules["hidden_dim"] = read_json(described)["hidden_dim"]

@@ -18,7 +18,7 @@ from seqrec.schedule import refit_epochs
 from seqrec.stage import Stage
 from seqrec.tracking import LOGS
 from seqrec.training import set_up_cpu
-from seqrec.warm_start import describe_overlap
+from seqrec.warm_start import describe_overlap, knows_catalogue
 
 from accelerate import Accelerator
 
@@ -42,13 +42,13 @@ def auxiliary_config(
     """Return the flags of a student's auxiliary teacher, who learns from next items alone.
 
     Flags that matter to soft targets alone are reset: students that differ in them share teachers.
-    With `init_from` it is the earlier run's student, for the items of today, trained no further.
+    With `init_from` it is the earlier run's student, trained no further if that knows the items.
     """
     alone = DistillConfig(kd_weight=0.0, cold_item_scale=0.0)
     names = ("kd_weight", "cold_item_scale", "teacher_weight", "temperature", "top_k", "keep_rest")
     reset: dict[str, Any] = {name: getattr(alone, name) for name in names}
     reset |= {"arch": arch, "seed": AUXILIARY_SEED}
-    if config.init_from is not None:
+    if config.init_from is not None and knows_catalogue(config.init_from, dataset):
         reset["num_epochs"] = 0
     return scheduled(dataclasses.replace(config, **reset), dataset)
 

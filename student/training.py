@@ -27,6 +27,7 @@ from seqrec.schedule import is_large, refit_epochs
 from seqrec.stage import Stage
 from seqrec.tracking import tracked
 from seqrec.training import FitConfig, LossFunction, draw_different, fit
+from seqrec.warm_start import knows_catalogue
 
 import numpy as np
 import torch
@@ -296,7 +297,8 @@ def train_student(
     untouched = config.num_epochs == 0 and start is not None and start.is_refitted
     if further or untouched:
         complete, parts = dataset.before_test(), {SELECTION: parts["."]}
-        if start is not None:  # what it was refitted on would be forgotten otherwise
+        # What it was refitted on would be forgotten otherwise.
+        if start is not None and (untouched or knows_catalogue(start.run, dataset)):
             start.carry_over(student, dataset, texts, refitted=True)
         if further:
             train(complete, further)

@@ -13,8 +13,11 @@ Bits = Literal[4, 16, 32]
 class FinetuneConfig:
     """Flags of `teacher/finetune.py`."""
 
-    data_dir: Path = flag(
-        DEFAULT_DATA_DIR, "prepared data set, from seqrec.prepare", affects_result=False
+    data_dir: tuple[Path, ...] = flag(
+        (DEFAULT_DATA_DIR,),
+        "prepared data set, from seqrec.prepare; several are united beside the first, as a+b, and "
+        "one adapter is tuned on all",
+        affects_result=False,
     )
     output_dir: Path | None = flag(
         None, "where all stages write; default runs/<name of data-dir>", affects_result=False

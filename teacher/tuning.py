@@ -4,7 +4,9 @@ import contextlib
 import logging
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from seqrec.batching import TrainingBatches
@@ -15,10 +17,11 @@ from seqrec.config import (
     recipe,
     to_json,
 )
-from seqrec.data import SequenceDataset, load_dataset
+from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.evaluation import evaluate, validation_ndcg
+from seqrec.evaluation import by_catalogue, evaluate, validation_ndcgs
 from seqrec.files import SELECTION, read_json, write_json
+from seqrec.metrics import Evaluation
 from seqrec.prepare import prepare_named
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
@@ -32,8 +35,10 @@ from seqrec.schedule import (
 from seqrec.stage import Stage
 from seqrec.tracking import LOGS, tracked
 from seqrec.training import FitConfig, fit, set_up_cpu
-from seqrec.warm_start import describe_overlap, fingerprint_of
+from seqrec.uniting import open_united, united_path
+from seqrec.warm_start import describe_overlap, fingerprint_of, knows_catalogue
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -55,13 +60,13 @@ def run(config: FinetuneConfig) -> None:
     Raises:
         SeqRecError: what the user can repair: no data, no language model, no 4 bit, divergence.
     """
-    output_dir = config.output_dir or default_output_dir(config.data_dir)
+    output_dir = config.output_dir or default_output_dir(united_path(config.data_dir))
     accelerator = start_accelerator(config.device, config.log_with, output_dir / LOGS)
     set_up_cpu(config.num_threads, accelerator.num_processes)
-    with accelerator.main_process_first():
-        if config.data_dir == DEFAULT_DATA_DIR and not config.data_dir.exists():
-            prepare_named(DEFAULT_DATASET, config.data_dir)
-        dataset = load_dataset(config.data_dir)
+    with accelerator.main_process_first():  # the others find what it has made
+        if DEFAULT_DATA_DIR in config.data_dir and not DEFAULT_DATA_DIR.exists():
+            prepare_named(DEFAULT_DATASET, DEFAULT_DATA_DIR)
+        dataset = open_united(config.data_dir)
     flags = scheduled(config, dataset)
     if not flags.dry_run:
         finetune(flags, dataset, output_dir, accelerator)
@@ -81,7 +86,8 @@ def scheduled(config: FinetuneConfig, dataset: SequenceDataset) -> FullFinetuneC
         "batch_size": schedule.batch_size,
     }
     if config.init_from is not None:
-        rules["num_epochs"] = WARM_TEACHER_EPOCHS
+        if knows_catalogue(config.init_from, dataset):
+            rules["num_epochs"] = WARM_TEACHER_EPOCHS
         described = config.init_from / "teacher" / "teacher.json"
         with contextlib.suppress(OSError, ValueError, KeyError):  # refused when it is looked at
             rules["num_layers"] = read_json(described)["num_layers"]
@@ -117,7 +123,7 @@ def finetune(
             write_json(folder / "config.json", to_json(flags))
         with accelerator.local_main_process_first():  # the others find text vectors in the cache
             teacher = build_teacher(flags, dataset, accelerator.device)
-        valid_ndcg = train(teacher, dataset, flags, folder, wanted, accelerator)
+        valid_ndcgs = train(teacher, dataset, flags, folder, wanted, accelerator)
         if accelerator.is_main_process:
             teacher.save_pretrained(folder)
         accelerator.wait_for_everyone()
@@ -140,9 +146,13 @@ def finetune(
             batch_size=flags.windows_at_once(accelerator.num_processes),
         )
         if not finished:
-            judge(teacher, dataset, flags, folder, wanted, valid_ndcg, accelerator)
+            judge(teacher, dataset, flags, folder, wanted, valid_ndcgs, accelerator)
     if accelerator.is_main_process:
-        sys.stdout.write(metrics_table({"teacher": read_json(folder / "metrics.json")["test"]}))
+        metrics = read_json(folder / "metrics.json")
+        reports = {"teacher": metrics["test"]}
+        for name, report in metrics.get("test_by_catalogue", {}).items():
+            reports[f"teacher, {name}"] = report
+        sys.stdout.write(metrics_table(reports))
     accelerator.end_training()
 
 
@@ -206,14 +216,17 @@ def train(
     folder: Path,
     wanted: dict[str, Any],
     accelerator: Accelerator,
-) -> float:
-    """Train a teacher, then on the validation events too; return its NDCG@10 before that.
+) -> dict[str, float]:
+    """Train a teacher, then on the validation events too.
 
     The teacher as it was selected is left in `selection/` inside `folder`, if there is a refit.
+
+    Returns:
+        Its NDCG@10 before that, on the validation targets of each catalogue.
     """
 
-    def validate(model: Teacher) -> float:
-        return validation_ndcg(
+    def validate(model: Teacher) -> dict[str, float]:
+        return validation_ndcgs(
             model,
             dataset,
             max_len=flags.max_len,
@@ -231,7 +244,7 @@ def train(
                 TrainingBatches(
                     known, flags.max_len, flags.batch_size, flags.seed, stride=flags.max_len
                 ),
-                validate if known is dataset else None,
+                (lambda model: fmean(validate(model).values())) if known is dataset else None,
                 FitConfig(
                     num_epochs=num_epochs,
                     learning_rate=flags.learning_rate,
@@ -245,7 +258,10 @@ def train(
             ).best_value
 
     untouched = flags.init_from if flags.num_epochs == 0 else None
-    best = validate(teacher.eval()) if untouched else fit_on(dataset, flags.num_epochs, "teacher")
+    if not untouched:
+        best = {dataset.name: fit_on(dataset, flags.num_epochs, "teacher")}
+    if untouched or len(dataset.catalogues) > 1:
+        best = validate(teacher.eval())
     further = refit_epochs(dataset, flags.refit_share, flags.num_epochs)
     if accelerator.is_main_process:  # of another recipe, it would be taken for this one's
         shutil.rmtree(folder / SELECTION, ignore_errors=True)
@@ -267,7 +283,7 @@ def judge(
     flags: FullFinetuneConfig,
     folder: Path,
     wanted: dict[str, Any],
-    valid_ndcg: float,
+    valid_ndcgs: dict[str, float],
     accelerator: Accelerator,
 ) -> None:
     """Evaluate once on the test targets, and write `metrics.json`: the teacher is finished."""
@@ -285,8 +301,9 @@ def judge(
     sizes = teacher.answer_bytes
     metrics = {
         "dataset_fingerprint": dataset.fingerprint,
-        "valid_ndcg@10": valid_ndcg,
+        "valid_ndcg@10": fmean(valid_ndcgs.values()),
         "test": result.report(),
+        **(_by_catalogue(result, valid_ndcgs, dataset) if len(dataset.catalogues) > 1 else {}),
         "num_parameters": teacher.num_parameters,
         "size_bytes": sum(sizes.values()),
         "size_by_precision": sizes,
@@ -294,3 +311,13 @@ def judge(
     }
     write_json(folder / "metrics.json", metrics)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+
+def _by_catalogue(
+    result: Evaluation, valid_ndcgs: dict[str, float], dataset: SequenceDataset
+) -> dict[str, Any]:
+    """Return validation and test figures of each catalogue."""
+    ranks = np.stack(list(asdict(result).values()), axis=1)  # (N, 2)
+    parts = by_catalogue(ranks, dataset, "test")
+    tested = {name: Evaluation(*part.T).report() for name, part in parts.items()}
+    return {"valid_ndcg@10_by_catalogue": valid_ndcgs, "test_by_catalogue": tested}

@@ -369,9 +369,10 @@ def tiny_cold_run(
 
     path = tmp_path_factory.mktemp("run")
     shape = {"num_layers": 1, "num_epochs": 1, "item_dim": 16, "num_threads": 1}
-    where = {"data_dir": tiny_cold.path, "output_dir": path, "device": "cpu"}
-    run(FinetuneConfig(model=str(tiny_llm), **where, **shape))
+    where = {"output_dir": path, "device": "cpu"}
+    run(FinetuneConfig(data_dir=(tiny_cold.path,), model=str(tiny_llm), **where, **shape))
     knowledge = load_knowledge(path / "knowledge", tiny_cold)
+    where["data_dir"] = tiny_cold.path
     config = DistillConfig(**where, num_epochs=2, hidden_dim=16, batch_size=16, max_len=7)
     for arch in ("gru", "transformer"):
         for role, known in (("control", None), ("distilled", knowledge)):

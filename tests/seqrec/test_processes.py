@@ -49,7 +49,8 @@ def flags(config: object) -> list[str]:
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         if value != field.default:
-            given += ["--" + field.name.replace("_", "-"), str(value)]
+            values = value if isinstance(value, tuple) else (value,)
+            given += ["--" + field.name.replace("_", "-"), *map(str, values)]
     return given
 
 
@@ -63,7 +64,7 @@ def trained(
     """
     folders = {count: tmp_path_factory.mktemp(f"processes{count}") for count in (1, 2)}
     teacher = FinetuneConfig(
-        data_dir=tiny_dataset.path,
+        data_dir=(tiny_dataset.path,),
         output_dir=folders[1],
         model=str(tiny_llm),
         bits=32,

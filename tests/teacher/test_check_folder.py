@@ -63,7 +63,9 @@ def test_a_refused_model_costs_no_work(
     ]
     for name, changes in cases:
         out = tmp_path / "out"
-        flags = flags_for(model_folder(name), data_dir=tiny_dataset.path, output_dir=out, **changes)
+        flags = flags_for(
+            model_folder(name), data_dir=(tiny_dataset.path,), output_dir=out, **changes
+        )
         with pytest.raises(ModelError):
             run(flags)
         assert not out.exists()
@@ -310,7 +312,7 @@ def test_a_model_with_other_weights_in_it_trains_again_and_one_that_moved_does_n
 
     def teach(folder: Path) -> tuple[str, bytes]:
         caplog.clear()
-        run(flags_for(folder, data_dir=tiny_dataset.path, output_dir=out, refit_share=0.0))
+        run(flags_for(folder, data_dir=(tiny_dataset.path,), output_dir=out, refit_share=0.0))
         trained_on = json.loads((out / "teacher" / "teacher.json").read_text())
         head = (out / "teacher" / "head.safetensors").read_bytes()
         return trained_on["model_fingerprint"], head

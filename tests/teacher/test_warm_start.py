@@ -55,14 +55,14 @@ def earlier(
     """A run on the thirty books: a teacher, refitted, and its knowledge."""
     run = tmp_path_factory.mktemp("earlier")
     flags: dict[str, Any] = {"num_epochs": 2, "refit_share": 0.5, "learning_rate": 0.03, **SHAPE}
-    where = {"data_dir": tiny_dataset.path, "output_dir": run, "device": "cpu"}
+    where = {"data_dir": (tiny_dataset.path,), "output_dir": run, "device": "cpu"}
     tuning.run(FinetuneConfig(model=str(tiny_llm), bits=32, **where, **flags))
     return run
 
 
 @pytest.fixture
 def config(today: SequenceDataset, tiny_llm: Path, earlier: Path, tmp_path: Path) -> FinetuneConfig:
-    where: dict[str, Any] = {"data_dir": today.path, "output_dir": tmp_path / "out"}
+    where: dict[str, Any] = {"data_dir": (today.path,), "output_dir": tmp_path / "out"}
     flags = {"bits": 32, "device": "cpu", "init_from": earlier, **SHAPE}
     return FinetuneConfig(model=str(tiny_llm), **where, **flags)
 
