@@ -86,7 +86,9 @@ BASELINES = (
     ),
     _baseline("recbole gru4rec", "recbole", _recbole("GRU4Rec", "embedding_size", "hidden_size")),
     _baseline("recbole sasrec", "recbole", _recbole("SASRec", "hidden_size")),
-    _baseline("rectools sasrec", "rectools", _transformer),
+    _baseline(
+        "rectools sasrec", "rectools", lambda width: {**_transformer(width), "window_step": 50}
+    ),
 )
 
 

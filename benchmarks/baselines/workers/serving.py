@@ -193,6 +193,19 @@ def pad_to(items: IntArray, width: int, *, left: bool) -> IntArray:
     return padded
 
 
+def cut_windows(sequence: NDArray[Any], max_len: int, step: int) -> list[NDArray[Any]]:
+    """Return windows of up to `max_len` inputs and the target after each, cut from the newest end.
+
+    With a step of `max_len`, neighbours share one event, the newest target of the older window and
+    the first input of the newer one, and each event but a user's first is a target exactly once.
+
+    >>> [window.tolist() for window in cut_windows(np.arange(6), 2, 2)]
+    [[3, 4, 5], [1, 2, 3], [0, 1]]
+    """
+    ends = range(len(sequence), 1, -step)
+    return [sequence[max(end - max_len - 1, 0) : end] for end in ends]
+
+
 def rows_and_items(excluded: IntArray) -> tuple[IntArray, IntArray]:
     """Return rows and item numbers of what excluded (B, E) names, padding left out."""
     rows, columns = np.nonzero(excluded)
