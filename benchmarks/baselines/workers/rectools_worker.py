@@ -1,4 +1,4 @@
-"""RecTools' SASRec with softmax loss.
+"""RecTools' SASRec with softmax loss, and its eSASRec.
 
 RecTools trains on the newest `max_len` targets of each user alone, so that it is given the windows
 of a training sequence as users of their own (`serving.cut_windows`): it learns from every target,
@@ -47,19 +47,20 @@ def as_dataset(users: Any, sequences: list[Any]) -> Dataset:
 def make_model(exchange: Exchange, num_epochs: int) -> SASRecModel:
     """Build the model with the settings of the exchange directory."""
     settings = exchange.settings
-    return SASRecModel(
-        n_blocks=settings["num_blocks"],
-        n_heads=settings["num_heads"],
-        n_factors=settings["hidden_dim"],
-        dropout_rate=settings["dropout"],
-        session_max_len=settings["max_len"],
-        loss="softmax",
-        lr=settings["learning_rate"],
-        batch_size=settings["batch_size"],
-        epochs=num_epochs,
-        deterministic=True,
-        recommend_torch_device=exchange.device,
-    )
+    parameters = {
+        "n_blocks": settings["num_blocks"],
+        "n_heads": settings["num_heads"],
+        "n_factors": settings["hidden_dim"],
+        "dropout_rate": settings["dropout"],
+        "session_max_len": settings["max_len"],
+        "loss": "softmax",
+        "lr": settings["learning_rate"],
+        "batch_size": settings["batch_size"],
+        "epochs": num_epochs,
+        "deterministic": True,
+        "recommend_torch_device": exchange.device,
+    }
+    return SASRecModel.from_params({**parameters, **settings.get("model_settings", {})})
 
 
 def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
@@ -80,8 +81,7 @@ def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     """Train; see `serving`."""
     pytorch_lightning.seed_everything(exchange.seed)
-    max_len, step = exchange.settings["max_len"], exchange.settings["window_step"]
-    windows = [w for one in exchange.sequences for w in serving.cut_windows(one, max_len, step)]
+    windows = exchange.windows()
     to_train_on = as_dataset(np.arange(len(windows)), windows)
     values: list[float] = []
     if num_epochs:

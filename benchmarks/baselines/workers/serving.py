@@ -63,14 +63,22 @@ class Exchange:
     settings: dict[str, Any]
     deadline: float = math.inf  # by time.process_time; for choosing the number of epochs
     device: str = "cpu"  # or "cuda"; of the training
+    texts: NDArray[np.float16] | None = None  # (I + 1, C), of a model that reads them
 
     @classmethod
     def open(cls, folder: Path, minutes: float = 0, device: str = "cpu") -> "Exchange":
         """Read what is in `folder/exchange`; the minutes are counted from now."""
         meta = json.loads((folder / "exchange" / "meta.json").read_text(encoding="utf-8"))
         deadline = time.process_time() + 60 * minutes if minutes else math.inf
+        texts = folder / "exchange" / "texts.npy"
         with np.load(folder / "exchange" / "events.npz") as arrays:
-            return cls(**arrays, **meta, deadline=deadline, device=device)
+            return cls(
+                **arrays,
+                **meta,
+                deadline=deadline,
+                device=device,
+                texts=np.load(texts) if texts.is_file() else None,
+            )
 
     def is_over(self) -> bool:
         """Tell whether the time for choosing is over."""
@@ -85,6 +93,11 @@ class Exchange:
     def sequences(self) -> list[NDArray[np.int32]]:
         """Each user's events in time order, int32 (T,)."""
         return np.split(self.events, self.offsets[1:-1])
+
+    def windows(self) -> list[NDArray[np.int32]]:
+        """Return all users' windows; see `cut_windows`."""
+        max_len, step = self.settings["max_len"], self.settings["window_step"]
+        return [window for one in self.sequences for window in cut_windows(one, max_len, step)]
 
 
 def main(library: Any) -> None:
