@@ -15,6 +15,8 @@ A worker is told of a data set by plain arrays and JSON in `exchange/`:
     events.npz    events int32 (E,): those to train on, user by user, each in time order;
                   offsets int64 (U + 1,): user u owns events[offsets[u]:offsets[u + 1]];
                   valid int64 (V, 2): user and validation target, none in the second training
+    texts.npy     float16 (I + 1, C): the items' text components in the knowledge of our own
+                  students, of a model that reads texts alone
 
 A validation target is no event to train on as long as it is one. A test target is in neither
 directory: the histories that are asked about are sent when they are asked about.
@@ -30,10 +32,12 @@ from typing import Any
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
 from seqrec.files import read_json, sha256_file, write_json
+from seqrec.knowledge import load_knowledge
 from seqrec.schedule import refit_epochs, student_width
 from seqrec.stage import Stage
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.baselines.libraries import Baseline, BaselinesConfig
 from benchmarks.measure.startup import last_line
@@ -83,6 +87,7 @@ def write_exchange(
     num_items: int,
     seed: int,
     settings: Mapping[str, Any],
+    texts: NDArray[np.float16] | None = None,
 ) -> None:
     """Write what one training of a baseline may know into a new folder.
 
@@ -101,6 +106,8 @@ def write_exchange(
     events = np.concatenate(sequences).astype(np.int32)
     arrays = {"events": events, "offsets": offsets, "valid": valid.astype(np.int64)}
     np.savez(folder / "events.npz", **arrays)  # type: ignore[arg-type]
+    if texts is not None:
+        np.save(folder / "texts.npy", texts)
 
 
 def write_untrained(
@@ -121,7 +128,11 @@ def ensure_trained(
 
     Raises:
         ModelError: the library could not be trained.
+        StaleKnowledgeError: it reads texts, and there is no knowledge of the data set.
     """
+    texts = None
+    if baseline.reads_texts:
+        texts = load_knowledge(config.folder / "knowledge", dataset)
     folder = config.folder / "baselines" / baseline.folder_name
     settings = baseline.settings(student_width(dataset))
 
@@ -134,6 +145,8 @@ def ensure_trained(
             "settings": settings,
             "num_epochs": num_epochs,
         }  # no device: what is trained on a GPU counts on any machine
+        if texts is not None:
+            recipe["text_fingerprint"] = texts.text_fingerprint
         stage = Stage(folder / part, recipe)
         if stage.is_finished() and _has_had_its_time(stage.folder, config.minutes):
             return stage.folder
@@ -147,6 +160,7 @@ def ensure_trained(
                 num_items=known.num_items,
                 seed=config.seed,
                 settings=settings,
+                texts=None if texts is None else texts.text_components,
             )
             minutes = 0 if num_epochs else config.minutes
             words = [str(unfinished), str(num_epochs), str(minutes), config.train_device]

@@ -144,9 +144,13 @@ def latency_notes(results: LatencyResults) -> list[str]:
     """Say the budget, what was gained over others, how those were trained, and what failed."""
     budgets = sorted({row.budget for row in results.rows if row.budget})
     lines = [f"students were trained with --budget {budget}" for budget in budgets]
+    cut_short = {row.system for row in results.rows if row.training and row.training.cut_short}
     for row in results.rows:
         for system, over_baseline in (row.gain_over_baselines or {}).items():
-            lines.append(f"{row.label} over {system}: {_difference(over_baseline)}")
+            other, difference = system, _difference(over_baseline)
+            if system in cut_short:  # an interval over users does not hold what time would add
+                other, difference = f"{system} (cut short)", f"NDCG@10 {over_baseline.mean:+.4f} -"
+            lines.append(f"{row.label} over {other}: {difference}")
         if gain := row.gain_over_control:
             overlap = row.top10_overlap_with_fp32
             after = "" if overlap is None else f"; top 10 shared with fp32 {overlap:.1%}"

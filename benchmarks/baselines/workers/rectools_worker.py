@@ -1,4 +1,9 @@
-"""RecTools' SASRec with softmax loss. RecTools itself trains on the newest `max_len` events alone.
+"""RecTools' SASRec with softmax loss, and its eSASRec.
+
+RecTools trains on the newest `max_len` targets of each user alone, so that it is given the windows
+of a training sequence as users of their own (`serving.cut_windows`): it learns from every target,
+the newest ones with the histories that it would have given them itself. Users who are answered, in
+validation too, have their real histories.
 
 It measures no NDCG while it trains: after each epoch its own `recommend` is asked for the users who
 validate. It answers users of a data set, so a history is made one before the clock starts.
@@ -42,19 +47,20 @@ def as_dataset(users: Any, sequences: list[Any]) -> Dataset:
 def make_model(exchange: Exchange, num_epochs: int) -> SASRecModel:
     """Build the model with the settings of the exchange directory."""
     settings = exchange.settings
-    return SASRecModel(
-        n_blocks=settings["num_blocks"],
-        n_heads=settings["num_heads"],
-        n_factors=settings["hidden_dim"],
-        dropout_rate=settings["dropout"],
-        session_max_len=settings["max_len"],
-        loss="softmax",
-        lr=settings["learning_rate"],
-        batch_size=settings["batch_size"],
-        epochs=num_epochs,
-        deterministic=True,
-        recommend_torch_device=exchange.device,
-    )
+    parameters = {
+        "n_blocks": settings["num_blocks"],
+        "n_heads": settings["num_heads"],
+        "n_factors": settings["hidden_dim"],
+        "dropout_rate": settings["dropout"],
+        "session_max_len": settings["max_len"],
+        "loss": "softmax",
+        "lr": settings["learning_rate"],
+        "batch_size": settings["batch_size"],
+        "epochs": num_epochs,
+        "deterministic": True,
+        "recommend_torch_device": exchange.device,
+    }
+    return SASRecModel.from_params({**parameters, **settings.get("model_settings", {})})
 
 
 def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
@@ -75,17 +81,19 @@ def validate(model: SASRecModel, exchange: Exchange, dataset: Dataset) -> float:
 def train(exchange: Exchange, output: Path, num_epochs: int) -> list[float]:
     """Train; see `serving`."""
     pytorch_lightning.seed_everything(exchange.seed)
-    dataset = as_dataset(np.arange(len(exchange.sequences)), exchange.sequences)
+    windows = exchange.windows()
+    to_train_on = as_dataset(np.arange(len(windows)), windows)
     values: list[float] = []
     if num_epochs:
         model = make_model(exchange, num_epochs)
-        model.fit(dataset)
+        model.fit(to_train_on)
         model.fit_trainer.save_checkpoint(output / CHECKPOINT)
         return values
+    dataset = as_dataset(np.arange(len(exchange.sequences)), exchange.sequences)
     most = exchange.settings["max_epochs"]
     model = make_model(exchange, most)  # it loads no checkpoint of a later epoch
     for epoch in range(most):
-        model.fit_partial(dataset, min_epochs=1, max_epochs=1)
+        model.fit_partial(to_train_on, min_epochs=1, max_epochs=1)
         value = validate(model, exchange, dataset)
         serving.note(values, value, lambda: model.fit_trainer.save_checkpoint(output / CHECKPOINT))
         waited = epoch - int(np.argmax(values))

@@ -63,14 +63,22 @@ class Exchange:
     settings: dict[str, Any]
     deadline: float = math.inf  # by time.process_time; for choosing the number of epochs
     device: str = "cpu"  # or "cuda"; of the training
+    texts: NDArray[np.float16] | None = None  # (I + 1, C), of a model that reads them
 
     @classmethod
     def open(cls, folder: Path, minutes: float = 0, device: str = "cpu") -> "Exchange":
         """Read what is in `folder/exchange`; the minutes are counted from now."""
         meta = json.loads((folder / "exchange" / "meta.json").read_text(encoding="utf-8"))
         deadline = time.process_time() + 60 * minutes if minutes else math.inf
+        texts = folder / "exchange" / "texts.npy"
         with np.load(folder / "exchange" / "events.npz") as arrays:
-            return cls(**arrays, **meta, deadline=deadline, device=device)
+            return cls(
+                **arrays,
+                **meta,
+                deadline=deadline,
+                device=device,
+                texts=np.load(texts) if texts.is_file() else None,
+            )
 
     def is_over(self) -> bool:
         """Tell whether the time for choosing is over."""
@@ -85,6 +93,11 @@ class Exchange:
     def sequences(self) -> list[NDArray[np.int32]]:
         """Each user's events in time order, int32 (T,)."""
         return np.split(self.events, self.offsets[1:-1])
+
+    def windows(self) -> list[NDArray[np.int32]]:
+        """Return all users' windows; see `cut_windows`."""
+        max_len, step = self.settings["max_len"], self.settings["window_step"]
+        return [window for one in self.sequences for window in cut_windows(one, max_len, step)]
 
 
 def main(library: Any) -> None:
@@ -191,6 +204,19 @@ def pad_to(items: IntArray, width: int, *, left: bool) -> IntArray:
         if len(real):
             row[slice(-len(real), None) if left else slice(len(real))] = real
     return padded
+
+
+def cut_windows(sequence: NDArray[Any], max_len: int, step: int) -> list[NDArray[Any]]:
+    """Return windows of up to `max_len` inputs and the target after each, cut from the newest end.
+
+    With a step of `max_len`, neighbours share one event, the newest target of the older window and
+    the first input of the newer one, and each event but a user's first is a target exactly once.
+
+    >>> [window.tolist() for window in cut_windows(np.arange(6), 2, 2)]
+    [[3, 4, 5], [1, 2, 3], [0, 1]]
+    """
+    ends = range(len(sequence), 1, -step)
+    return [sequence[max(end - max_len - 1, 0) : end] for end in ends]
 
 
 def rows_and_items(excluded: IntArray) -> tuple[IntArray, IntArray]:

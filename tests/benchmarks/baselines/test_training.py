@@ -2,12 +2,15 @@
 
 import ast
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seqrec.data import SequenceDataset
+from seqrec.errors import StaleKnowledgeError
 from seqrec.files import read_json, write_json
+from seqrec.knowledge import Knowledge
 
 import numpy as np
 import pytest
@@ -15,10 +18,14 @@ import pytest
 from benchmarks.baselines import training
 from benchmarks.baselines.libraries import BASELINES, HERE, Baseline
 from benchmarks.baselines.training import training_report, worker_environment, write_exchange
+from benchmarks.baselines.workers.serving import Exchange
 from benchmarks.report.schema import Training
 from tests.benchmarks.baselines.conftest import Train
 
 pytestmark = pytest.mark.slow
+
+
+Knowing = Callable[..., Knowledge]
 
 
 def trainings(folder: Path) -> list[str]:
@@ -49,7 +56,8 @@ def test_baselines_are_as_wide_as_our_students() -> None:
     by_name = {one.name: one.settings(96) for one in BASELINES}
     assert by_name["recbole gru4rec"]["model_settings"]["hidden_size"] == 96
     assert by_name["recbole sasrec"]["model_settings"]["hidden_size"] == 96
-    assert by_name["replay sasrec"]["hidden_dim"] == by_name["rectools sasrec"]["hidden_dim"] == 96
+    for name in ("replay sasrec", "rectools sasrec", "rectools esasrec", "rectools unisrec"):
+        assert by_name[name]["hidden_dim"] == 96
     assert all(of["max_len"] == 50 for of in by_name.values())
 
 
@@ -137,6 +145,32 @@ def test_no_test_target_is_in_any_exchange(tiny_dataset: SequenceDataset, tmp_pa
             write_exchange(folder, known, num_items=dataset.num_items, seed=0, settings={})
             files.append({file.name: file.read_bytes() for file in folder.iterdir()})
         assert files[0] == files[1]
+
+
+def test_a_model_of_texts_is_given_those_of_our_students_and_follows_them(
+    train: Train, baseline: Baseline, tiny_dataset: SequenceDataset, make_knowledge: Knowing
+) -> None:
+    """The knowledge lies in the output directory, where `make_knowledge` puts it."""
+    reader = replace(baseline, reads_texts=True)
+    knowledge = make_knowledge(tiny_dataset)
+    folder = train(reader)
+    assert train(reader) == folder
+    assert trainings(folder) == ["0", "2"]
+    for part in (folder.parent / "choice", folder):
+        given = Exchange.open(part)
+        assert given.texts is not None
+        assert given.texts.tolist() == knowledge.text_components.tolist()
+        assert len(given.texts) == given.num_items + 1
+    make_knowledge(tiny_dataset, text_seed=1)
+    assert trainings(train(reader)) == ["0", "2"] * 2
+
+
+def test_a_model_of_texts_is_refused_without_them_and_others_are_given_none(
+    train: Train, baseline: Baseline, trained: Path
+) -> None:
+    with pytest.raises(StaleKnowledgeError, match="Rebuild it: accelerate launch teacher/finetune"):
+        train(replace(baseline, reads_texts=True))
+    assert Exchange.open(trained).texts is None
 
 
 @pytest.mark.parametrize("requirements", sorted({one.requirements for one in BASELINES}))

@@ -85,3 +85,16 @@ def test_how_other_libraries_were_trained_is_said() -> None:
     gpu = replace(training, cut_short=False, device="Some GPU")
     text = page(latency_results(replace(row, training=gpu)))
     assert "in 4.0 CPU minutes with a GPU, Some GPU" in text
+
+
+def test_a_gain_over_a_library_that_was_cut_short_has_no_interval() -> None:
+    training = Training(num_epochs=3, num_tried=5, minutes=4.0, cut_short=True)
+    rows = [
+        system(name, "fp32", 0.05, 1.0, family="baseline", training=one)
+        for name, one in (("one sasrec", training), ("other", replace(training, cut_short=False)))
+    ]
+    gains = {row.system: over(0.02, 0.01) for row in rows}
+    ours = system("gru distilled", "int8", 0.05, 1.0, gain_over_baselines=gains)
+    text = page(latency_results(ours, *rows))
+    assert "over one sasrec (cut short): NDCG@10 +0.0200 -<" in text
+    assert "over other: NDCG@10 +0.0200 [+0.0100, +0.0300]<" in text
