@@ -44,7 +44,8 @@ class Baseline:
 
     def identity(self, mode: str) -> Identity:
         """Who it is in tables; its worker knows the precision."""
-        return Identity(system=self.modes[mode], precision="-", family="baseline")
+        role = "texts" if self.reads_texts else None
+        return Identity(system=self.modes[mode], precision="-", family="baseline", role=role)
 
 
 def _baseline(

@@ -95,7 +95,7 @@ class Identity:
     system: str  # "popularity", "teacher", "gru control", "gru distilled", a library's model
     precision: str  # of its weights: "fp32", "int8", "nf4", "bf16", ...
     family: str  # "popularity", "teacher", "gru", "transformer", "baseline", "runner"
-    role: str | None = None  # of a student: "control", "distilled"
+    role: str | None = None  # "control", "distilled": of a student; "texts": a baseline reads them
     # "call": asked through the client, ids in and items out; "step": a GRU's file asked after one
     # new event, the state before it kept; "optimum": what Optimum's quantizer makes of the fp32
     # file; "index": items in an index inside the file; "torch eager", "torch compiled": in PyTorch
@@ -116,7 +116,7 @@ class Identity:
     @property
     def is_untaught(self) -> bool:
         """Whether it learnt from the interactions alone."""
-        return self.role == "control" or self.family == "baseline"
+        return self.role == "control" or (self.family == "baseline" and self.role is None)
 
 
 @dataclass(frozen=True, kw_only=True)

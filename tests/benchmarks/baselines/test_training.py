@@ -61,6 +61,12 @@ def test_baselines_are_as_wide_as_our_students() -> None:
     assert all(of["max_len"] == 50 for of in by_name.values())
 
 
+def test_a_baseline_that_reads_texts_is_not_called_one_of_interactions_alone() -> None:
+    identities = [one.identity(mode) for one in BASELINES for mode in one.modes]
+    taught = [who.system for who in identities if not who.is_untaught]
+    assert taught == ["rectools unisrec"]
+
+
 def test_a_finished_training_is_reused_until_its_recipe_changes(
     train: Train, baseline: Baseline
 ) -> None:
