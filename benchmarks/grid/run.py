@@ -34,7 +34,7 @@ from seqrec.evaluation import (
     popularity_scores,
     validation_ndcg,
 )
-from seqrec.files import read_json, sha256_file, write_json
+from seqrec.files import read_json, selection, sha256_file, write_json
 from seqrec.histories import PAD, pad_left
 from seqrec.metrics import NOT_RANKED, Evaluation
 from seqrec.training import set_up_cpu
@@ -187,6 +187,14 @@ def _student(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
     }
 
 
+def _selection(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
+    (source,) = key.sources
+    student = Student.from_pretrained(selection(student_folder(source, space)))
+    with watch.stage("evaluate"):
+        result = evaluate(student, space.dataset, "test", max_len=student.config.max_len)
+    return result, {"num_parameters": student.num_parameters}
+
+
 def _int8(key: RunKey, space: Workspace, watch: Stopwatch) -> Computed:
     (source,) = key.sources
     with watch.stage("export"):
@@ -246,6 +254,7 @@ COMPUTE = {
     "popularity": _popularity,
     "teacher": _teacher,
     "student": _student,
+    "selection": _selection,
     "int8": _int8,
     "ensemble": _ensemble,
 }

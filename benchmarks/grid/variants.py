@@ -27,7 +27,7 @@ class Variant:
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of `DistillConfig`'s defaults
     taught: bool = True  # a student: whether it is given the teacher's knowledge
     words: bool = False  # a student: item texts as bags of words, not as the language model reads
-    made_of: tuple[str, ...] = ()  # int8: what is exported; ensemble: what is averaged
+    made_of: tuple[str, ...] = ()  # what is exported, averaged, or looked at before its refit
     ablation: bool = False  # a part taken from "distilled", and run only when asked for
 
     def __post_init__(self) -> None:
@@ -80,6 +80,16 @@ VARIANTS: dict[str, Variant] = {
     "distilled-int8": Variant(
         "the distilled student's exported int8 file, through onnxruntime",
         "int8",
+        made_of=(DISTILLED,),
+    ),
+    "control-before-refit": Variant(
+        "the control before it is trained on the validation events, as most published figures are",
+        "selection",
+        made_of=(CONTROL,),
+    ),
+    "distilled-before-refit": Variant(
+        "the distilled student before it is trained on the validation events",
+        "selection",
         made_of=(DISTILLED,),
     ),
     "words": Variant(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 SCHEMA = 3
 Metrics = dict[str, float]
 Protocol = Literal["seen_excluded", "seen_kept"]
-Kind = Literal["popularity", "teacher", "student", "int8", "ensemble"]
+Kind = Literal["popularity", "teacher", "student", "selection", "int8", "ensemble"]
 
 
 class Results:

@@ -13,7 +13,7 @@ from benchmarks.report.schema import AccuracyResults
 
 VARIANTS_HERE = (
     *("popularity", "teacher", "control", "distilled", "distilled-int8"),
-    *("control+control", "control+teacher"),
+    *("distilled-before-refit", "control+control", "control+teacher"),
 )
 STUDENT_FLAGS = (
     "--num-epochs 3 --evaluate-every 1 --hidden-dim 8 --batch-size 16 --max-len 8 --patience 0"

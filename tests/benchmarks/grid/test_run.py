@@ -349,6 +349,14 @@ def test_the_ranks_are_those_of_a_direct_computation(
     assert stored_ranks(key, space).tolist() == direct_ranks(space, *systems)
 
 
+def test_a_student_before_its_refit_is_judged_as_it_was_selected(space: Workspace) -> None:
+    trained = student_folder(RunKey("distilled", "gru", 0), space)
+    selected = Student.from_pretrained(trained / "selection")
+    ranks = stored_ranks(RunKey("distilled-before-refit", "gru", 0), space)
+    assert ranks.tolist() == direct_ranks(space, (selected, 8))
+    assert ranks.tolist() != stored_ranks(RunKey("distilled", "gru", 0), space).tolist()
+
+
 def test_the_int8_run_comes_from_the_very_file(space: Workspace) -> None:
     key = RunKey("distilled-int8", "gru", 1)
     result = finished(key, space)
