@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#555555",
     "svg.hashsalt": "seqrec",
 }
-EARLIER = "; an earlier recipe"
+EARLIER = "An earlier recipe. "
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
@@ -133,11 +133,11 @@ def draw_latency(results: LatencyResults) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.set_xlabel("latency of one user's request in ms, p50; bar to the right: p95")
     axes.set_ylabel("NDCG@10 on the test targets; bar: 95 % interval")
-    axes.set_title(results.dataset.label + EARLIER * results.is_earlier, loc="left", fontsize=11)
-    machine = results.environment
+    axes.set_title(results.dataset.label, loc="left", fontsize=11)
+    machine, note = results.environment, EARLIER * results.is_earlier
     _finish(
         figure,
-        f"{machine.label}, onnxruntime {machine.versions['onnxruntime']}. Hollow: trained "
+        f"{note}{machine.label}, onnxruntime {machine.versions['onnxruntime']}. Hollow: trained "
         "without the teacher. Dashed: systems that no other beats in both.",
     )
     return figure
@@ -160,7 +160,7 @@ def draw_accuracy(results: AccuracyResults) -> Figure:
     marks.sort(key=lambda mark: (-means[mark[0]], mark[0]))
     num_seeds = max((len(row.seeds) for row in results.rows), default=0)
     title = f"{results.dataset.label}, up to {num_seeds} seed{'s' * (num_seeds != 1)}"
-    return _draw_gains(marks, CONTROL, title + EARLIER * results.is_earlier)
+    return _draw_gains(marks, CONTROL, title, EARLIER * results.is_earlier)
 
 
 @mpl.rc_context(STYLE)
@@ -173,10 +173,10 @@ def draw_language_model(every: Iterable[AccuracyResults]) -> Figure:
         for group, gain in language_model_gains(results, arch).items()
     ]
     title = "What the language model adds, by the events of the target's item"
-    return _draw_gains(marks, "no language model", title)
+    return _draw_gains(marks, "no language model", title, "")
 
 
-def _draw_gains(marks: Marks, over: str, title: str) -> Figure:
+def _draw_gains(marks: Marks, over: str, title: str, note: str) -> Figure:
     """Draw gains on a line for each name, a panel for each architecture."""
     names = list(dict.fromkeys(name for name, *_ in marks))
     archs = sorted({arch for _, arch, _ in marks}) or ["gru"]
@@ -200,7 +200,7 @@ def _draw_gains(marks: Marks, over: str, title: str) -> Figure:
         axes.set_xlabel(f"NDCG@10 over {over}, %; bar: 95 % interval")
     panels[0].set_yticks(range(len(names)), names)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    _finish(figure, "Hollow: within chance, the interval holds zero.", legend=False)
+    _finish(figure, f"{note}Hollow: within chance, the interval holds zero.", legend=False)
     return figure
 
 

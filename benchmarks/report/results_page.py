@@ -182,8 +182,8 @@ def training(kept: Kept) -> Cells:
         latency = kept.latency.get(name)
         for system, row in shown_systems(latency) if latency else ():
             if took := row.training:
-                notes = ", GPU" * (took.device != "cpu") + ", cut short" * took.cut_short
-                yield system, heading(results), f"{took.minutes:.1f}{notes}"
+                gpu = ", GPU" * (took.device != "cpu")
+                yield system, heading(results), f"{took.minutes:.1f}{gpu}"
 
 
 # By the name that `benchmarks.reproduce` takes.

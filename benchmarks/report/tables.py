@@ -88,13 +88,13 @@ def heading(results: AccuracyResults | LatencyResults) -> str:
 
 
 def format_gain(gain: Gain | None) -> str:
-    """Format a relative gain with its interval: `+5.2 % [+1.1, +9.4]`; a dash for none."""
-    return "-" if gain is None else f"{gain.mean:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
+    """Format a relative gain with its interval: `+5.2 % [1.1, 9.4]`; a dash for none."""
+    return "-" if gain is None else f"{gain.mean:+.1f} % [{gain.low:.1f}, {gain.high:.1f}]"
 
 
 def estimate(value: Estimate) -> str:
-    """Format a mean and half the width of its interval: `0.1180 ±0.0144`."""
-    return f"{value.mean:.4f} ±{(value.high - value.low) / 2:.4f}"
+    """Format a mean below 1 and half the width of its interval: `.1180 ±.0144`."""
+    return f"{value.mean:.4f} ±{(value.high - value.low) / 2:.4f}".replace("0.", ".")
 
 
 def with_notes(table: str, *notes: str) -> str:
