@@ -178,7 +178,7 @@ def run(
     save(results, config.folder / "benchmark.json")
     save_figure(draw_latency(results), config.folder / "benchmark.png")
     write_text(config.folder / "report.html", page(results))
-    sys.stdout.write(format_latency(results, brief=True))
+    sys.stdout.write(format_latency(results))
     logger.info("all columns: %s; JSON and picture beside it", config.folder / "report.html")
     if earlier is not None:
         comparison, is_worse = compare_runs(earlier, results)

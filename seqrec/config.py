@@ -24,7 +24,7 @@ DEFAULT_DATASET = "ml-100k"
 DEFAULT_DATA_DIR = Path("data") / DEFAULT_DATASET
 
 
-def flag(default: Any, help: str, *, affects_result: bool = True) -> Any:
+def flag(default: Any, help: str, *, affects_result: bool = True, positional: bool = False) -> Any:
     """Declare a dataclass field with its command-line help text.
 
     Args:
@@ -33,10 +33,10 @@ def flag(default: Any, help: str, *, affects_result: bool = True) -> Any:
         help: one line.
         affects_result: False for what changes only where, how fast or in how much memory the same
             result is made; such a flag is in no `recipe`.
+        positional: whether it is given without its name, or left out.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "affects_result": affects_result}
-    )
+    metadata = {"help": help, "affects_result": affects_result, "positional": positional}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option(name: str) -> str:
@@ -85,11 +85,13 @@ def parse_flags(
         required = field.default is dataclasses.MISSING
         if not required:
             options["default"] = field.default
+        if field.metadata["positional"]:
+            options["nargs"] = "?"
+        else:
+            options |= {"dest": field.name, "required": required}
         parser.add_argument(
-            option(field.name),
-            dest=field.name,
+            field.name if field.metadata["positional"] else option(field.name),
             help=field.metadata["help"].replace("%", "%%"),  # argparse fills in what % stands for
-            required=required,
             **options,
         )
     given = vars(parser.parse_args(argv))

@@ -1,6 +1,5 @@
 """The benchmark as one page that needs nothing else: `report.html`, by the template `page.html`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -9,6 +8,7 @@ from benchmarks.report.plots import draw_latency, figure_svg
 from benchmarks.report.schema import LatencyResults
 from benchmarks.report.tables import (
     busy_note,
+    grid,
     latency_columns,
     latency_notes,
     lower_bound_note,
@@ -53,8 +53,9 @@ def page(results: LatencyResults) -> str:
 
 def sweep_table(results: LatencyResults, field: str, style: str) -> str:
     """Return what `--sweeps` measured, a row for each system, a column for each size; "" if not."""
-    curves = {row.label: getattr(row, field) for row in results.rows if getattr(row, field)}
-    sizes = sorted({size for curve in curves.values() for size in curve}, key=int)
-    columns: dict[str, Callable[[str], str]] = {"system": str}
-    columns |= {n: lambda label, n=n: number(curves[label].get(n), style) for n in sizes}
-    return make_table(curves, columns, style="html") if curves else ""
+    cells = (
+        (row.label, size, number(value, style))
+        for row in results.rows
+        for size, value in (getattr(row, field) or {}).items()
+    )
+    return grid(cells, "html")

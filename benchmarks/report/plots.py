@@ -1,8 +1,9 @@
 """Pictures of results: the same JSON gives the same picture."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
@@ -17,9 +18,8 @@ from benchmarks.report.schema import (
     Gain,
     Identity,
     LatencyResults,
-    VariantSummary,
 )
-from benchmarks.report.tables import CONTROL
+from benchmarks.report.tables import CONTROL, language_model_gains
 
 # Okabe and Ito's palette: told apart by colour-blind readers. The family decides the colour,
 # precision and variant the marker; other libraries' models share a colour and differ in markers.
@@ -29,7 +29,6 @@ MARKERS = {"int8": "D", "int8 call": "<", "int8 step": ">", "int8 optimum": "s"}
 MARKERS |= {"int8 index": "P", "fp32 torch eager": "^", "fp32 torch compiled": "v"}
 OTHER_MARKERS = ("^", "v", "P", "X", "*", "p", "h", "d")
 LINES = {"fp32": ":", "int8": "-"}
-KIND_MARKERS = {"int8": "D", "ensemble": "s", "teacher": "^"}
 # So far below the control that the other variants would be pressed into a corner of the picture.
 NOT_DRAWN = (CONTROL, "popularity")
 STYLE: dict[Any, Any] = {
@@ -44,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#555555",
     "svg.hashsalt": "seqrec",
 }
+EARLIER = "An earlier recipe. "
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
@@ -134,80 +134,74 @@ def draw_latency(results: LatencyResults) -> Figure:
     axes.set_xlabel("latency of one user's request in ms, p50; bar to the right: p95")
     axes.set_ylabel("NDCG@10 on the test targets; bar: 95 % interval")
     axes.set_title(results.dataset.label, loc="left", fontsize=11)
-    machine = results.environment
+    machine, note = results.environment, EARLIER * results.is_earlier
     _finish(
         figure,
-        f"{machine.label}, onnxruntime {machine.versions['onnxruntime']}. Hollow: trained "
+        f"{note}{machine.label}, onnxruntime {machine.versions['onnxruntime']}. Hollow: trained "
         "without the teacher. Dashed: systems that no other beats in both.",
     )
     return figure
 
 
-# --- Gains over the control -----------------------------------------------------------------------
+# --- Gains ----------------------------------------------------------------------------------------
 
-Drawn = list[tuple[VariantSummary, Gain]]
-
-
-def drawn_rows(results: AccuracyResults) -> Drawn:
-    """Return the rows that have a gain over their control to be drawn, with that gain."""
-    gains = [(row, row.gain_over.get(CONTROL)) for row in results.rows]
-    return [(row, gain) for row, gain in gains if gain and row.variant not in NOT_DRAWN]
-
-
-def order_variants(rows: Drawn) -> list[str]:
-    """Return the variants' names, largest gain first, in the mean over architectures."""
-    gains: dict[str, list[float]] = {}
-    for row, gain in rows:
-        gains.setdefault(row.variant, []).append(gain.mean)
-    return sorted(gains, key=lambda name: (-sum(gains[name]) / len(gains[name]), name))
+Marks = list[tuple[str, str, Gain]]  # the name of a line, the architecture, the gain
 
 
 @mpl.rc_context(STYLE)
 def draw_accuracy(results: AccuracyResults) -> Figure:
-    """Draw each variant's gain over the control, a panel for each architecture."""
-    rows = drawn_rows(results)
-    names = order_variants(rows)
-    archs = list(dict.fromkeys(row.arch for row, _ in rows)) or ["gru"]
+    """Draw each variant's gain over the control, the largest first in the mean of the students."""
+    marks: Marks = [
+        (row.variant, row.arch, gain)
+        for row in results.rows
+        if row.variant not in NOT_DRAWN and (gain := row.gain_over.get(CONTROL))
+    ]
+    means = {name: fmean(gain.mean for n, _, gain in marks if n == name) for name, *_ in marks}
+    marks.sort(key=lambda mark: (-means[mark[0]], mark[0]))
+    num_seeds = max((len(row.seeds) for row in results.rows), default=0)
+    title = f"{results.dataset.label}, up to {num_seeds} seed{'s' * (num_seeds != 1)}"
+    return _draw_gains(marks, CONTROL, title, EARLIER * results.is_earlier)
+
+
+@mpl.rc_context(STYLE)
+def draw_language_model(every: Iterable[AccuracyResults]) -> Figure:
+    """Draw what the language model adds on each data set, and for which of the targets."""
+    marks: Marks = [
+        (f"{results.dataset.name}, {group}", arch, gain)
+        for results in every
+        for arch in results.archs
+        for group, gain in language_model_gains(results, arch).items()
+    ]
+    title = "What the language model adds, by the events of the target's item"
+    return _draw_gains(marks, "no language model", title, "")
+
+
+def _draw_gains(marks: Marks, over: str, title: str, note: str) -> Figure:
+    """Draw gains on a line for each name, a panel for each architecture."""
+    names = list(dict.fromkeys(name for name, *_ in marks))
+    archs = sorted({arch for _, arch, _ in marks}) or ["gru"]
     figure = Figure(figsize=(1.6 + 4.6 * len(archs), 1.5 + 0.36 * max(len(names), 1)))
     panels = figure.subplots(1, len(archs), sharex=True, sharey=True, squeeze=False)[0]
     for axes, arch in zip(panels, archs, strict=True):
-        _draw_panel(axes, [pair for pair in rows if pair[0].arch == arch], names)
-        control = results.find(CONTROL, arch)
-        level = control and control.metrics[results.dataset.protocol]["ndcg@10"].mean
-        title = f"{arch}: control at NDCG@10 {level:.4f}" if level else arch
-        axes.set_title(title, loc="left", fontsize=10, color=COLORS[arch])
-        axes.set_xlabel("NDCG@10 over the control, %; bar: 95 % interval")
-    panels[0].set_yticks(range(len(names)), names)
-    num_seeds = max((len(row.seeds) for row in results.rows), default=0)
-    title = f"{results.dataset.label}, up to {num_seeds} seed{'s' * (num_seeds != 1)}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    _finish(
-        figure,
-        "Hollow: within chance, the interval holds zero. Diamond: int8 file. Triangle: "
-        "teacher. Square: mean of two systems.",
-        legend=False,
-    )
-    return figure
-
-
-def _draw_panel(axes: Axes, rows: Drawn, names: Sequence[str]) -> None:
-    """Draw one architecture's gains, a line of the panel each, the figure at its right."""
-    axes.axvline(0, color="#555555", linewidth=1.2, zorder=1)
-    axes.grid(axis="x", color="#EEEEEE", zorder=0)
-    for row, gain in rows:
-        y = names.index(row.variant)
-        color = COLORS["teacher" if row.kind == "teacher" else row.arch]
-        color = OTHER_COLOR if row.kind == "ensemble" else color
-        marker, is_hollow = KIND_MARKERS.get(row.kind, "o"), gain.verdict == "within chance"
-        bars = [[gain.mean - gain.low], [gain.high - gain.mean]]
-        _point(axes, gain.mean, y, color, marker, is_hollow, xerr=bars)
+        axes.axvline(0, color="#555555", linewidth=1.2, zorder=1)
+        axes.grid(axis="x", color="#EEEEEE", zorder=0)
         at_the_right: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
-        axes.text(1.02, y, f"{gain.mean:+.1f} %", color=color, fontsize=9, **at_the_right)
-    axes.set_ylim(len(names) - 0.4, -0.6)  # the first variant at the top
-    axes.margins(x=0.08)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
-    axes.tick_params(axis="y", length=0)
+        for y, gain in ((names.index(name), gain) for name, of, gain in marks if of == arch):
+            bars = [[gain.mean - gain.low], [gain.high - gain.mean]]
+            is_hollow = gain.verdict == "within chance"
+            _point(axes, gain.mean, y, COLORS[arch], "o", is_hollow, xerr=bars)
+            axes.text(1.02, y, f"{gain.mean:+.1f} %", fontsize=9, **at_the_right)
+        axes.set_ylim(len(names) - 0.4, -0.6)  # the first name at the top
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}" if x else "0"))
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(arch, loc="left", fontsize=10, color=COLORS[arch])
+        axes.set_xlabel(f"NDCG@10 over {over}, %; bar: 95 % interval")
+    panels[0].set_yticks(range(len(names)), names)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    _finish(figure, f"{note}Hollow: within chance, the interval holds zero.", legend=False)
+    return figure
 
 
 # --- Latency over catalogue sizes -----------------------------------------------------------------

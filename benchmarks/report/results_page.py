@@ -6,11 +6,10 @@ and draws the pictures beside the files anew. No figure on that page is typed.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from seqrec.config import flag, parse_flags
 from seqrec.errors import DataError, run_main
@@ -18,35 +17,41 @@ from seqrec.files import write_text
 
 from benchmarks.report.files import load
 from benchmarks.report.page import templates
-from benchmarks.report.plots import draw_accuracy, draw_catalogue, draw_latency, save_figure
+from benchmarks.report.plots import (
+    draw_accuracy,
+    draw_catalogue,
+    draw_language_model,
+    draw_latency,
+    save_figure,
+)
 from benchmarks.report.schema import (
     AccuracyResults,
     CatalogueResults,
-    Gain,
+    Estimate,
     LatencyResults,
     Results,
     ScalingResults,
-    VariantSummary,
+    SystemResult,
 )
 from benchmarks.report.tables import (
     CONTROL,
     NO_LANGUAGE_MODEL,
-    Columns,
-    format_catalogue,
+    Cell,
+    catalogue,
+    estimate,
     format_gain,
-    format_latency,
-    format_metric,
-    format_scaling,
-    make_table,
+    gains_by_frequency,
+    grid,
+    heading,
     number,
-    over,
+    scaling,
 )
 
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parents[1]
 T = TypeVar("T", bound=Results)
-Cell = Callable[[VariantSummary], str]
+Cells = Iterator[Cell]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class ResultsConfig:
 class Kept:
     """All that is kept; what is not there is None or missing."""
 
-    accuracy: dict[str, AccuracyResults]  # by the name of the folder
+    accuracy: dict[str, AccuracyResults]  # by the name of the folder, earlier recipes last
     latency: dict[str, LatencyResults]
     catalogue: CatalogueResults | None
     scaling: ScalingResults | None
@@ -80,149 +85,141 @@ def read_results(folder: Path) -> Kept:
             f"no */accuracy.json in {folder}. Make one: python -m benchmarks.accuracy --data-dir "
             f"data/NAME, and copy its folder's accuracy.json to {folder / 'NAME'}"
         )
+    accuracy = {name: load(AccuracyResults, folder / name / "accuracy.json") for name in names}
+    names.sort(key=lambda name: accuracy[name].is_earlier)
     latency = {name: read(LatencyResults, f"{name}/benchmark.json") for name in names}
     return Kept(
-        {name: load(AccuracyResults, folder / name / "accuracy.json") for name in names},
+        {name: accuracy[name] for name in names},
         {name: results for name, results in latency.items() if results is not None},
         read(CatalogueResults, "catalogue.json"),
         read(ScalingResults, "scaling.json"),
     )
 
 
-def markdown(rows: Iterable[Any], columns: Columns[Any]) -> str:
-    """Return a Markdown table."""
-    return make_table(rows, columns, style="github")
+# --- The tables -----------------------------------------------------------------------------------
+
+PARTS = {  # what adds something, and its gain: of which variant, over which
+    "recipe": ("distilled-int8", CONTROL),
+    "language model": ("distilled-int8", NO_LANGUAGE_MODEL),
+    "bags of words": ("words-and-auxiliaries", NO_LANGUAGE_MODEL),
+    "teacher's tuning": ("distilled", "text-and-auxiliaries"),
+}
 
 
-# --- Gains over the control, in the mean over data sets -------------------------------------------
+def ranking(kept: Kept) -> Cells:
+    """Yield NDCG@10 of each variant, students' of one architecture together."""
+    rows = [(results, row) for results in kept.accuracy.values() for row in results.rows]
+    for results, row in sorted(rows, key=lambda pair: pair[1].arch):
+        name = row.variant if row.kind in ("popularity", "teacher") else f"{row.arch} {row.variant}"
+        yield name, heading(results), estimate(row.metrics[results.dataset.protocol]["ndcg@10"])
 
 
-def mean_gains(every: Sequence[AccuracyResults]) -> str:
-    """Return the table of gains over the control, in the mean over data sets."""
-    described = {row.variant: row.description for results in every for row in results.rows}
-    columns: dict[str, Callable[[str], str]] = {"variant": str}
-    for arch in dict.fromkeys(arch for results in every for arch in results.archs):
-        columns[arch] = partial(_mean_gain, every, arch)
-        columns[f"{arch}: data sets"] = partial(_verdicts, every, arch)
-    return markdown(described, {**columns, "what it is": described.__getitem__})
+def added(kept: Kept) -> Cells:
+    """Yield what parts of the recipe add to NDCG@10."""
+    for results in kept.accuracy.values():
+        for arch in results.archs:
+            for part, (variant, other) in PARTS.items():
+                gains = row.gain_over if (row := results.find(variant, arch)) else {}
+                yield f"{heading(results)}, {arch}", part, format_gain(gains.get(other))
 
 
-def _gains(every: Sequence[AccuracyResults], arch: str, variant: str) -> list[Gain]:
-    rows = [results.find(variant, arch) for results in every]
-    return [gain for row in rows if row and (gain := row.gain_over.get(CONTROL))]
+def shown_systems(results: LatencyResults) -> Iterator[tuple[str, SystemResult]]:
+    """Yield what somebody would put to work, and the teacher, each after its name."""
+    for row in results.rows:
+        if row.family in ("gru", "transformer"):
+            if row.role != CONTROL and row.precision == "int8" and row.variant != "optimum":
+                yield row.label, row
+        elif row.family != "popularity":
+            yield row.system, row
 
 
-def _mean_gain(every: Sequence[AccuracyResults], arch: str, variant: str) -> str:
-    """Return a variant's mean gain, and in brackets the least and the most."""
-    means = [gain.mean for gain in _gains(every, arch, variant)]
-    if not means:
-        return "-"
-    spread = f" ({min(means):+.1f} to {max(means):+.1f})" if len(means) > 1 else ""
-    return f"{sum(means) / len(means):+.1f} %{spread}"
+def libraries(kept: Kept) -> Cells:
+    """Yield NDCG@10 of the students' files and of other libraries' models."""
+    for results in kept.latency.values():
+        for name, row in shown_systems(results):
+            mean, low, high = (row.metrics[f"ndcg@10{end}"] for end in ("", "_low", "_high"))
+            cut_short = ", cut short" * bool(row.training and row.training.cut_short)
+            if row.variant is None:  # another variant has the same lists
+                ndcg = estimate(Estimate(mean=mean, low=low, high=high))
+                yield name, heading(results), ndcg + cut_short
+        for failure in results.failed:
+            yield failure.system, heading(results), "failed"
 
 
-def _verdicts(every: Sequence[AccuracyResults], arch: str, variant: str) -> str:
-    """Return on how many data sets a variant is better, worse, or neither."""
-    verdicts = [gain.verdict for gain in _gains(every, arch, variant)]
-    counts = [f"{verdicts.count(name)} {name}" for name in ("better", "worse", "within chance")]
-    return ", ".join(counts) if verdicts else "-"
+def answer(kept: Kept) -> Cells:
+    """Yield p50 and p95 of an answer in ms, after how busy the machine was."""
+    for results in kept.latency.values():
+        busy = number(results.environment.other_work, ".1f")
+        yield "cores busy with other work", heading(results), busy
+        for name, row in shown_systems(results):
+            p50, p95 = number(row.latency_ms.p50), number(row.latency_ms.p95)
+            yield name, heading(results), f"{p50} ({p95})"
 
 
-# --- One architecture on one data set -------------------------------------------------------------
+def memory(kept: Kept) -> Cells:
+    """Yield the peak memory of a process and the size of the file, in MiB."""
+    for results in kept.latency.values():
+        for name, row in shown_systems(results):
+            peak = row.start_up.peak_mib if row.start_up else None
+            yield name, heading(results), f"{number(peak, ',.0f')} ({row.size_mib:.2f})"
 
 
-def metrics(protocol: Any) -> Columns[VariantSummary]:
-    """Return the columns of the metrics under a protocol."""
-
-    def metric(name: str) -> Cell:
-        return lambda row: format_metric(row.metrics[protocol][name])
-
-    return {name.upper(): metric(name) for name in ("hr@10", "ndcg@10", "mrr@10")}
-
-
-def accuracy_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
-    """Return the headline table, with the gains over the variants that others are held against."""
-
-    def seeds(row: VariantSummary) -> str:
-        ndcg = row.metrics[protocol]["ndcg@10"]
-        return "-" if len(row.seeds) < 2 else f"{ndcg.seed_min:.4f} to {ndcg.seed_max:.4f}"
-
-    compared = (CONTROL, NO_LANGUAGE_MODEL, "teacher", "distilled")
-    return markdown(
-        rows,
-        {
-            "variant": lambda row: row.variant,
-            "seeds": lambda row: str(len(row.seeds) or "-"),
-            **metrics(protocol),
-            "NDCG@10 of the seeds": seeds,
-            **{f"over {n}": over(n) for n in compared if any(r.gain_over.get(n) for r in rows)},
-            "parameters": lambda row: f"{row.num_parameters:,}",
-            "MiB": lambda row: number(row.file_bytes and row.file_bytes / 2**20, ".2f"),
-        },
-    )
+def stage_costs(results: AccuracyResults) -> dict[str, float]:
+    """Return the CPU seconds that are known of what `student.distill` and its teacher train."""
+    costs = {"teacher": results.teacher.cpu_s if results.teacher else None}
+    for row in (row for row in results.rows if row.variant in (CONTROL, "distilled")):
+        costs |= {stage: cost.cpu_s for stage, cost in row.shared_times.items()}
+        train = row.times.get("train")
+        costs[f"{row.arch} {row.variant}"] = train.cpu_s if train else None
+    return {stage: cpu_s for stage, cpu_s in costs.items() if cpu_s is not None}
 
 
-def protocol_table(rows: Sequence[VariantSummary], protocol: Any) -> str:
-    """Return the metrics under a protocol."""
-    return markdown(rows, {"variant": lambda row: row.variant, **metrics(protocol)})
+def training(kept: Kept) -> Cells:
+    """Yield CPU minutes of training, our own and other libraries'."""
+    for name, results in kept.accuracy.items():
+        for stage, cpu_s in stage_costs(results).items():
+            yield stage, heading(results), number(cpu_s / 60, ".1f")
+        latency = kept.latency.get(name)
+        for system, row in shown_systems(latency) if latency else ():
+            if took := row.training:
+                gpu = ", GPU" * (took.device != "cpu")
+                yield system, heading(results), f"{took.minutes:.1f}{gpu}"
 
 
-def frequency_table(rows: Sequence[VariantSummary]) -> str:
-    """Return what the language model adds, by how frequent the target's item is; "" if nothing."""
-    compared = [row for row in rows if row.gain_over.get(NO_LANGUAGE_MODEL)]
-    groups = dict.fromkeys(name for row in compared for name in row.by_frequency or {})
-
-    def of_group(name: str) -> Cell:
-        def gain(row: VariantSummary) -> Gain | None:
-            group = (row.by_frequency or {}).get(name)
-            return None if group is None else group.over_no_language_model
-
-        return lambda row: format_gain(gain(row))
-
-    columns: dict[str, Cell] = {
-        "variant": lambda row: row.variant,
-        "all targets": over(NO_LANGUAGE_MODEL),
-        **{f"items with {name} events": of_group(name) for name in groups},
-    }
-    return markdown(compared, columns) if compared else ""
+# By the name that `benchmarks.reproduce` takes.
+TABLES: dict[str, Callable[[Kept], Cells]] = {
+    "ranking": ranking,
+    "libraries": libraries,
+    "added": added,
+    "where": lambda kept: gains_by_frequency(kept.accuracy.values()),
+    "answer": answer,
+    "memory": memory,
+    "catalogue": lambda kept: catalogue(kept.catalogue) if kept.catalogue else iter(()),
+    "training": training,
+    "scaling": lambda kept: scaling(kept.scaling) if kept.scaling else iter(()),
+}
 
 
-def cost_table(rows: Sequence[VariantSummary]) -> str:
-    """Return what each stage costs, in CPU-hours: shared ones, then those of one run."""
-
-    def hours(stage: str) -> Cell:
-        def cell(row: VariantSummary) -> str:
-            cost = {**row.shared_times, **row.times}.get(stage)
-            return number(None if cost is None else cost.cpu_s / 3600)
-
-        return cell
-
-    shared = dict.fromkeys(stage for row in rows for stage in row.shared_times)
-    single = dict.fromkeys(stage for row in rows for stage in row.times)
-    columns: dict[str, Cell] = {
-        "variant": lambda row: row.variant,
-        **{f"{stage} (shared)": hours(stage) for stage in shared},
-        **{stage: hours(stage) for stage in single},
-        "runs": lambda row: str(max((c.num_runs or 0 for c in row.times.values()), default=0)),
-    }
-    return markdown(rows, columns)
+# --- The page -------------------------------------------------------------------------------------
 
 
 def format_page(kept: Kept, pictures: Path) -> str:
     """Return the page; pictures that are in their folder are shown."""
-    environment = templates()
-    functions = (
-        *(mean_gains, accuracy_table, protocol_table, frequency_table, cost_table),
-        *(format_catalogue, format_scaling, format_latency),
-    )
-    environment.globals |= {function.__name__: function for function in functions}
-    environment.globals["is_there"] = lambda name: (pictures / name).is_file()
-    environment.filters["hours"] = lambda seconds: number(seconds / 3600, ".2f")
-    return environment.get_template("results.md").render(kept=kept).rstrip() + "\n"
+    # Of several wordings the first data set's, which is of today's recipe if any is.
+    rows = [row for results in reversed(kept.accuracy.values()) for row in results.rows]
+    shown = {
+        "kept": kept,
+        "tables": {name: grid(cells(kept)) for name, cells in TABLES.items()},
+        "described": dict(sorted({row.variant: row.description for row in rows}.items())),
+        "is_there": lambda name: (pictures / name).is_file(),
+    }
+    return templates().get_template("results.md").render(shown).rstrip() + "\n"
 
 
 def draw_pictures(kept: Kept, folder: Path) -> None:
-    """Draw each file's picture beside it."""
+    """Draw each file's picture beside it, and one of what the language model adds on all."""
+    if any(TABLES["where"](kept)):
+        save_figure(draw_language_model(kept.accuracy.values()), folder / "gains.png")
     for name, accuracy in kept.accuracy.items():
         save_figure(draw_accuracy(accuracy), folder / name / "accuracy.png")
     for name, latency in kept.latency.items():

@@ -237,6 +237,11 @@ class LatencyResults(Measured):
     # In words. None: measured when the bound still was that of a whole file's bytes.
     lower_bound: str | None = None
 
+    @property
+    def is_earlier(self) -> bool:
+        """Whether it is of the recipe in which item tables only started from the texts."""
+        return self.lower_bound is None
+
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueRow(Identity):
@@ -431,6 +436,11 @@ class AccuracyResults(Results):
         """Return a row, None if it was not computed."""
         rows = (row for row in self.rows if (row.variant, row.arch) == (variant, arch))
         return next(rows, None)
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether it is of the recipe in which item tables only started from the texts."""
+        return any(row.by_frequency is None for row in self.rows)
 
     @property
     def archs(self) -> list[str]:

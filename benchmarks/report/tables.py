@@ -1,9 +1,10 @@
 """Results as text tables, each ending in a newline, with the conditions below.
 
-A table is described once, by its columns: the header, and what it shows of a row.
+A table is described once: by its columns, a header and what it shows of a row; or, if its columns
+are data sets or sizes, by its cells.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from seqrec.report import interval
@@ -13,15 +14,13 @@ from tabulate import tabulate
 from benchmarks.report.schema import (
     AccuracyResults,
     CatalogueResults,
-    CatalogueRow,
     ColdResults,
     ColdRow,
+    Estimate,
     Gain,
     LatencyResults,
     Machine,
     ScalingResults,
-    ScalingRow,
-    SeedMetric,
     StartUp,
     SystemResult,
     Training,
@@ -33,6 +32,7 @@ K = 10
 CONTROL, NO_LANGUAGE_MODEL = "control", "no-language-model"
 Row = TypeVar("Row")
 Columns = Mapping[str, Callable[[Row], str]]
+Cell = tuple[str, str, str]  # the names of its row and its column, and what stands there
 
 
 def make_table(
@@ -45,8 +45,20 @@ def make_table(
         tablefmt=style,
         disable_numparse=True,
         stralign="right" if style == "simple" else "left",
-        colalign=["left" if side == "l" else "right" for side in align],
+        colalign=["left" if side == "l" else "right" for side in align[: len(columns)]],
     )
+
+
+def grid(cells: Iterable[Cell], style: str = "pipe") -> str:
+    """Return cells as a table, a dash where there is none; "" for no cells."""
+    texts = {(row, column): text for row, column, text in cells}
+
+    def column(name: str) -> Callable[[str], str]:
+        return lambda row: texts.get((row, name), "-")
+
+    columns = {"": str} | {name: column(name) for _, name in texts}
+    rows = dict.fromkeys(row for row, _ in texts)
+    return make_table(rows, columns, align="l" + "r" * len(columns), style=style) if texts else ""
 
 
 def number(value: float | None, style: str = ".3f") -> str:
@@ -70,14 +82,19 @@ LATENCY_COLUMNS: Columns[Any] = {
 }
 
 
+def heading(results: AccuracyResults | LatencyResults) -> str:
+    """Return a data set's name, marked if its results are of an earlier recipe."""
+    return results.dataset.name + " (earlier)" * results.is_earlier
+
+
 def format_gain(gain: Gain | None) -> str:
-    """Format a relative gain with its interval: `+5.2 % [+1.1, +9.4]`; a dash for none."""
-    return "-" if gain is None else f"{gain.mean:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
+    """Format a relative gain with its interval: `+5.2 % [1.1, 9.4]`; a dash for none."""
+    return "-" if gain is None else f"{gain.mean:+.1f} % [{gain.low:.1f}, {gain.high:.1f}]"
 
 
-def format_metric(metric: SeedMetric) -> str:
-    """Format a mean with its interval over users: `0.1180 [0.1034, 0.1321]`."""
-    return f"{metric.mean:.4f} [{metric.low:.4f}, {metric.high:.4f}]"
+def estimate(value: Estimate) -> str:
+    """Format a mean below 1 and half the width of its interval: `.1180 ±.0144`."""
+    return f"{value.mean:.4f} ±{(value.high - value.low) / 2:.4f}".replace("0.", ".")
 
 
 def with_notes(table: str, *notes: str) -> str:
@@ -126,15 +143,12 @@ def latency_columns(batch_size: int) -> Columns[SystemResult]:
 BRIEF = ("system", "precision", "NDCG@10 [95 %]", "HR@10", "p50 ms", "MiB")
 
 
-def format_latency(results: LatencyResults, *, brief: bool = False) -> str:
-    """Return the table of `benchmark.json`; `brief`: its columns that matter first."""
+def format_latency(results: LatencyResults) -> str:
+    """Return the table of `benchmark.json`: its columns that matter first."""
     columns = latency_columns(results.throughput_batch_size)
-    if brief:
-        columns = {name: columns[name] for name in BRIEF}
     return with_notes(
-        make_table(results.rows, columns, align="lll"),
+        make_table(results.rows, {name: columns[name] for name in BRIEF}, align="lll"),
         f"{results.dataset.label}; one user per call, {results.environment.label}",
-        "" if brief else lower_bound_note(results.lower_bound),
         *latency_notes(results),
         busy_note(results.environment),
     )
@@ -176,31 +190,27 @@ def _trained(training: Training) -> str:
 
 # --- Catalogue sizes ------------------------------------------------------------------------------
 
-CATALOGUE_COLUMNS: Columns[CatalogueRow] = {
-    "items": lambda row: f"{row.num_items:,}",
-    **IDENTITY_COLUMNS,
-    **LATENCY_COLUMNS,
-    "MiB": lambda row: f"{row.size_mib:.2f}",
-    "lower bound ms: read + top-k": lambda row: (
-        f"{row.lower_bound_ms.read:.3f} + {row.lower_bound_ms.top_k:.3f}"
-    ),
-    "ratio to lower bound": lambda row: f"{row.ratio_to_lower_bound:.1f}",
-    "where the time goes": lambda row: ", ".join(
-        f"{operator} {fraction:.0%}" for operator, fraction in row.profile
-    ),
-}
+
+def catalogue(results: CatalogueResults) -> Iterator[Cell]:
+    """Yield p50 of an answer in ms; of int8 files also the lower bound and the size."""
+    for row in results.rows:
+        name, size = row.label, f"{row.num_items:,}"
+        yield name, size, number(row.latency_ms.p50)
+        if row.precision_label == "int8":
+            yield f"{name}: lower bound", size, number(row.lower_bound_ms.total)
+            yield f"{name}: MiB", size, f"{row.size_mib:.2f}"
 
 
-def format_catalogue(results: CatalogueResults, style: str = "simple") -> str:
+def format_catalogue(results: CatalogueResults) -> str:
     """Return the table of `catalogue.json`, and in sentences what it shows."""
     machine = results.environment
     idle = max(row.idle_call_ms or 0.0 for row in results.rows)
     length = max(row.history_length for row in results.rows)
     return with_notes(
-        make_table(results.rows, CATALOGUE_COLUMNS, align="rllrrrrrrl", style=style),
-        f"Random weights; one user per call, a history of {length}, all of it left out of the "
-        f"top {K}; {machine.label}, {machine.num_cores} cores. A call of ONNX Runtime that does "
-        f"nothing takes {idle:.3f} ms here.",
+        grid(catalogue(results), "simple"),
+        f"p50 in ms by the number of items. Random weights; one user per call, a history of "
+        f"{length}, all of it left out of the top {K}; {machine.label}, {machine.num_cores} cores. "
+        f"A call of ONNX Runtime that does nothing takes {idle:.3f} ms here.",
         lower_bound_note(results.lower_bound),
         busy_note(machine),
         *(f"{f.system}, {f.num_items:,} items, failed: {f.reason}" for f in results.failed),
@@ -210,42 +220,25 @@ def format_catalogue(results: CatalogueResults, style: str = "simple") -> str:
 # --- Training over catalogue sizes ----------------------------------------------------------------
 
 
+def scaling(results: ScalingResults) -> Iterator[Cell]:
+    """Yield the seconds of preparing, the next items learnt in a second, and the peak memory."""
+    for row in results.rows:
+        size = f"{row.num_items:,} items, {row.num_events / 1e6:g} M events"
+        is_training = row.seconds is None
+        pace = f"{row.targets_per_s:,.0f}/s" if is_training else f"{row.seconds:.1f} s"
+        planned = f" ({_gib(row.planned_mib)} planned)" if row.planned_mib else ""
+        yield size, row.system, f"{pace}, {_gib(row.peak_mib)} GiB{planned}"
+
+
 def _gib(mib: float | None) -> str:
     return number(mib and mib / 1024, ".2f")
 
 
-SCALING_COLUMNS: Columns[ScalingRow] = {
-    "M events": lambda row: f"{row.num_events / 1e6:g}",
-    "items": lambda row: f"{row.num_items:,}",
-    "system": lambda row: row.system,
-    "seconds": lambda row: number(row.seconds, ".1f"),
-    "batch": lambda row: number(row.batch_size, "d"),
-    "steps/s": lambda row: number(row.steps_per_s, ".2f"),
-    "targets/s": lambda row: number(row.targets_per_s, ",.0f"),
-    "targets/CPU s": lambda row: number(row.targets_per_cpu_s, ",.0f"),
-    "validated users/s": lambda row: number(
-        row.validated_users / row.validation_s
-        if row.validated_users and row.validation_s
-        else None,
-        ".0f",
-    ),
-    "peak GiB": lambda row: _gib(row.peak_mib),
-}
-
-
 def format_scaling(results: ScalingResults) -> str:
     """Return the table of `scaling.json`."""
-    planned = (
-        f"{row.system}, {row.num_items:,} items: --dry-run says {_gib(row.planned_mib)} GiB and "
-        f"{number(row.planned_steps_per_s, '.2f')} steps/s; it took {_gib(row.peak_mib)} GiB and "
-        f"made {number(row.steps_per_s, '.2f')} steps/s."
-        for row in results.rows
-        if row.planned_mib is not None
-    )
     return with_notes(
-        make_table(results.rows, SCALING_COLUMNS, align=""),
+        grid(scaling(results), "simple"),
         f"Invented logs; {results.environment.label}.",
-        *planned,
         busy_note(results.environment),
     )
 
@@ -275,38 +268,42 @@ def format_cold(results: ColdResults) -> str:
 # --- The accuracy grid ----------------------------------------------------------------------------
 
 
-def over(name: str) -> Callable[[VariantSummary], str]:
-    """Return the column of the gains over a variant."""
-    return lambda row: format_gain(row.gain_over.get(name))
+def language_model_gains(results: AccuracyResults, arch: str) -> dict[str, Gain]:
+    """Return what the language model adds to the int8 file, by events of the target's item."""
+    row = results.find("distilled-int8", arch)
+    if row is None or not (overall := row.gain_over.get(NO_LANGUAGE_MODEL)):
+        return {}
+    groups = {
+        f"events: {name}": group.over_no_language_model
+        for name, group in (row.by_frequency or {}).items()
+    }
+    return {"all targets": overall, **{name: gain for name, gain in groups.items() if gain}}
+
+
+def gains_by_frequency(every: Iterable[AccuracyResults]) -> Iterator[Cell]:
+    """Yield what the language model adds, by how many events the target's item has."""
+    for results in every:
+        for arch in results.archs:
+            for group, gain in language_model_gains(results, arch).items():
+                yield f"{heading(results)}, {arch}", group, format_gain(gain)
 
 
 def format_accuracy(results: AccuracyResults) -> str:
     """Return the tables of `accuracy.json`."""
     protocol = results.dataset.protocol
-    who: Columns[VariantSummary] = {
+    columns: Columns[VariantSummary] = {
         "arch": lambda row: row.arch,
         "variant": lambda row: row.variant,
-    }
-    accuracy: Columns[VariantSummary] = {
-        **who,
         "seeds": lambda row: str(len(row.seeds) or "-"),
-        "NDCG@10 [95 %]": lambda row: format_metric(row.metrics[protocol]["ndcg@10"]),
+        "NDCG@10 ±95 %": lambda row: estimate(row.metrics[protocol]["ndcg@10"]),
         "HR@10": lambda row: f"{row.metrics[protocol]['hr@10'].mean:.4f}",
-        "over control [95 %]": over(CONTROL),
-        "over no language model [95 %]": over(NO_LANGUAGE_MODEL),
+        "over control [95 %]": lambda row: format_gain(row.gain_over.get(CONTROL)),
+        "over no language model [95 %]": lambda row: format_gain(
+            row.gain_over.get(NO_LANGUAGE_MODEL)
+        ),
     }
-
-    def ndcg(name: str) -> Callable[[VariantSummary], str]:
-        return lambda row: number(
-            getattr((row.by_frequency or {}).get(name), "ndcg_at_10", None), ".4f"
-        )
-
-    groups = {
-        name: group.num_targets
-        for row in results.rows
-        for name, group in (row.by_frequency or {}).items()
-    }
-    frequency = {f"{name} events ({size:,} targets)": ndcg(name) for name, size in groups.items()}
-    by_frequency = make_table(results.rows, {**who, **frequency}, align="ll" + "l" * len(groups))
-    overall = make_table(results.rows, accuracy, align="lllllll")
-    return with_notes(f"{overall}\n\n{by_frequency}", results.dataset.label)
+    return with_notes(
+        make_table(results.rows, columns, align="lllllll"),
+        results.dataset.label,
+        f"\nWhat the language model adds:\n{grid(gains_by_frequency([results]), 'simple')}",
+    )

@@ -148,3 +148,15 @@ def test_where_and_how_fast_a_stage_runs_is_in_no_recipe(kind: Any) -> None:
     left_out = {"data_dir", "output_dir", "device", "num_threads", "budget", "log_with"}
     left_out |= {"gradient_accumulation", "gradient_checkpointing", "dry_run", "init_from"} & flags
     assert recipe(kind()).keys() == flags - left_out
+
+
+def test_a_positional_is_given_without_its_name_or_left_out() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Asked:
+        table: str | None = flag(None, "which one", positional=True)
+        run: bool = flag(False, "whether to run it")
+
+    assert parse_flags(Asked, "", ["ranking", "--run"]) == Asked(table="ranking", run=True)
+    assert parse_flags(Asked, "", []) == Asked()
+    with pytest.raises(SystemExit):
+        parse_flags(Asked, "", ["ranking", "other"])

@@ -1,5 +1,6 @@
 """Pictures show what the JSON says."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from benchmarks.grid.variants import VARIANTS
 from benchmarks.report.plots import (
     draw_accuracy,
     draw_catalogue,
+    draw_language_model,
     draw_latency,
     pareto_front,
     save_figure,
 )
 from benchmarks.report.schema import (
+    AccuracyResults,
     CatalogueResults,
     CatalogueRow,
     Latency,
@@ -75,7 +78,9 @@ def test_every_system_is_drawn_where_it_was_measured_and_told_apart(
     assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
     hollow = [label for label, (*_, face) in zip(labels, looks, strict=True) if face == "white"]
     assert hollow == ["gru control fp32", "one sasrec fp32", "two sasrec fp32"]
-    assert "Abacus 9, 1 thread" in figure.get_supxlabel()
+    assert figure.get_supxlabel().startswith("An earlier recipe. Abacus 9, 1 thread")
+    today = draw_latency(replace(results, lower_bound="all"))
+    assert today.get_supxlabel().startswith("Abacus 9, 1 thread")
 
 
 def test_the_legend_hides_no_system_and_is_not_cut_off(results: LatencyResults) -> None:
@@ -126,16 +131,46 @@ def test_variants_are_drawn_in_the_order_of_their_gain_at_their_gain() -> None:
     }
     # Its interval holds zero.
     assert {(name, x) for name, x, face in drawn if face == "white"} == {("distilled", 1.0)}
-    assert "0.0815" in gru.get_title(loc="left")
 
 
-def test_no_two_labels_overlap_and_none_is_cut_off() -> None:
-    rows = [
-        variant(name, arch, {} if name == "control" else {"control": over(-12.0 + 3 * index)})
-        for arch in ("gru", "transformer")
-        for index, name in enumerate(VARIANTS)
-    ]
-    figure: Any = draw_accuracy(accuracy_results(*rows))
+def some_gains() -> AccuracyResults:
+    """Of all variants over the control, and of the int8 file over no language model."""
+    rows = []
+    for arch in ("gru", "transformer"):
+        for index, name in enumerate(VARIANTS):
+            gains = {"control": over(3.0 * index - 12), "no-language-model": over(10.0)}
+            row = variant(name, arch, {} if name == "control" else gains)
+            group = replace(row.by_frequency["1-5"], over_no_language_model=over(-8.0 + index))
+            rows.append(replace(row, by_frequency={"1-5": group, "6-20": group}))
+    return accuracy_results(*rows)
+
+
+def renamed(results: AccuracyResults) -> AccuracyResults:
+    return replace(results, dataset=replace(results.dataset, name="other"))
+
+
+def test_the_language_models_gains_are_drawn_for_all_data_sets_and_frequencies() -> None:
+    results = some_gains()
+    gru, transformer = draw_language_model([results, renamed(results)]).axes
+    names = [label.get_text() for label in gru.get_yticklabels()]
+    groups = ("all targets", "events: 1-5", "events: 6-20")
+    assert names == [f"{data}, {group}" for data in ("tiny", "other") for group in groups]
+    for axes in (gru, transformer):
+        drawn = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+        index = list(VARIANTS).index("distilled-int8")
+        of_set = [10.0, index - 8.0, index - 8.0]
+        assert [line.get_xdata()[0] for line in drawn] == of_set * 2
+
+
+@pytest.mark.parametrize(
+    ("draw", "num_labels"),
+    [
+        (draw_accuracy, 2 * (len(VARIANTS) - 2)),
+        (lambda results: draw_language_model([results, renamed(results)]), 2 * 6),
+    ],
+)
+def test_no_two_labels_overlap_and_none_is_cut_off(draw: Any, num_labels: int) -> None:
+    figure: Any = draw(some_gains())
     figure.draw_without_rendering()
     texts = [figure._suptitle, figure._supxlabel, *figure.axes[0].get_yticklabels()]
     for axes in figure.axes:
@@ -145,7 +180,7 @@ def test_no_two_labels_overlap_and_none_is_cut_off() -> None:
         ]
         texts += [*axes.texts, axes.xaxis.label, axes._left_title, *ticks]
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
-    assert len(boxes) > 2 * (len(VARIANTS) - 2)
+    assert len(boxes) > num_labels
     for i, first in enumerate(boxes):
         assert not any(first.overlaps(second) for second in boxes[i + 1 :])
         assert first.x0 >= 0

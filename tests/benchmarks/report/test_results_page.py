@@ -1,5 +1,6 @@
 """The page of results says what the JSON files say."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,17 @@ from seqrec.errors import DataError
 
 import pytest
 
-from benchmarks.grid.variants import VARIANTS
 from benchmarks.report.files import save
-from benchmarks.report.results_page import Kept, format_page, main, mean_gains, read_results
-from benchmarks.report.schema import AccuracyResults, Gain
-from tests.benchmarks.report.made import accuracy_results, over
+from benchmarks.report.results_page import TABLES, Kept, format_page, main, read_results
+from benchmarks.report.schema import (
+    AccuracyResults,
+    Failure,
+    FrequencyGroup,
+    Gain,
+    LatencyResults,
+    Training,
+)
+from tests.benchmarks.report.made import accuracy_results, latency_results, over, system
 
 ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "benchmarks" / "results"
@@ -50,48 +57,103 @@ def test_the_verdict_is_the_intervals(gain: Gain, expected: str) -> None:
     assert gain.verdict == expected
 
 
-def cells(text: str) -> list[str]:
-    """Lines with the padding of tables taken out."""
-    return [" ".join(line.split()) for line in text.splitlines()]
+def tables_of(page: str) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the cells of a page by the table's name, the row's and the column's."""
+    found = {}
+    for text in re.split(r"^`python -m benchmarks\.reproduce ", page, flags=re.MULTILINE)[1:]:
+        name = text.partition("`")[0]
+        above = page.partition(f"\n\n`python -m benchmarks.reproduce {name}`")[0]
+        lines = [line.strip("|").split("|") for line in above.rpartition("\n\n")[2].splitlines()]
+        head, _, *rows = [[cell.strip() for cell in line] for line in lines]
+        found[name] = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+    return found
 
 
-def test_gains_are_averaged_over_data_sets() -> None:
-    every = [accuracy_results(distilled=9.0), accuracy_results(distilled=1.0)]
-    text = "\n".join(cells(mean_gains(every)))
-    gru = "+5.0 % (+1.0 to +9.0) | 1 better, 0 worse, 1 within chance"
-    transformer = "+1.0 % (+1.0 to +1.0) | 0 better, 0 worse, 2 within chance"
-    described = VARIANTS["distilled"].description
-    assert f"| distilled | {gru} | {transformer} | {described} |" in text
-    assert "| control+control | - | - | - | - |" in text  # its gain is not known on any
+def page_of(
+    folder: Path, *every: AccuracyResults, latency: LatencyResults | None = None
+) -> tuple[str, dict[str, dict[str, dict[str, str]]]]:
+    named = {results.dataset.name: results for results in every}
+    timed = {every[0].dataset.name: latency} if latency else {}
+    page = format_page(Kept(named, timed, None, None), folder)
+    return page, tables_of(page)
 
 
-def lines_of(results: AccuracyResults, folder: Path) -> list[str]:
-    return cells(format_page(Kept({"tiny": results}, {}, None, None), folder))
+def named(results: AccuracyResults, name: str) -> AccuracyResults:
+    return replace(results, dataset=replace(results.dataset, name=name))
 
 
-def test_the_page_holds_figures_and_costs(tmp_path: Path) -> None:
-    lines = lines_of(accuracy_results(), tmp_path)
-    metric = "0.1000 [0.0900, 0.1100]"
-    assert (
-        f"| distilled | 2 | {metric} | {metric} | {metric} | 1.0000 to 2.0000 | "
-        "+9.0 % [+7.0, +11.0] | +1.0 % [-1.0, +3.0] | - | 1,234 | 1.00 |"
-    ) in lines
-    header = next(line for line in lines if "over control" in line)
-    assert "| over control | over teacher | over distilled | parameters |" in header
-    assert "| variant | auxiliary teacher (shared) | train | runs |" in lines
-    assert "| distilled | 0.200 | 1.500 | 2 |" in lines  # 720 and 5400 CPU-seconds
-    assert "| control | - | 1.500 | 2 |" in lines
-    assert any("2.00 CPU-hours, 1.00 hours on the clock" in line for line in lines)
+def test_the_kept_page_can_be_read() -> None:
+    """It is short, and tables fit a screen; a link takes the width of its text."""
+    lines = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 400
+    rows = [line for line in lines if line.startswith("| ")]
+    assert max(len(re.sub(r"\]\(.*?\)| (?= )", "", row)) for row in rows) <= 140
+    assert set(tables_of("\n".join(lines))) == set(TABLES)
+
+
+def test_data_sets_stand_side_by_side_and_what_one_lacks_is_a_dash(tmp_path: Path) -> None:
+    whole = accuracy_results()
+    part = replace(whole, rows=tuple(row for row in whole.rows if row.variant != "teacher"))
+    _, tables = page_of(tmp_path, named(part, "one"), named(whole, "two"))
+    assert tables["ranking"]["gru distilled"] == dict.fromkeys(("one", "two"), ".1000 ±.0100")
+    assert tables["ranking"]["teacher"] == {"one": "-", "two": ".1000 ±.0100"}
+    assert tables["added"]["two, gru"]["recipe"] == "+9.0 % [7.0, 11.0]"
+    assert tables["added"]["two, transformer"]["recipe"] == "-"  # it has no int8 file
+
+
+def test_training_is_in_cpu_minutes(tmp_path: Path) -> None:
+    took = Training(minutes=4.0, cut_short=True, num_epochs=3, device="Some GPU")
+    row = system("one sasrec", "fp32", 1.0, 0.1, family="baseline", training=took)
+    page, tables = page_of(tmp_path, accuracy_results(), latency=latency_results(row))
+    assert {name: cells["tiny"] for name, cells in tables["training"].items()} == {
+        "teacher": "120.0",  # 7200 CPU seconds
+        "gru control": "90.0",
+        "auxiliary teacher": "12.0",
+        "gru distilled": "90.0",
+        "transformer control": "90.0",
+        "transformer distilled": "90.0",
+        "one sasrec": "4.0, GPU",
+    }
     # It is not edited, and this is how it is made.
-    assert any("`python -m benchmarks.report.results_page`" in line for line in lines)
+    assert "`python -m benchmarks.report.results_page`" in page
+
+
+def test_systems_that_somebody_would_use_are_shown(tmp_path: Path) -> None:
+    took = Training(minutes=4.0, cut_short=True, num_epochs=3)
+    results = latency_results(
+        system("popularity", "fp32", 0.02, 0.04),
+        system("teacher", "nf4", 90.0, 0.10),
+        system("gru control", "fp32", 0.11, 0.08),
+        system("gru distilled", "fp32", 0.11, 0.12),
+        system("gru distilled", "int8", 0.10, 0.11),
+        system("gru distilled", "int8", 0.02, 0.11, variant="step"),
+        system("gru distilled", "int8", 0.10, 0.11, variant="optimum"),
+        system("one sasrec", "fp32", 1.0, 0.05, family="baseline", training=took),
+        failed=(Failure(system="two sasrec", precision="-", reason="no disk"),),
+        lower_bound="what it takes",
+    )
+    _, tables = page_of(tmp_path, accuracy_results(), latency=results)
+    assert {name: cells["tiny"] for name, cells in tables["answer"].items()} == {
+        "cores busy with other work": "-",  # it was not measured
+        "teacher": "90.000 (135.000)",
+        "gru distilled int8": "0.100 (0.150)",
+        "gru distilled int8 step": "0.020 (0.030)",
+        "one sasrec": "1.000 (1.500)",
+    }
+    assert {name: cells["tiny"] for name, cells in tables["libraries"].items()} == {
+        "teacher": ".1000 ±.0100",
+        "gru distilled int8": ".1100 ±.0100",
+        "one sasrec": ".0500 ±.0100, cut short",
+        "two sasrec": "failed",
+    }
 
 
 def test_only_pictures_that_are_there_are_shown(tmp_path: Path) -> None:
-    link = "![Gains over the control](results/tiny/accuracy.png)"
-    assert link not in lines_of(accuracy_results(), tmp_path)
+    link = "](results/tiny/accuracy.png)"
+    assert link not in page_of(tmp_path, accuracy_results())[0]
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "accuracy.png").touch()
-    assert link in lines_of(accuracy_results(), tmp_path)
+    assert link in page_of(tmp_path, accuracy_results())[0]
 
 
 def test_unusable_results_are_refused(tmp_path: Path) -> None:
@@ -109,25 +171,40 @@ def test_unusable_results_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "page.md").exists()
 
 
-def test_what_the_language_model_adds_stands_apart_from_what_the_recipe_adds(
-    tmp_path: Path,
-) -> None:
+def test_what_the_language_model_adds_is_shown_by_frequency(tmp_path: Path) -> None:
     results = accuracy_results()
     rows = [
-        replace(row, gain_over={**row.gain_over, "no-language-model": over(10.0)})
-        if row.variant == "distilled"
+        replace(
+            row,
+            gain_over={**row.gain_over, "no-language-model": over(10.0)},
+            by_frequency={
+                name: FrequencyGroup(num_targets=4, ndcg_at_10=0.1, over_no_language_model=gain)
+                for name, gain in (("0", None), ("1-5", over(25.0)))
+            },
+        )
+        if row.variant == "distilled-int8"
         else row
         for row in results.rows
     ]
-    lines = lines_of(replace(results, rows=tuple(rows)), tmp_path)
-    assert "| variant | all targets | items with 1-5 events |" in lines
-    assert "| distilled | +10.0 % [+8.0, +12.0] | +25.0 % [+23.0, +27.0] |" in lines
+    _, tables = page_of(tmp_path, replace(results, rows=tuple(rows)))
+    assert tables["where"] == {
+        "tiny, gru": {
+            "all targets": "+10.0 % [8.0, 12.0]",
+            "events: 1-5": "+25.0 % [23.0, 27.0]",  # no hits at "0"
+        }
+    }
+    assert tables["added"]["tiny, gru"]["language model"] == "+10.0 % [8.0, 12.0]"
+    assert "where" not in page_of(tmp_path, results)[1]  # nothing is known of it
 
 
-def test_results_of_the_recipe_before_fused_tables_say_so(tmp_path: Path) -> None:
-    results = accuracy_results()
-    said = "Measured with the recipe before fused item tables"
-    assert not any(line.startswith(said) for line in lines_of(results, tmp_path))
-    rows = tuple(replace(row, by_frequency=None) for row in results.rows)
-    older = lines_of(replace(results, rows=rows), tmp_path)
-    assert any(line.startswith(said) for line in older)
+def test_results_of_an_earlier_recipe_are_marked_and_come_last(tmp_path: Path) -> None:
+    today = accuracy_results()
+    rows = tuple(replace(row, by_frequency=None) for row in today.rows)
+    earlier = named(replace(today, rows=rows), "a")
+    save(earlier, tmp_path / "a" / "accuracy.json")
+    save(named(today, "b"), tmp_path / "b" / "accuracy.json")
+    row = system("gru distilled", "int8", 0.10, 0.11)
+    save(latency_results(row), tmp_path / "b" / "benchmark.json")  # without `lower_bound`
+    tables = tables_of(format_page(read_results(tmp_path), tmp_path))
+    assert list(tables["ranking"]["gru control"]) == ["b", "a (earlier)"]
+    assert list(tables["answer"]["gru distilled int8"]) == ["tiny (earlier)"]
