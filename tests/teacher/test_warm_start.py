@@ -1,6 +1,7 @@
 """Teachers that start from an earlier run's: rows by id, knowledge of today, what is refused."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,31 @@ def test_layers_that_are_not_asked_for_are_as_many_as_the_earlier_teacher_has(
 def test_0_epochs_are_refused_where_there_is_no_start() -> None:
     with pytest.raises(ValueError, match="--num-epochs 0 is below 1"):
         FinetuneConfig(num_epochs=0)
+
+
+def test_a_teacher_of_two_catalogues_answers_of_each_as_it_does_once_it_is_brought_there(
+    today: SequenceDataset, tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "books", tmp_path / "today"]
+    for one, folder in zip((tiny_dataset, today), folders, strict=True):
+        shutil.copytree(one.path, folder)
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    flags: dict[str, Any] = {"model": str(tiny_llm), "bits": 32, "device": "cpu", **SHAPE}
+    flags |= {"learning_rate": 0.03, "refit_share": 0.5}
+    tuning.run(FinetuneConfig(data_dir=tuple(folders), output_dir=both, num_epochs=2, **flags))
+    found = read_json(both / "teacher" / "metrics.json")
+    by_catalogue = found["valid_ndcg@10_by_catalogue"]
+    assert list(by_catalogue) == ["books", "today"]
+    assert found["valid_ndcg@10"] == pytest.approx(sum(by_catalogue.values()) / 2)
+    tuning.run(
+        FinetuneConfig(
+            data_dir=(folders[1],), output_dir=alone, init_from=both, num_epochs=0, **flags
+        )
+    )
+    brought = read_json(alone / "teacher" / "metrics.json")
+    assert brought["test"] == found["test_by_catalogue"]["today"]
+    assert brought["valid_ndcg@10"] == pytest.approx(by_catalogue["today"])
+    assert brought["test"] != found["test"]
 
 
 @pytest.mark.slow
