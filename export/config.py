@@ -158,7 +158,9 @@ class ScoreConfig:
     history_column: str = flag(
         "history", "column of the histories with the list of item ids, oldest first"
     )
-    output_dir: Path = flag(Path("recommended"), "directory to write")
+    output_dir: Path = flag(
+        Path("recommended"), "directory to write; what is still right in an earlier one is kept"
+    )
     k: int = flag(10, "items per user, at most")
     exclude_seen: bool = flag(True, "leave out the items of the history")
     batch_size: int = flag(64, "users in a call of the model")

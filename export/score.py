@@ -5,10 +5,12 @@
 reads the users of a prepared data set, or, with `--histories`, a Parquet file or a folder of them:
 a user and a list of item ids a row, oldest first. It writes Parquet parts, users in order:
 
-    part-00000.parquet    user_id (text), item_ids (list of text), scores (list of float32)
+    part-00000.parquet    user_id (text), item_ids (list of text), scores (list of float32),
+                          digest (text)
 
 the answers that `Recommender.recommend_batch` gives. A user of whose history the catalogue has no
-item gets empty lists. The directory appears once it is whole.
+item gets empty lists. The directory appears once it is whole. Where it replaces an earlier one,
+only users are asked whose history is another by now, or all if the recommender or a flag is.
 
 Users are dealt out in parts to worker processes, each with a recommender of its own; a worker holds
 one part in memory, so memory does not grow with the number of users. `--engine ray` deals the parts

@@ -1,5 +1,10 @@
-"""Answers all users, part by part, in several processes; `export.score` is the command."""
+"""Answers all users, part by part, in several processes; `export.score` is the command.
 
+A row of the folder that is replaced is kept where the same recommender would be asked the same
+again. Its digest tells, which covers the answer, too: a damaged row is answered anew.
+"""
+
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -7,6 +12,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +22,9 @@ from seqrec.files import atomic_directory
 from seqrec.table_files import table_files
 from seqrec.tables import reading, require, require_ids, scan_part
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.config import ScoreConfig
@@ -30,6 +38,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(),
     "item_ids": pl.List(pl.String),
     "scores": pl.List(pl.Float32),
+    "digest": pl.String(),
 }
 
 
@@ -47,6 +56,7 @@ class Scored(NamedTuple):
 
     num_users: int
     num_unknown: int  # users without any item of the catalogue
+    num_kept: int  # users whose row was there already
 
 
 def list_parts(config: ScoreConfig) -> list[Part]:
@@ -106,17 +116,19 @@ class Worker:
         names = ("arch", "precision", "dataset_fingerprint", "sha256")
         made_by = {name: self.recommender.config.get(name) for name in names}
         self.metadata = {METADATA: json.dumps(made_by)}
+        how = json.dumps([made_by["sha256"], config.k, config.exclude_seen], sort_keys=True)
+        self.how = hashlib.blake2b(how.encode(), digest_size=8)
 
     def read(self, part: Part) -> tuple[list[str], list[list[str]]]:
         """Return the users of a part and their histories."""
         if (dataset := self.dataset) is not None:
             users = scan_part(dataset.path / "user_ids.parquet").select("user_id")
+            offsets = dataset.offsets[part.start : part.start + part.num_users + 1]
+            events = np.asarray(dataset.events[offsets[0] : offsets[-1]])
+            taken = dataset.items["item_id"].gather(events - 1).to_list()
             return (
                 users.slice(part.start, part.num_users).collect()["user_id"].to_list(),
-                [
-                    [dataset.item_ids[item - 1] for item in dataset.sequence(user).tolist()]
-                    for user in range(part.start, part.start + part.num_users)
-                ],
+                [taken[first:last] for first, last in pairwise((offsets - offsets[0]).tolist())],
             )
         user, history = self.config.user_column, self.config.history_column
         lists = pl.col(history).cast(pl.List(pl.String)).list.drop_nulls().fill_null([])
@@ -127,9 +139,35 @@ class Worker:
             raise DataError(f"{part.source}, row {row}: column {user!r} is empty. Fill it in")
         return frame["user"].to_list(), frame["history"].to_list()
 
-    def __call__(self, part: Part) -> Scored:
-        """Answer a part and write its file, whole or not at all."""
-        users, histories = self.read(part)
+    def digest(self, history: list[str], item_ids: list[str], scores: list[float]) -> str:
+        """Return 16 digits that stand for who was asked, how, about what, and for the answer."""
+        digest = self.how.copy()
+        digest.update(repr((history, item_ids)).encode())
+        digest.update(np.array(scores, np.float32).tobytes())
+        return digest.hexdigest()
+
+    def earlier(self, part: Part) -> pl.DataFrame:
+        """Return the same part of the folder that is replaced; no row if there is none to use."""
+        file = self.config.output_dir / PART.format(part.number)
+        try:
+            return scan_part(file).select(list(SCHEMA)).cast(SCHEMA).collect()  # type: ignore
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            return pl.DataFrame(schema=SCHEMA)  # damaged, or of an earlier version
+
+    def kept(
+        self, earlier: pl.DataFrame, users: list[str], histories: list[list[str]]
+    ) -> NDArray[np.int64]:
+        """Return which row of `earlier` is what a user would be answered now, -1: none; (N,)."""
+        known = {user: (row, *rest) for row, (user, *rest) in enumerate(earlier.iter_rows())}
+        kept = np.full(len(users), -1)
+        for number, (user, history) in enumerate(zip(users, histories, strict=True)):
+            row, item_ids, scores, digest = known.get(user, (-1, [], [], ""))
+            if digest == self.digest(history, item_ids, scores):
+                kept[number] = row
+        return kept
+
+    def answer(self, users: list[str], histories: list[list[str]]) -> pl.DataFrame:
+        """Ask the recommender; the lists of whoever has no item of the catalogue are empty."""
         numbers = self.recommender.numbers
         lengths = [sum(item in numbers for item in history) for history in histories]
         item_ids: list[list[str]] = [[] for _ in users]
@@ -144,12 +182,24 @@ class Worker:
             )
             for row, answer in zip(rows, answers, strict=True):
                 item_ids[row], scores[row] = answer.item_ids, answer.scores
-        columns = {"user_id": users, "item_ids": item_ids, "scores": scores}
+        digests = list(map(self.digest, histories, item_ids, scores))
+        columns = [users, item_ids, scores, digests]
+        return pl.DataFrame(dict(zip(SCHEMA, columns, strict=True)), schema=SCHEMA)
+
+    def __call__(self, part: Part) -> Scored:
+        """Answer those of a part who have no such answer, and write its file, whole or not."""
+        users, histories = self.read(part)
+        earlier = self.earlier(part)
+        rows = self.kept(earlier, users, histories)
+        new = np.flatnonzero(rows < 0)
+        answers = self.answer([users[n] for n in new], [histories[n] for n in new])
+        rows[new] = len(earlier) + np.arange(len(new))
         file = self.folder / PART.format(part.number)
         beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        pl.DataFrame(columns, schema=SCHEMA).write_parquet(beside, metadata=self.metadata)
+        pl.concat([earlier, answers])[rows].write_parquet(beside, metadata=self.metadata)
         beside.replace(file)
-        return Scored(len(users), len(users) - len(order))
+        num_unknown = sum(map(self.recommender.numbers.keys().isdisjoint, histories))
+        return Scored(len(users), num_unknown, len(users) - len(new))
 
 
 # --- Engines: each takes the parts and yields what became of them, in any order -----------------
@@ -250,7 +300,7 @@ def score(config: ScoreConfig) -> Path:
     _check_replaceable(folder)
     parts = list_parts(config)
     num_users = sum(part.num_users for part in parts)
-    num_unknown = 0
+    num_unknown, num_kept = 0, 0
     engine = local_engine if config.engine == "local" else ray_engine
     with (
         atomic_directory(folder) as beside,
@@ -258,6 +308,7 @@ def score(config: ScoreConfig) -> Path:
     ):
         for done in engine(config, beside, parts):
             num_unknown += done.num_unknown
+            num_kept += done.num_kept
             bar.update(done.num_users)
         for unfinished in beside.glob(".part-*.tmp"):  # of a worker that was killed and replaced
             unfinished.unlink()
@@ -268,6 +319,8 @@ def score(config: ScoreConfig) -> Path:
                 "machines need the same file system at the same path. Nothing was written"
             )
     logger.info("wrote %s: %s users in %d file(s)", config.output_dir, f"{num_users:,}", len(parts))
+    if num_kept:
+        logger.info("%s of them were answered there already: kept", f"{num_kept:,}")
     if num_unknown:
         logger.info(
             "%s of them have no item of the catalogue in their history: their lists are empty",

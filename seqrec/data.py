@@ -23,6 +23,7 @@ Shape letters: U users, I items, C cold items, E events, T history.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,6 +51,7 @@ META_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("num_users", "num_items", "num_events", "num_cold_items"), int),
     "repeat_share": (int, float),
     "text_columns": list,
+    "provenance": dict,
 }
 
 
@@ -277,6 +279,8 @@ def load_dataset(path: Path) -> SequenceDataset:
         for name, kind in META_TYPES.items():
             if not isinstance(meta.get(name), kind):
                 raise ValueError(f"meta.json has {name} {str(meta.get(name))[:40]!r}")
+        if not re.fullmatch("[0-9a-f]{64}", meta["fingerprint"]):
+            raise ValueError(f"meta.json has fingerprint {meta['fingerprint'][:40]!r}")
         for name in ("items.parquet", "user_ids.parquet"):
             opened.file(name)
         dataset = SequenceDataset(
@@ -310,6 +314,9 @@ def _check_numbers(dataset: SequenceDataset) -> None:
         "num_cold_items": {len(dataset.cold_items)},
     }
     counts["num_items"].add(sum(dataset.catalogues.values()))
+    schema = pl.scan_parquet(dataset.path / "items.parquet", glob=False).collect_schema()
+    if [name for name in schema if name != "item_id"] != dataset.meta["text_columns"]:
+        raise ValueError(f"items.parquet has columns {', '.join(schema)}, meta.json others")
     if split.shape[1] != 3 or any(counts[name] != {dataset.meta[name]} for name in counts):
         raise ValueError("its parts differ in length")
     lengths = np.diff(offsets)

@@ -33,6 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises `OSError` or `ValueError` as `json.loads` does."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # refuses halves of characters
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
     if not isinstance(value, dict):

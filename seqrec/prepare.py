@@ -125,7 +125,8 @@ class PrepareConfig:
             raise ValueError("give either --dataset or --interactions and --items, not both")
         if self.dataset is None and self.output_dir is None:
             raise ValueError("give --output-dir")
-        if min(self.valid_share, self.test_share) <= 0 or self.valid_share + self.test_share >= 1:
+        shares = (self.valid_share, self.test_share)
+        if not (min(shares) > 0 and sum(shares) < 1):  # of which NaN is neither
             raise ValueError("--valid-share and --test-share must be above 0 and below 1 together")
         if not 0 <= self.cold_share < 1:
             raise ValueError(f"--cold-share {self.cold_share} is not from 0 to below 1")

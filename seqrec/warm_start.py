@@ -23,7 +23,9 @@ from seqrec.knowledge import ITEM_IDS, KNOWLEDGE, TITLES, title_digests
 import numpy as np
 
 
-def require_finished(run: Path, output_dir: Path, folder: Path, record: str) -> None:
+def require_finished(
+    run: Path, output_dir: Path, folder: Path, record: str, description: str
+) -> dict[str, Any]:
     """Refuse a run that lacks what shall be started from, before any work is done.
 
     Args:
@@ -31,9 +33,14 @@ def require_finished(run: Path, output_dir: Path, folder: Path, record: str) -> 
         output_dir: of this one.
         folder: of the teacher or student to start from.
         record: the file there that is written last.
+        description: the file there that holds its shape.
+
+    Returns:
+        What the description holds.
 
     Raises:
-        ModelError: `folder` is not finished, or the run is the one that is being made.
+        ModelError: `folder` is not finished, its files are damaged or of different data sets, or
+            the run is the one that is being made.
         StaleKnowledgeError: the run has no knowledge that names its items.
     """
     if run.resolve() == output_dir.resolve():
@@ -46,12 +53,32 @@ def require_finished(run: Path, output_dir: Path, folder: Path, record: str) -> 
             f"--init-from {run}: there is no finished {folder.relative_to(run)} in it. Give the "
             "output directory of a run that is complete, or train without --init-from"
         )
-    made_from = read_json(folder / record).get("dataset_fingerprint")
-    if made_from != (known := _knowledge_of(run).description.get("dataset_fingerprint")):
-        raise ModelError(
-            f"{folder} was trained on data set {str(made_from)[:12]}, the knowledge beside it is "
-            f"of {str(known)[:12]}. Finish that run first, or train without --init-from"
-        )
+    known = _knowledge_of(run).description.get("dataset_fingerprint")
+    for file in (folder / record, folder / description):
+        try:
+            described = read_json(file)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{file} is damaged ({error}). Make that run again, or train without --init-from"
+            ) from error
+        if (made_from := described.get("dataset_fingerprint")) != known:
+            raise ModelError(
+                f"{file} is of data set {str(made_from)[:12]}, the knowledge beside it of "
+                f"{str(known)[:12]}. Finish that run first, or train without --init-from"
+            )
+    return described
+
+
+def stated(file: Path, name: str) -> dict[str, int]:
+    """Return a number above 0 that a JSON file has under a name, by that name; {} if none.
+
+    A file that is damaged is refused when it is looked at.
+    """
+    try:
+        value = read_json(file).get(name)
+    except (OSError, ValueError):
+        return {}
+    return {name: value} if type(value) is int and value > 0 else {}
 
 
 def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

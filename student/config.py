@@ -1,12 +1,10 @@
 """Flags of `python -m student.distill`, and what they are once the data set has had its say."""
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seqrec.config import DEFAULT_DATA_DIR, Budget, flag
-from seqrec.files import read_json
 
 if TYPE_CHECKING:  # loads Polars, and `seqrec.schedule` PyTorch, which `--help` needs not
     from seqrec.data import SequenceDataset
@@ -146,7 +144,7 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
         student_schedule,
         student_width,
     )
-    from seqrec.warm_start import knows_catalogue
+    from seqrec.warm_start import knows_catalogue, stated
 
     budget = config.budget or choose_budget(config.device)
     is_short = budget == "quick" and config.item_table == "fused" and config.arch == "gru"
@@ -166,7 +164,6 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
         if knows_catalogue(config.init_from, dataset):
             rules |= {"num_epochs": WARM_EPOCHS, "refit_share": WARM_REFIT_SHARE}
         described = config.init_from / "students" / config.arch / "distilled" / "config.json"
-        with contextlib.suppress(OSError, ValueError, KeyError):  # refused when it is looked at
-            rules["hidden_dim"] = read_json(described)["hidden_dim"]
+        rules |= stated(described, "hidden_dim")
     left = {name: value for name, value in rules.items() if getattr(config, name) is None}
     return FullDistillConfig(**{**vars(config), **left})

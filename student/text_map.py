@@ -53,8 +53,11 @@ class TextMap:
             ModelError: there is none, or it is damaged.
         """
         try:
-            return cls(**load_file(file))
-        except (OSError, TypeError, SafetensorError) as error:
+            loaded = cls(**load_file(file))
+            if loaded.weight.ndim != 2 or loaded.bias.shape != loaded.weight.shape[1:]:
+                raise ValueError(f"shapes {loaded.weight.shape} and {loaded.bias.shape}")
+            return loaded
+        except (OSError, TypeError, ValueError, SafetensorError) as error:
             raise ModelError(
                 f"no usable text map at {file} ({error}). Distil and export the student again: "
                 "python -m student.distill, python -m export.to_onnx"

@@ -15,7 +15,7 @@ from typing import Any
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.files import read_json, selection
+from seqrec.files import selection
 from seqrec.histories import PAD
 from seqrec.item_table import FusedItemTable
 from seqrec.knowledge import Knowledge
@@ -78,21 +78,35 @@ class Start:
             SeqRecError: the earlier run is unfinished, or its student has another shape, another
                 kind of item table, or texts that another language model read.
         """
-        require_finished(self.run, output_dir, self.folder, "recipe.json")
-        described = read_json(self.folder / "config.json")
+        described = require_finished(
+            self.run, output_dir, self.folder, "recipe.json", "config.json"
+        )
         wanted: dict[str, Any] = {name: getattr(flags, name) for name in SHAPE}
         fused = knowledge is not None and flags.item_table == "fused"
         wanted["item_table"] = "fused" if fused else "plain"
         has_texts = (self.folder / TEXT_MAP_FILE).is_file()
         found = {**described, "item_table": "fused" if has_texts else "plain"}
         require_same(found, wanted, self.folder)
+        parts = {self.folder, selection(self.folder)}
+        for part in parts:
+            Student.from_pretrained(part)  # refuses one that cannot be read
         if not fused or knowledge is None:
             return
-        TextMap.load(selection(self.folder) / TEXT_MAP_FILE)  # refuses one that cannot be read
-        reader, earlier = knowledge.meta["teacher"], described["text_reader"]
-        if any(reader[name] != earlier[name] for name in READING):
+        for part in parts:
+            text_map = TextMap.load(part / TEXT_MAP_FILE)
+            expected = (len(knowledge.text_map) - 1, flags.hidden_dim)
+            if text_map.weight.shape != expected:
+                raise ModelError(
+                    f"{part / TEXT_MAP_FILE} is of shape {text_map.weight.shape}, expected "
+                    f"{expected}. Make that run again, or train without --init-from"
+                )
+        reader, earlier = knowledge.meta["teacher"], described.get("text_reader")
+        earlier = earlier if isinstance(earlier, dict) else {}
+        if any(reader[name] != earlier.get(name) for name in READING):
             names = ("model", "bits", "num_layers", "max_tokens")
-            told = [", ".join(f"{name} {by[name]}" for name in names) for by in (earlier, reader)]
+            told = [
+                ", ".join(f"{name} {by.get(name)}" for name in names) for by in (earlier, reader)
+            ]
             raise ModelError(
                 f"the texts behind {self.folder} were read by {told[0]}, those of this run by "
                 f"{told[1]}. Tune the teacher with the same language model, or train without "

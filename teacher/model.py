@@ -19,7 +19,7 @@ from pathlib import Path
 
 from seqrec.batching import Batch
 from seqrec.data import IntArray
-from seqrec.errors import ModelError, SeqRecError
+from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
 from seqrec.histories import PAD
 from seqrec.item_table import FusedItemTable, most_components
@@ -31,10 +31,11 @@ from peft import (
     LoraConfig,
     PeftModel,
     get_peft_model,
+    get_peft_model_state_dict,
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -46,6 +47,7 @@ from teacher.base import (
 )
 from teacher.check_folder import TAKE, article, first_line, model_fingerprint
 from teacher.config import Bits, FullFinetuneConfig
+from teacher.saved import read_head, reading_teacher
 from teacher.shape import input_width, output_width
 
 
@@ -228,10 +230,19 @@ class Teacher(nn.Module):
             numbers: int64 (I + 1,), the number that each item has there, PAD where it is new: its
                 residual is zero then, and the row of a known item is what it was, although its
                 text may be another today. None: the items are the same.
+
+        Raises:
+            ModelError: the files are damaged, or those of a teacher of another shape.
         """
+        with reading_teacher(folder):
+            self._load_weights(folder, numbers)
+
+    def _load_weights(self, folder: Path, numbers: IntArray | None) -> None:
+        head = read_head(folder)
         adapter = load_peft_weights(str(folder / "adapter"), device=str(self.device))
+        if adapter.keys() != get_peft_model_state_dict(self.base).keys():
+            raise ValueError("the adapter is that of another language model")
         set_peft_model_state_dict(self.base, adapter)
-        head = load_file(folder / "head.safetensors")
         if numbers is not None:
             there = torch.from_numpy(numbers)
             here = self.item_table.components.cpu()
@@ -241,8 +252,13 @@ class Teacher(nn.Module):
             residual += retold @ head["item_table.projection.weight"].T
             head |= {"item_table.residual.weight": residual, "item_table.components": here}
             head["untrained"] = self.untrained
-        self.load_state_dict(head, strict=False)
+        self._load_head(head)
         self._known_vectors = None
+
+    def _load_head(self, head: dict[str, Tensor]) -> None:
+        missing, unexpected = self.load_state_dict(head, strict=False)
+        if unexpected or any(not name.startswith("base.") for name in missing):
+            raise ValueError(f"head.safetensors does not fit teacher.json: {unexpected or missing}")
 
     @classmethod
     def from_pretrained(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Teacher":
@@ -257,15 +273,8 @@ class Teacher(nn.Module):
             raise ModelError(
                 f"no teacher in {folder}. Train one: accelerate launch teacher/finetune.py"
             )
-        try:
+        with reading_teacher(folder):
             return cls._load(folder, device).eval()
-        except SeqRecError:
-            raise
-        except Exception as error:  # a wrong value leads PEFT and transformers anywhere
-            raise ModelError(
-                f"no usable teacher in {folder} ({error}). Remove it and train again: accelerate "
-                "launch teacher/finetune.py"
-            ) from error
 
     @classmethod
     def _load(cls, folder: Path, device: torch.device | str) -> "Teacher":
@@ -276,14 +285,7 @@ class Teacher(nn.Module):
                 f"{config.model} is not the model that {folder} was trained on. Train the teacher "
                 f"again: accelerate launch teacher/finetune.py --model {config.model}"
             )
-        _check_adapter(folder / "adapter")
-        head = load_file(folder / "head.safetensors")
-        parts = ("item_table.components", "text_map", "untrained", "item_table.residual.weight")
-        if lacking := sorted(set(parts) - set(head)):
-            raise ValueError(f"head.safetensors lacks {', '.join(lacking)}")
-        expected = (config.num_items + 1, config.item_dim)
-        if (shape := tuple(head["item_table.residual.weight"].shape)) != expected:
-            raise ValueError(f"the item table is of shape {shape}, teacher.json says {expected}")
+        head = read_head(folder, (config.num_items + 1, config.item_dim))
         base = load_base(
             model_folder, bits=config.bits, num_layers=config.num_layers, device=device
         )
@@ -294,26 +296,8 @@ class Teacher(nn.Module):
             head["untrained"],
             config,
         )
-        missing, unexpected = teacher.load_state_dict(head, strict=False)
-        if unexpected or any(not name.startswith("base.") for name in missing):
-            raise ValueError(f"head.safetensors does not fit teacher.json: {unexpected or missing}")
+        teacher._load_head(head)
         return teacher.to(device)
-
-
-def _check_adapter(folder: Path) -> None:
-    """Check an adapter before PEFT opens it.
-
-    PEFT would look for a missing file on the model hub, and take memory for whatever rank the
-    configuration names.
-    """
-    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    for file in (config, weights):
-        if not file.is_file():
-            raise FileNotFoundError(f"adapter/{file.name} is missing")
-    settings = read_json(config)
-    ranks = {len(tensor) for name, tensor in load_file(weights).items() if ".lora_A." in name}
-    if ranks != {settings["r"]} or settings.get("rank_pattern"):
-        raise ValueError(f"{config.name} says rank {settings['r']}, the weights are of {ranks}")
 
 
 def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:

@@ -1,6 +1,5 @@
 """Fine-tunes and evaluates the teacher, and writes its knowledge, for `teacher/finetune.py`."""
 
-import contextlib
 import logging
 import shutil
 import sys
@@ -36,7 +35,7 @@ from seqrec.stage import Stage
 from seqrec.tracking import LOGS, tracked
 from seqrec.training import FitConfig, fit, set_up_cpu
 from seqrec.uniting import open_united, united_path
-from seqrec.warm_start import describe_overlap, fingerprint_of, knows_catalogue
+from seqrec.warm_start import describe_overlap, fingerprint_of, knows_catalogue, stated
 
 import numpy as np
 import torch
@@ -88,9 +87,7 @@ def scheduled(config: FinetuneConfig, dataset: SequenceDataset) -> FullFinetuneC
     if config.init_from is not None:
         if knows_catalogue(config.init_from, dataset):
             rules["num_epochs"] = WARM_TEACHER_EPOCHS
-        described = config.init_from / "teacher" / "teacher.json"
-        with contextlib.suppress(OSError, ValueError, KeyError):  # refused when it is looked at
-            rules["num_layers"] = read_json(described)["num_layers"]
+        rules |= stated(config.init_from / "teacher" / "teacher.json", "num_layers")
     left = {name: value for name, value in rules.items() if getattr(config, name) is None}
     return FullFinetuneConfig(**{**vars(config), **left})
 

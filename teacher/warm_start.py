@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seqrec.data import SequenceDataset
 from seqrec.errors import ModelError
-from seqrec.files import read_json, selection
+from seqrec.files import selection
 from seqrec.warm_start import earlier_numbers, require_finished, require_same
 
 import numpy as np
@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from teacher.config import FullFinetuneConfig
 from teacher.model import Teacher
+from teacher.saved import read_head, reading_teacher
 
 SHAPE = ("bits", "item_dim", "max_len", "lora_rank", "lora_alpha")
 
@@ -34,21 +35,23 @@ def check_start(
         num_layers: of the language model, as many as are kept.
 
     Raises:
-        SeqRecError: the earlier run is unfinished, or its teacher is another language model's or
-            has another shape.
+        SeqRecError: the earlier run is unfinished or damaged, or its teacher is another language
+            model's or has another shape.
     """
     assert flags.init_from is not None
     folder = flags.init_from / "teacher"
-    require_finished(flags.init_from, output_dir, folder, "metrics.json")
-    found = read_json(folder / "teacher.json")
-    if found["model_fingerprint"] != model_fingerprint:
+    found = require_finished(flags.init_from, output_dir, folder, "metrics.json", "teacher.json")
+    if (tuned := found.get("model_fingerprint")) != model_fingerprint:
         raise ModelError(
-            f"{folder} was tuned from the language model {found['model']}, of fingerprint "
-            f"{found['model_fingerprint'][:12]}; {flags.model} is {model_fingerprint[:12]}. Give "
-            f"--model {found['model']}, as it was then, or train without --init-from"
+            f"{folder} was tuned from the language model {found.get('model')}, of fingerprint "
+            f"{str(tuned)[:12]}; {flags.model} is {model_fingerprint[:12]}. Give "
+            f"--model {found.get('model')}, as it was then, or train without --init-from"
         )
     wanted = {name: getattr(flags, name) for name in SHAPE}
     require_same(found, {**wanted, "num_layers": num_layers}, folder)
+    for part in {folder, selection(folder)}:
+        with reading_teacher(part):
+            read_head(part, (found["num_items"] + 1, flags.item_dim))
 
 
 def earlier_text_map(run: Path) -> NDArray[np.float32]:

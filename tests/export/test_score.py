@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from export import scoring as module
 from export.config import ScoreConfig
 from export.recommender import Recommender
 from export.scoring import METADATA, Part, Scored, list_parts, score
+from tests.export.answers import export_random
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +104,81 @@ def test_whoever_took_nothing_that_is_known_gets_an_empty_list_and_is_counted(
     for column in ("item_ids", "scores"):
         assert rows[column].list.len().to_list() == [10, 0, 0, 0, 10]
     assert "3 of them have no item of the catalogue" in caplog.text
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return a list of all histories that a recommender is asked about from here on."""
+    histories: list[list[str]] = []
+    ask = Recommender.recommend_batch
+
+    def ask_and_note(self: Recommender, batch: list[list[str]], *how: Any) -> Any:
+        histories.extend(batch)
+        return ask(self, batch, *how)
+
+    monkeypatch.setattr(Recommender, "recommend_batch", ask_and_note)
+    return histories
+
+
+def test_only_who_has_another_history_is_asked_again(
+    configure: Configure, tmp_path: Path, asked: list[list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder is what asking everybody gives, and nobody else's row changes."""
+    users = [[7, 8, 9, 10], [7, 8, 9, 10, 11]]  # in parts of three
+    before = [["b01"], ["b02", "b03"], [], ["b04"] * 9]
+    now = [["b01"], ["b02", "b03", "b07"], [], ["b04"] * 9, ["b05", "b06"]]
+    flags = write(tmp_path / "in.parquet", users[0], before)
+    yesterday = pl.read_parquet(score(configure(**flags, users_per_part=3)))
+    asked.clear()
+    flags = write(tmp_path / "in.parquet", users[1], now)
+    with caplog.at_level("INFO"):
+        today = pl.read_parquet(score(configure(**flags, users_per_part=3)))
+    assert asked == [now[1], now[4]]
+    assert "3 of them were answered there already" in caplog.text
+    assert today[[0, 2, 3]].equals(yesterday[[0, 2, 3]])
+    whole = pl.read_parquet(score(configure(**flags, output_dir=tmp_path / "whole")))
+    assert today.select("user_id", "item_ids").equals(whole.select("user_id", "item_ids"))
+    for found, expected in zip(today["scores"], whole["scores"], strict=True):
+        assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-5)
+
+
+def test_the_same_data_set_again_asks_nobody_and_another_recommender_or_flag_everybody(
+    configure: Configure,
+    tiny_dataset: SequenceDataset,
+    tmp_path: Path,
+    asked: list[list[str]],
+) -> None:
+    other = export_random(tmp_path, tiny_dataset, seed=5)
+    score(configure())
+    for flags in ({}, {"model_dir": other}, {"k": 3}, {"exclude_seen": False}):
+        asked.clear()
+        changed = configure(**flags)
+        rows = pl.read_parquet(score(changed))
+        assert len(asked) == (tiny_dataset.num_users if flags else 0)
+        whole = pl.read_parquet(score(configure(**flags, output_dir=tmp_path / "whole")))
+        assert rows.equals(whole)
+        shutil.rmtree(tmp_path / "whole")
+        score(configure())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda rows: rows.with_columns(pl.col("item_ids").reverse()),
+        lambda rows: rows.with_columns(pl.col("scores").list.eval(pl.element() + 1)),
+        lambda rows: rows.with_columns(pl.col("user_id").reverse()),
+        lambda rows: rows.with_columns(pl.col("scores").cast(pl.List(pl.String))),
+        lambda rows: rows.drop("digest"),  # as an earlier version wrote them
+    ],
+)
+def test_rows_that_are_not_right_are_answered_anew(
+    configure: Configure, damage: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
+    file = score(configure()) / "part-00000.parquet"
+    whole, metadata = pl.read_parquet(file), pl.read_parquet_metadata(file)
+    damage(whole).write_parquet(file, metadata=metadata)
+    score(configure())
+    assert pl.read_parquet(file).equals(whole)
 
 
 @pytest.mark.parametrize(

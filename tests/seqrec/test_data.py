@@ -279,6 +279,8 @@ def test_parts_that_do_not_belong_together_are_refused(two_users: SequenceDatase
         ("num_items", None),
         ("repeat_share", "0.1"),
         ("text_columns", "title"),
+        ("fingerprint", "f"),
+        ("provenance", None),
         ("version", 2),
         ("version", None),
     ],
@@ -288,4 +290,10 @@ def test_a_description_that_says_something_else_is_refused(
 ) -> None:
     write_json(two_users.path / "meta.json", {**two_users.meta, name: value})
     with pytest.raises(DataError, match=name):
+        load_dataset(two_users.path)
+
+
+def test_texts_of_other_columns_than_described_are_refused(two_users: SequenceDataset) -> None:
+    write_json(two_users.path / "meta.json", {**two_users.meta, "text_columns": []})
+    with pytest.raises(DataError, match="has columns item_id, title, meta.json others"):
         load_dataset(two_users.path)

@@ -186,9 +186,14 @@ def test_json_comes_back_as_it_went_and_a_value_that_cannot_be_written_leaves_th
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"), [("[1, 2]", "a list, not"), ("[" * 100_000, "nested too deeply")]
+    ("content", "complaint"),
+    [
+        ("[1, 2]", "a list, not"),
+        ("[" * 100_000, "nested too deeply"),
+        (r'{"name": "\ud800"}', "surrogates not allowed"),  # half a character: cannot be written
+    ],
 )
-def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+def test_json_that_cannot_be_used_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "value.json").write_text(content)
     with pytest.raises(ValueError, match=complaint):
         read_json(tmp_path / "value.json")

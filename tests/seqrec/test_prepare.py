@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,7 @@ def test_movielens_100k_has_the_published_counts_and_its_events_are_all_kept(
         {"interactions": Path("a"), "output_dir": Path("c")},
         {"interactions": Path("a"), "items": Path("b")},
         {"dataset": "ml-100k", "valid_share": 0.0},
+        {"dataset": "ml-100k", "valid_share": math.nan},
         {"dataset": "ml-100k", "valid_share": 0.5, "test_share": 0.5},
     ],
 )

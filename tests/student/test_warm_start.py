@@ -346,6 +346,28 @@ def test_an_unfinished_run_and_the_run_itself_are_refused(days: Days) -> None:
     assert "there is no finished students/gru/control" in refusal(days.config)
 
 
+@pytest.mark.parametrize(
+    "name", ["recipe.json", "config.json", "model.safetensors", "selection/model.safetensors"]
+)
+def test_a_student_with_a_file_cut_short_is_refused(days: Days, name: str) -> None:
+    file = days.folder("gru") / name
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(SeqRecError, match=r"is damaged|no usable student"):
+        check_starts(["gru"], days.config, days.dataset, days.knowledge, Accelerator(cpu=True))
+
+
+def test_files_of_another_run_are_refused(days: Days) -> None:
+    folder = days.folder("gru")
+    width = 5  # of another language model
+    TextMap(np.zeros((width, 8), np.float32), np.zeros(8, np.float32)).save(folder / TEXT_MAP_FILE)
+    with pytest.raises(SeqRecError, match=r"is of shape \(5, 8\), expected \(3, 8\)"):
+        check_starts(["gru"], days.config, days.dataset, days.knowledge, Accelerator(cpu=True))
+    described = read_json(folder / "config.json")
+    write_json(folder / "config.json", described | {"dataset_fingerprint": "another"})
+    with pytest.raises(SeqRecError, match=r"config.json is of data set another"):
+        check_starts(["gru"], days.config, days.dataset, days.knowledge, Accelerator(cpu=True))
+
+
 @pytest.mark.parametrize("change", [{"num_layers": 4}, {"bits": 16}, {"model_fingerprint": "g"}])
 def test_texts_that_another_language_model_read_are_refused(
     days: Days, change: dict[str, Any]

@@ -210,6 +210,28 @@ def test_another_language_model_and_the_run_itself_are_refused(
         tuning.run(dataclasses.replace(config, output_dir=earlier))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("metrics.json", "teacher.json", "head.safetensors", "selection/head.safetensors"),
+        *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+    ],
+)
+def test_a_teacher_with_a_file_cut_short_is_refused_before_any_work(
+    config: FinetuneConfig,
+    earlier: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    run = Path(shutil.copytree(earlier, tmp_path / "damaged"))
+    file = run / "teacher" / name
+    file.write_bytes(file.read_bytes()[:-9])
+    monkeypatch.setattr(tuning, "build_teacher", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(SeqRecError, match=r"is damaged|no usable teacher"):
+        tuning.run(dataclasses.replace(config, init_from=run))
+
+
 def test_layers_that_are_not_asked_for_are_as_many_as_the_earlier_teacher_has(
     config: FinetuneConfig, today: SequenceDataset
 ) -> None:
