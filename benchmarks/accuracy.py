@@ -2,12 +2,13 @@
 
     python -m benchmarks.accuracy --data-dir data/ml-100k data/mine --seeds 0 1 2 --jobs 2
 
-For every data set: trains the teacher if there is none, makes the soft targets that students
-share, then trains and judges every variant of `benchmarks/grid/variants.py` for each architecture
-and seed, a run each, and writes `accuracy.json` (`AccuracyResults` in `report/schema.py`) and
-`accuracy.png` into `OUTPUT_DIR/<data>`. A finished run is never computed again and a killed one
-goes on from its checkpoint: type the same command. Each run takes one thread; `--jobs 2` computes
-two at once, which is the most that two cores can do.
+Each seed is a replication of the whole recipe on every data set: trains a teacher if there is none,
+makes the soft targets that students share, then trains and judges every variant of
+`benchmarks/grid/variants.py` for each architecture, a run each, in `OUTPUT_DIR/<data>/seed<seed>`.
+Writes `accuracy.json` (`AccuracyResults` in `report/schema.py`) and `accuracy.png` over all seeds
+into `OUTPUT_DIR/<data>`. A finished run is never computed again and a killed one goes on from its
+checkpoint: type the same command. Each run takes one thread; `--jobs 2` computes two at once, which
+is the most that two cores can do.
 """
 
 import logging
@@ -34,7 +35,9 @@ class AccuracyConfig:
 
     data_dir: tuple[Path, ...] = flag((DEFAULT_DATA_DIR,), "prepared data sets")
     output_dir: Path = flag(Path("runs/accuracy"), "gets a folder for each data set")
-    seeds: tuple[int, ...] = flag((0, 1, 2), "seeds of the students")
+    seeds: tuple[int, ...] = flag(
+        (0, 1, 2), "seeds of the replications, each of which has a teacher of its own"
+    )
     arch: Literal["gru", "transformer", "both"] = flag("both", "which students")
     variants: tuple[str, ...] = flag(
         ("default",), "variants of benchmarks/grid/variants.py, or default, ablations, all"
@@ -42,7 +45,7 @@ class AccuracyConfig:
     jobs: int = flag(1, "runs at once, one thread each, and threads of the teacher's training")
     train: bool = flag(True, "compute what is missing; --no-train reports what is finished")
     student_flags: str = flag("", "flags of student.distill for all students, in quotes")
-    teacher_flags: str = flag("", "flags of teacher/finetune.py, in quotes")
+    teacher_flags: str = flag("", "flags of teacher/finetune.py for all teachers, in quotes")
     device: Literal["auto", "cpu", "cuda"] = flag(
         "cpu", "where students train; auto takes a GPU if there is one"
     )
@@ -82,31 +85,35 @@ def run(config: AccuracyConfig, command: str) -> list[AccuracyResults]:
                 f"two data sets are in folders named {name}, and results are kept by that name. "
                 "Rename one, or give it an --output-dir of its own"
             )
-    spaces = [
-        Workspace.open(data_dir, config.output_dir / name, config.student_flags, config.device)
-        for data_dir, name in zip(config.data_dir, names, strict=True)
+    by_seed = [
+        [
+            Workspace.open(
+                data_dir, config.output_dir / name, seed, config.student_flags, config.device
+            )
+            for data_dir, name in zip(config.data_dir, names, strict=True)
+        ]
+        for seed in config.seeds
     ]
-    variants = select_variants(config.variants, config.seeds)
-    phases = plan(variants, config.archs, config.seeds)
-    if config.train and any(VARIANTS[name].needs_teacher for name in variants):
-        for space in spaces:
-            ensure_teacher(space, config.teacher_flags, config.jobs)
+    variants = select_variants(config.variants)
+    phases = plan(variants, config.archs)
     set_up_cpu(num_threads=1, num_processes=1)
     if config.train:
-        for space in spaces:
-            share_before(phases[0], space)
-        for keys in phases:
-            run_grid([(key, space) for key in keys for space in spaces], config.jobs)
+        # Seed by seed: a grid that is stopped halfway then holds whole tables of its first seeds.
+        for spaces in by_seed:
+            for space in spaces:
+                if any(VARIANTS[name].needs_teacher for name in variants):
+                    ensure_teacher(space, config.teacher_flags, config.jobs)
+                share_before(phases[0], space)
+            for keys in phases:
+                run_grid([(key, space) for key in keys for space in spaces], config.jobs)
     every = []
-    for space in spaces:
-        results = summarize(space, config.seeds, command)
+    for replications in zip(*by_seed, strict=True):
+        results, folder = summarize(replications, command), replications[0].results
         if not results.rows:
-            raise ModelError(
-                f"nothing is finished in {space.root}. Compute it: leave out --no-train"
-            )
-        save(results, space.root / "accuracy.json")
-        save_figure(draw_accuracy(results), space.root / "accuracy.png")
-        logger.info("wrote %s and accuracy.png beside it", space.root / "accuracy.json")
+            raise ModelError(f"nothing is finished in {folder}. Compute it: leave out --no-train")
+        save(results, folder / "accuracy.json")
+        save_figure(draw_accuracy(results), folder / "accuracy.png")
+        logger.info("wrote %s and accuracy.png beside it", folder / "accuracy.json")
         every.append(results)
     return every
 

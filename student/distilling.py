@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 AUXILIARY_ARCHS: tuple[Arch, ...] = ("transformer", "gru")
 Role = Literal["control", "auxiliary", "distilled"]
-AUXILIARY_SEED = 1000  # another than the students', whose errors they should not share
+AUXILIARY_SEED = 1000  # added to the students' seed: they should not share their errors
 
 
 def auxiliary_config(
@@ -47,7 +47,7 @@ def auxiliary_config(
     alone = DistillConfig(kd_weight=0.0, cold_item_scale=0.0)
     names = ("kd_weight", "cold_item_scale", "teacher_weight", "temperature", "top_k", "keep_rest")
     reset: dict[str, Any] = {name: getattr(alone, name) for name in names}
-    reset |= {"arch": arch, "seed": AUXILIARY_SEED}
+    reset |= {"arch": arch, "seed": AUXILIARY_SEED + config.seed}
     if config.init_from is not None and knows_catalogue(config.init_from, dataset):
         reset["num_epochs"] = 0
     return scheduled(dataclasses.replace(config, **reset), dataset)

@@ -1,18 +1,17 @@
 """The runs of the accuracy grid: a variant, an architecture and a seed, trained and judged once.
 
-A finished run is a folder `OUTPUT_DIR/<data>/cells/<arch>-<variant>-seed<seed>-<digest of recipe>`:
+A finished run is a folder `OUTPUT_DIR/<data>/seed<seed>/cells/<arch>-<variant>-<recipe's digest>`:
 
     cell.json           `RunResult` in `benchmarks/report/schema.py`, written last: what is there is
                         finished
     ranks.safetensors   int32 (N,) `excluding_seen` and `keeping_seen`: each test target's rank
     students/, export/  what was trained and exported, laid out as the stages lay it out
 
-An ensemble is the mean of several systems' log-probabilities over the catalogue. What a student
-gains from being averaged with its teacher has to be set against what it gains from being averaged
-with another student of its own kind.
+An ensemble is the mean of several systems' log-probabilities over the catalogue.
 
-Beside `cells/` lies what runs share: teacher, knowledge, auxiliary teachers and soft targets. A
-finished run is never computed again: another recipe has another digest, so it gets another folder.
+Beside `cells/` lies what the runs of a seed share: teacher, knowledge, auxiliary teachers and soft
+targets. A finished run is never computed again: another recipe has another digest, so it gets
+another folder.
 Shape letters: N test targets, B users, T history, I items, D width of the teacher's item vectors.
 """
 
@@ -104,7 +103,7 @@ def compute_run(key: RunKey, space: Workspace) -> RunResult:
         if (result := read_finished(source, space)) is None:
             raise ModelError(
                 f"{key} is made from {source}, which is not there. Compute it: "
-                f"python -m benchmarks.accuracy --variants {source.variant}"
+                f"python -m benchmarks.accuracy --seeds {space.seed} --variants {source.variant}"
             )
         made_from.append(result)
     # The times of a run that was killed are lost: its successor's are not the run's cost.
@@ -117,6 +116,7 @@ def compute_run(key: RunKey, space: Workspace) -> RunResult:
     save_ranks(folder / "ranks.safetensors", evaluation)
     result = RunResult(
         **dataclasses.asdict(key),
+        seed=space.seed,
         recipe=recipe,
         environment=describe_machine(num_threads=1),
         times=watch.times,
@@ -262,7 +262,7 @@ COMPUTE = {
 
 def _describe_file(file: Path, space: Workspace) -> dict[str, Any]:
     return {
-        "file": str(file.relative_to(space.root)),
+        "file": str(file.relative_to(space.results)),
         "file_bytes": file.stat().st_size,
         "file_sha256": sha256_file(file),
     }

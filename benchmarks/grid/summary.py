@@ -1,4 +1,7 @@
-"""From finished runs to `accuracy.json`: means over seeds, intervals over users, paired gains."""
+"""From finished runs to `accuracy.json`: means, paired gains, intervals over users and seeds.
+
+A seed is a replication of the whole recipe. Shape letters: S seeds, N test targets.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -18,7 +21,6 @@ from benchmarks.grid.variants import (
     NO_LANGUAGE_MODEL,
     VARIANTS,
     RunKey,
-    variant_runs,
 )
 from benchmarks.grid.workspace import Workspace, run_folder, times_file
 from benchmarks.measure.machine import describe_machine
@@ -42,16 +44,13 @@ ARCHS: tuple[Arch, ...] = ("gru", "transformer")
 PROTOCOLS: tuple[Protocol, ...] = ("seen_excluded", "seen_kept")
 COMPARED = (CONTROL, NO_LANGUAGE_MODEL, "text-and-auxiliaries", "teacher", DISTILLED)
 FREQUENCIES = {"0": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, np.inf)}
-Runs = dict[RunKey, RunResult]  # the finished runs of a variant under one architecture
-Ranks = dict[tuple[int, ...], Evaluation]  # by the seeds of the students in it
-# By the same, NDCG@10 of each user, (N,), headline protocol.
-Values = Mapping[tuple[int, ...], NDArray[np.float64]]
+Runs = list[tuple[Workspace, RunResult]]  # what is finished of a variant and an architecture
+Ranks = dict[int, Evaluation]  # by seed
+Values = Mapping[int, NDArray[np.float64]]  # NDCG@10 of each user, (N,), headline protocol
 Users = NDArray[np.bool_] | slice
 
 
-def collect(
-    space: Workspace, archs: Sequence[Arch], seeds: Sequence[int]
-) -> dict[tuple[str, Arch], Runs]:
+def collect(spaces: Sequence[Workspace], archs: Sequence[Arch]) -> dict[tuple[str, Arch], Runs]:
     """Return what is finished of all variants, by variant and architecture.
 
     An architecture of which no student is finished is left out, unless there is none at all.
@@ -59,13 +58,12 @@ def collect(
     finished: dict[tuple[str, Arch], Runs] = {}
     for arch in archs:
         for name, variant in VARIANTS.items():
-            if variant.needs_teacher and space.knowledge is None:
-                continue
-            results = {
-                key: result
-                for key in variant_runs(name, arch, seeds)
-                if (result := read_finished(key, space)) is not None
-            }
+            results = [
+                (space, result)
+                for space in spaces
+                if not (variant.needs_teacher and space.knowledge is None)
+                and (result := read_finished(RunKey.of(name, arch), space)) is not None
+            ]
             if results:
                 finished[name, arch] = results
     begun = {arch for name, arch in finished if VARIANTS[name].kind == "student"}
@@ -81,7 +79,7 @@ def summarize_metrics(ranks: Ranks) -> dict[Protocol, dict[str, SeedMetric]]:
         values = np.stack(  # (S, N)
             [METRICS[metric](run.ranks(exclude_seen=exclude_seen), K) for run in ranks.values()]
         )
-        low, high = bootstrap_interval(values.mean(axis=0))
+        low, high = bootstrap_interval(values)
         by_seed = values.mean(axis=1)
         return SeedMetric(
             mean=float(values.mean()),
@@ -102,21 +100,16 @@ def gain(values: Values, others: Values, users: Users = slice(None)) -> Gain | N
 
     Args:
         values: of the variant.
-        others: of the one it is compared with, over the seeds that both have. Where one of the two
-            has no seeds, all of the other count. An ensemble of two seeds is compared with the mean
-            of both: one of them may be lucky.
+        others: of the one it is compared with, over the seeds that both have.
         users: those that count; all if not given.
 
     Returns:
         None where they have no seed in common, or the other has too few hits.
     """
-    if () not in values and () not in others:
-        values = {s: run for s, run in values.items() if all((seed,) in others for seed in s)}
-        used = {(seed,) for seeds in values for seed in seeds}
-        others = {seeds: run for seeds, run in others.items() if seeds in used}
-    if not values:
+    seeds = [seed for seed in values if seed in others]
+    if not seeds:
         return None
-    one, other = (np.mean(list(runs.values()), axis=0)[users] for runs in (values, others))
+    one, other = (np.stack([runs[seed][users] for seed in seeds]) for runs in (values, others))
     measured = relative_gain(one, other)
     return measured and Gain(mean=measured[0], low=measured[1], high=measured[2])
 
@@ -155,16 +148,23 @@ def mean_times(runs: Sequence[Run]) -> dict[str, Cost]:
     }
 
 
-def summarize(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyResults:
-    """Return the content of `accuracy.json`: all variants that are finished for some seeds."""
-    finished = collect(space, ARCHS, seeds)
+def summarize(spaces: Sequence[Workspace], command: str) -> AccuracyResults:
+    """Return the content of a data set's `accuracy.json`: all that is finished of some seeds.
+
+    Args:
+        spaces: the data set's replications.
+        command: what was typed.
+    """
+    finished, dataset = collect(spaces, ARCHS), spaces[0].dataset
     ranks: dict[tuple[str, Arch], Ranks] = {
-        who: {key.seeds: load_ranks(run_folder(key, space) / "ranks.safetensors") for key in runs}
+        who: {
+            space.seed: load_ranks(run_folder(RunKey.of(*who), space) / "ranks.safetensors")
+            for space, _ in runs
+        }
         for who, runs in finished.items()
     }
-    exclude_seen = space.dataset.exclude_seen
     values: dict[tuple[str, Arch], Values] = {
-        who: {seeds: ndcg(run.ranks(exclude_seen=exclude_seen), K) for seeds, run in runs.items()}
+        who: {s: ndcg(run.ranks(exclude_seen=dataset.exclude_seen), K) for s, run in runs.items()}
         for who, runs in ranks.items()
     }
     rows = []
@@ -174,36 +174,36 @@ def summarize(space: Workspace, seeds: Sequence[int], command: str) -> AccuracyR
         reference = values[NO_LANGUAGE_MODEL, arch] if NO_LANGUAGE_MODEL in compared else None
         rows.append(
             VariantSummary(
-                **describe_variant(name, runs, space),
-                arch=arch,
-                command=variant_command(name, arch, seeds, space),
+                **describe_variant(name, arch, runs),
+                command=variant_command(name, arch, spaces),
                 metrics=summarize_metrics(ranks[name, arch]),
                 gain_over={other: gain(of_variant, values[other, arch]) for other in compared},
-                by_frequency=by_frequency(of_variant, reference, space.dataset),
+                by_frequency=by_frequency(of_variant, reference, dataset),
             )
         )
     return AccuracyResults(
         command=command,
         environment=describe_machine(num_threads=1),
-        seeds=tuple(seeds),
-        student_flags=space.student_flags,
-        dataset=describe_dataset(space.dataset),
-        teacher=describe_teacher(space),
+        seeds=tuple(space.seed for space in spaces),
+        student_flags=spaces[0].student_flags,
+        dataset=describe_dataset(dataset),
+        teacher=describe_teacher(spaces[0]),
         rows=tuple(rows),
     )
 
 
-def describe_variant(name: str, runs: Runs, space: Workspace) -> dict[str, Any]:
+def describe_variant(name: str, arch: Arch, runs: Runs) -> dict[str, Any]:
     """Return the fields of `VariantSummary` that need no ranks."""
-    variant, results = VARIANTS[name], list(runs.values())
+    variant, results = VARIANTS[name], [run for _, run in runs]
     valid = [run.valid_ndcg_at_10 for run in results if run.valid_ndcg_at_10 is not None]
     return {
         "variant": name,
+        "arch": arch,
         "description": variant.description,
         "kind": variant.kind,
         "ablation": variant.ablation,
         "overrides": dict(variant.overrides),
-        "seeds": tuple(key.seed for key in runs if key.seed is not None),
+        "seeds": tuple(space.seed for space, _ in runs),
         "valid_ndcg_at_10": float(np.mean(valid)) if valid else None,
         "teacher_weight": tuple(run.teacher_weight for run in results),
         "num_parameters": results[0].num_parameters,
@@ -212,10 +212,10 @@ def describe_variant(name: str, runs: Runs, space: Workspace) -> dict[str, Any]:
         "shared_times": next((run.shared_times for run in results if run.shared_times), {}),
         "runs": tuple(
             RunSummary(
-                folder=str(run_folder(key, space).relative_to(space.root)),
+                folder=str(run_folder(RunKey.of(name, arch), space).relative_to(space.results)),
                 **{kept.name: getattr(run, kept.name) for kept in fields(Run)},
             )
-            for key, run in runs.items()
+            for space, run in runs
         ),
     }
 
@@ -230,10 +230,10 @@ def describe_teacher(space: Workspace) -> TeacherCost | None:
     return TeacherCost(recipe=read_json(file).get("recipe"), **known)
 
 
-def variant_command(name: str, arch: Arch, seeds: Sequence[int], space: Workspace) -> str:
+def variant_command(name: str, arch: Arch, spaces: Sequence[Workspace]) -> str:
     """Return what to type to compute one variant."""
-    words = ["python -m benchmarks.accuracy --data-dir", str(space.dataset.path)]
-    words += ["--seeds", *map(str, seeds), "--arch", arch, "--variants", name]
-    if space.student_flags:
-        words.append(f'"--student-flags={space.student_flags}"')
+    words = ["python -m benchmarks.accuracy --data-dir", str(spaces[0].dataset.path), "--seeds"]
+    words += [*(str(space.seed) for space in spaces), "--arch", arch, "--variants", name]
+    if flags := spaces[0].student_flags:
+        words.append(f'"--student-flags={flags}"')
     return " ".join(words)

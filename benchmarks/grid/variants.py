@@ -41,11 +41,6 @@ class Variant:
             return any(VARIANTS[name].needs_teacher for name in self.made_of)
         return self.kind == "teacher" or (self.kind == "student" and self.taught)
 
-    @property
-    def averages_itself(self) -> bool:
-        """Whether it is the mean of two students that differ in their seed alone."""
-        return len(set(self.made_of)) < len(self.made_of)
-
 
 def ablation(description: str, **overrides: Any) -> Variant:
     """Return a variant that differs from "distilled" in what is named."""
@@ -109,11 +104,6 @@ VARIANTS: dict[str, Variant] = {
         "distilled from the teacher's answers alone, no auxiliary teachers", teacher_weight=1.0
     ),
     "plain-table": ablation("distilled, but a plain item table", item_table="plain"),
-    "control+control": Variant(
-        "mean of the log-probabilities of two controls of different seeds",
-        "ensemble",
-        made_of=(CONTROL, CONTROL),
-    ),
     "control+teacher": Variant(
         "mean of the log-probabilities of the control and the teacher",
         "ensemble",
@@ -136,32 +126,23 @@ SETS = {
 }
 
 
-def select_variants(names: Sequence[str], seeds: Sequence[int]) -> list[str]:
+def select_variants(names: Sequence[str]) -> list[str]:
     """Return the variants that are meant, and those they are made of, in the table's order.
 
     Args:
-        names: variants, or sets of them: "default", "ablations", "all". With one seed sets are
-            without what averages students of two.
-        seeds: of the students.
+        names: variants, or sets of them: "default", "ablations", "all".
 
     Raises:
-        ModelError: there is none of that name, or a named one averages students of two seeds.
+        ModelError: there is none of that name.
     """
     wanted: set[str] = set()
-    alone = len(seeds) < 2
     for name in names:
         if name not in VARIANTS and name not in SETS:
             raise ModelError(
                 f"--variants {name}: there is no such variant; expected {', '.join(VARIANTS)}, or "
                 f"a set of them: {', '.join(SETS)}"
             )
-        if name in VARIANTS and VARIANTS[name].averages_itself and alone:
-            raise ModelError(
-                f"variant {name} averages students of two seeds, but --seeds names {len(seeds)}: "
-                f"--seeds {' '.join(map(str, seeds))} {max(seeds) + 1}"
-            )
-        named = SETS.get(name, (name,))
-        wanted.update(v for v in named if not (alone and VARIANTS[v].averages_itself))
+        wanted.update(SETS.get(name, (name,)))
     for name in list(wanted):
         wanted.update(VARIANTS[name].made_of)
     return [name for name in VARIANTS if name in wanted]
@@ -169,61 +150,27 @@ def select_variants(names: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 @dataclass(frozen=True)
 class RunKey:
-    """What is computed; None where a variant has no architecture or no seed."""
+    """What is computed in a replication."""
 
     variant: str
-    arch: Arch | None = None
-    seed: int | None = None
-    partner_seed: int | None = None  # a variant averaged with itself: the other one's seed
+    arch: Arch | None = None  # None: of a variant that has none
+
+    @classmethod
+    def of(cls, variant: str, arch: Arch | None) -> "RunKey":
+        """Return the run of a variant for an architecture, if the variant has one."""
+        return cls(variant, None if VARIANTS[variant].kind in ("popularity", "teacher") else arch)
 
     def __str__(self) -> str:
-        """Return its name in messages, such as `gru distilled seed 0`."""
-        seed = None if self.seed is None else f"seed {self.seed}"
-        partner = None if self.partner_seed is None else f"and {self.partner_seed}"
-        return " ".join(part for part in (self.arch, self.variant, seed, partner) if part)
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of the students in it."""
-        return tuple(seed for seed in (self.seed, self.partner_seed) if seed is not None)
+        """Return its name in messages, such as `gru distilled`."""
+        return " ".join(part for part in (self.arch, self.variant) if part)
 
     @property
     def sources(self) -> list["RunKey"]:
         """The runs that it is made from."""
-        seeds = [self.seed, self.seed if self.partner_seed is None else self.partner_seed]
-        return [
-            RunKey(name) if VARIANTS[name].kind == "teacher" else RunKey(name, self.arch, seed)
-            for name, seed in zip(VARIANTS[self.variant].made_of, seeds, strict=False)
-        ]
+        return [RunKey.of(name, self.arch) for name in VARIANTS[self.variant].made_of]
 
 
-def seed_pairs(seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """Pair each seed with the next, the last with the first; two seeds make one pair.
-
-    >>> seed_pairs([0, 1, 2])
-    [(0, 1), (1, 2), (2, 0)]
-    """
-    pairs = list(zip(seeds, [*seeds[1:], *seeds[:1]], strict=True))
-    return pairs if len(seeds) > 2 else pairs[:1]
-
-
-def variant_runs(name: str, arch: Arch, seeds: Sequence[int]) -> list[RunKey]:
-    """Return the runs of a variant."""
-    if VARIANTS[name].kind in ("popularity", "teacher"):
-        return [RunKey(name)]
-    if VARIANTS[name].averages_itself:
-        return [RunKey(name, arch, *pair) for pair in seed_pairs(seeds)]
-    return [RunKey(name, arch, seed) for seed in seeds]
-
-
-def plan(
-    variants: Sequence[str], archs: Sequence[Arch], seeds: Sequence[int]
-) -> tuple[list[RunKey], list[RunKey]]:
-    """Return a data set's runs in two phases: those of the second are made from the first's."""
-    keys = dict.fromkeys(
-        key for arch in archs for name in variants for key in variant_runs(name, arch, seeds)
-    )
-    # Seed by seed: a grid that is stopped halfway then holds whole tables of its first seeds.
-    ordered = sorted(keys, key=lambda k: -1 if k.seed is None else seeds.index(k.seed))
-    first = [key for key in ordered if not key.sources]
-    return first, [key for key in ordered if key.sources]
+def plan(variants: Sequence[str], archs: Sequence[Arch]) -> tuple[list[RunKey], list[RunKey]]:
+    """Return a replication's runs in two phases: those of the second are made from the first's."""
+    keys = dict.fromkeys(RunKey.of(name, arch) for arch in archs for name in variants)
+    return [key for key in keys if not key.sources], [key for key in keys if key.sources]

@@ -1,6 +1,7 @@
-"""What the runs of one data set share, and what decides their results.
+"""A replication of the accuracy grid: what its runs share, and what decides their results.
 
-They share the teacher, the auxiliary teachers and the soft targets; what these cost is kept.
+A replication has a seed and everything of its own. Its runs share the teacher, the auxiliary
+teachers and the soft targets; what these cost is kept.
 """
 
 import contextlib
@@ -39,21 +40,31 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the runs of one data set are, and what they share."""
+    """Where the runs of one replication on a data set are, and what they share."""
 
     dataset: SequenceDataset
-    root: Path  # teacher/, knowledge/, soft-targets/ ... as the stages write them, and cells/
+    # OUTPUT_DIR/<data>/seed<seed>: teacher/, knowledge/ ... as the stages write them, and cells/
+    root: Path
+    seed: int  # of all that is trained there
     student_flags: str  # of `student.distill`, for all students alike
     device: Device
 
     @classmethod
-    def open(cls, data_dir: Path, root: Path, student_flags: str, device: Device) -> "Workspace":
-        """Open a data set and its folder of results; `DataError` if there is no such data."""
-        return cls(load_dataset(data_dir), root, student_flags, device)
+    def open(
+        cls, data_dir: Path, results: Path, seed: int, student_flags: str, device: Device
+    ) -> "Workspace":
+        """Open a replication in a data set's folder of results; `DataError` if there is no data."""
+        return cls(load_dataset(data_dir), results / f"seed{seed}", seed, student_flags, device)
 
     def __reduce__(self) -> tuple[Callable[..., "Workspace"], tuple[Any, ...]]:
         """Have another process map the data set's files itself."""
-        return Workspace.open, (self.dataset.path, self.root, self.student_flags, self.device)
+        flags = (self.seed, self.student_flags, self.device)
+        return Workspace.open, (self.dataset.path, self.results, *flags)
+
+    @property
+    def results(self) -> Path:
+        """The data set's folder of results, which holds the folders of all replications."""
+        return self.root.parent
 
     @cached_property
     def knowledge(self) -> Knowledge | None:
@@ -79,7 +90,7 @@ def student_config(key: RunKey, space: Workspace) -> DistillConfig:
         "data_dir": space.dataset.path,
         "output_dir": space.root,
         "arch": key.arch,
-        "seed": key.seed,
+        "seed": space.seed,
         "device": space.device,
         "num_threads": 1,
     }
@@ -111,8 +122,7 @@ def run_recipe(key: RunKey, space: Workspace) -> dict[str, Any]:
 def run_folder(key: RunKey, space: Workspace) -> Path:
     """Return where a run belongs."""
     digest = recipe_digest(run_recipe(key, space))
-    seed = None if key.seed is None else f"seed{key.seed}"
-    name = "-".join(part for part in (key.arch, key.variant, seed, digest) if part)
+    name = "-".join(part for part in (key.arch, key.variant, digest) if part)
     return space.root / "cells" / name
 
 
@@ -205,7 +215,7 @@ def share_soft_targets(key: RunKey, space: Workspace) -> dict[str, Cost]:
 
 
 def ensure_teacher(space: Workspace, teacher_flags: str, num_threads: int) -> None:
-    """Train the teacher unless there is one of this data; all seeds and students share it.
+    """Train the replication's teacher unless there is one of this data; all its students share it.
 
     Raises:
         ModelError: training failed.
@@ -221,7 +231,7 @@ def ensure_teacher(space: Workspace, teacher_flags: str, num_threads: int) -> No
             return
     words = ["teacher/finetune.py", f"--data-dir={data_dir.resolve()}"]
     words += [f"--output-dir={root.resolve()}", f"--num-threads={num_threads}"]
-    words += shlex.split(teacher_flags)
+    words += [*shlex.split(teacher_flags), f"--seed={space.seed}"]
     command = f"accelerate launch {shlex.join(words)}"
     logger.info("%s", command)
 

@@ -331,7 +331,10 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedMetric(Estimate):
-    """A metric over seeds, with the least and the most of a seed."""
+    """A metric over seeds, with the least and the most of a seed; the interval is over both.
+
+    A seed is a replication of the whole recipe, from the teacher to the student.
+    """
 
     seed_min: float
     seed_max: float
@@ -344,7 +347,6 @@ class Run:
     times: dict[str, Cost]
     interrupted: bool  # the times are those of the last part alone
     seed: int | None = None
-    partner_seed: int | None = None
     teacher_weight: float | None = None
     file: str | None = None
     file_sha256: str | None = None
@@ -399,7 +401,7 @@ class VariantSummary:
     gain_over: dict[str, Gain | None]
     num_parameters: int
     times: dict[str, Cost]  # mean over the runs that were not interrupted
-    shared_times: dict[str, Cost]  # of what runs share
+    shared_times: dict[str, Cost]  # of what the runs of a seed share; the first seed's
     runs: tuple[RunSummary, ...]
     valid_ndcg_at_10: float | None = None
     # By "0", "1-5", "6-20", "more" events. None: measured when tables only started from the texts.
@@ -410,7 +412,7 @@ class VariantSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCost:
-    """How the teacher was trained; what is not known is None."""
+    """How the first seed's teacher was trained; what is not known is None."""
 
     recipe: dict[str, Any] | None = None
     command: str | None = None

@@ -11,6 +11,9 @@ from seqrec.errors import DataError, ModelError
 import pytest
 
 from benchmarks.accuracy import AccuracyConfig, run
+from benchmarks.grid import run as runs
+from benchmarks.grid.variants import RunKey
+from benchmarks.grid.workspace import Workspace
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,6 @@ from benchmarks.accuracy import AccuracyConfig, run
             DataError,
             r"python -m seqrec\.prepare",
         ),
-        ({"variants": ("control+control",), "seeds": (3,)}, ModelError, "--seeds 3 4"),
         ({"train": False, "variants": ("control",)}, ModelError, "leave out --no-train"),
     ],
 )
@@ -41,6 +43,25 @@ def test_bad_input_is_refused_before_anything_is_computed(
     with pytest.raises(error, match=message):
         run(dataclasses.replace(good, **changes), "")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_is_whole_before_the_next_begins(
+    tiny_dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[int, str]] = []
+
+    def begin(key: RunKey, space: Workspace) -> None:
+        order.append((space.seed, str(key)))
+
+    monkeypatch.setattr(runs, "compute_run", begin)
+    names = ("control-before-refit", "control")
+    config = AccuracyConfig(
+        data_dir=(tiny_dataset.path,), output_dir=tmp_path, seeds=(4, 2), arch="gru", variants=names
+    )
+    with pytest.raises(ModelError, match="nothing is finished"):
+        run(config, "")
+    # A student is looked at before its refit once it is trained.
+    assert order == [(seed, f"gru {name}") for seed in (4, 2) for name in reversed(names)]
 
 
 def test_two_data_sets_of_one_name_are_refused(

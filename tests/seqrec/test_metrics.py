@@ -14,6 +14,7 @@ from seqrec.metrics import (
     list_ranks,
     ndcg,
     reciprocal_rank,
+    relative_gain,
     summarize,
 )
 
@@ -112,6 +113,23 @@ def test_the_metrics_agree_with_ir_measures(k: int) -> None:
 def test_the_bootstrap_interval_is_that_of_the_normal_approximation() -> None:
     values = np.random.default_rng(0).normal(size=2000)
     half = 1.96 * values.std() / math.sqrt(2000)
+    expected = (values.mean() - half, values.mean() + half)
+    assert bootstrap_interval(values) == pytest.approx(expected, abs=0.1 * half)
+
+
+def test_replications_that_are_alike_say_no_more_than_one() -> None:
+    values, baseline = np.random.default_rng(0).random((2, 50))
+    for count in (1, 3):
+        several = [np.tile(of_users, (count, 1)) for of_users in (values, baseline)]
+        assert bootstrap_interval(several[0]) == pytest.approx(bootstrap_interval(values))
+        assert relative_gain(*several) == pytest.approx(relative_gain(values, baseline))
+
+
+def test_an_interval_holds_the_variance_of_users_and_that_of_replications() -> None:
+    rng = np.random.default_rng(0)
+    of_users, of_replications = rng.normal(size=1000), rng.normal(size=(200, 1))
+    values = of_users + of_replications
+    half = 1.96 * math.sqrt(of_users.var() / 1000 + of_replications.var() / 200)
     expected = (values.mean() - half, values.mean() + half)
     assert bootstrap_interval(values) == pytest.approx(expected, abs=0.1 * half)
 

@@ -13,7 +13,7 @@ from benchmarks.report.schema import AccuracyResults
 
 VARIANTS_HERE = (
     *("popularity", "teacher", "control", "distilled", "distilled-int8"),
-    *("distilled-before-refit", "control+control", "control+teacher"),
+    *("distilled-before-refit", "control+teacher"),
 )
 STUDENT_FLAGS = (
     "--num-epochs 3 --evaluate-every 1 --hidden-dim 8 --batch-size 16 --max-len 8 --patience 0"
@@ -44,11 +44,18 @@ def grid(config: AccuracyConfig) -> AccuracyResults:
 
 
 @pytest.fixture
-def space(config: AccuracyConfig, grid: AccuracyResults) -> Workspace:
-    return Workspace.open(config.data_dir[0], config.output_dir / "tiny", STUDENT_FLAGS, "cpu")
+def spaces(config: AccuracyConfig, grid: AccuracyResults) -> list[Workspace]:
+    """Both replications, by seed."""
+    (data_dir,), results = config.data_dir, config.output_dir / "tiny"
+    return [Workspace.open(data_dir, results, seed, STUDENT_FLAGS, "cpu") for seed in config.seeds]
+
+
+@pytest.fixture
+def space(spaces: list[Workspace]) -> Workspace:
+    return spaces[0]
 
 
 @pytest.fixture
 def elsewhere(tiny_dataset: SequenceDataset, tmp_path: Path) -> Workspace:
     """A folder where nothing is finished, without a teacher."""
-    return Workspace.open(tiny_dataset.path, tmp_path, STUDENT_FLAGS, "cpu")
+    return Workspace.open(tiny_dataset.path, tmp_path, 0, STUDENT_FLAGS, "cpu")

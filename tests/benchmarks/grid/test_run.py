@@ -82,7 +82,7 @@ def test_a_finished_grid_is_not_computed_again(
     config: AccuracyConfig, grid: AccuracyResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a report without training shows what is finished."""
-    files = sorted((config.output_dir / "tiny" / "cells").glob("*/*"))
+    files = sorted((config.output_dir / "tiny").glob("seed*/cells/*/*"))
     before = {file: file.stat().st_mtime_ns for file in files}
     monkeypatch.setattr(runs, "COMPUTE", dict.fromkeys(runs.COMPUTE, refuse))
     monkeypatch.setattr(workspace.subprocess, "run", refuse)
@@ -98,7 +98,7 @@ def test_a_changed_recipe_is_computed_beside_the_old_one(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = count_trainings(monkeypatch)
-    control, distilled = RunKey("control", "gru", 0), RunKey("distilled", "gru", 0)
+    control, distilled = RunKey("control", "gru"), RunKey("distilled", "gru")
     old = run_folder(distilled, space)
     changed = dataclasses.replace(VARIANTS["distilled"], overrides={"kd_weight": 0.25})
     monkeypatch.setitem(VARIANTS, "distilled", changed)
@@ -115,8 +115,8 @@ def test_a_changed_recipe_is_computed_beside_the_old_one(
 def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ruled = [RunKey("control", "gru", 0), RunKey("distilled-int8", "gru", 0)]
-    fixed = RunKey("all-items", "gru", 0)  # names its negatives itself
+    ruled = [RunKey("control", "gru"), RunKey("distilled-int8", "gru")]
+    fixed = RunKey("all-items", "gru")  # names its negatives itself
     before = {key: run_folder(key, space) for key in (*ruled, fixed)}
     changed = dataclasses.replace(VARIANTS["control"], description="Other.")
     monkeypatch.setitem(VARIANTS, "control", changed)  # no recipe says how it is described
@@ -128,14 +128,14 @@ def test_a_changed_rule_of_the_schedule_changes_the_recipe_of_what_it_is_left_to
 
 
 def test_the_control_does_not_depend_on_the_teacher(space: Workspace, elsewhere: Workspace) -> None:
-    key = RunKey("control", "gru", 0)
+    key = RunKey("control", "gru")
     assert run_folder(key, space).name == run_folder(key, elsewhere).name
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(
     space: Workspace, elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, save, saved = RunKey("control", "gru", 0), seqrec.training._save_checkpoint, []
+    key, save, saved = RunKey("control", "gru"), seqrec.training._save_checkpoint, []
 
     def save_and_count(*arguments: Any) -> None:
         saved.append(arguments[1].epoch)
@@ -154,28 +154,27 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
 
 
 def test_runs_in_processes_of_their_own_give_the_same_results(
-    config: AccuracyConfig, space: Workspace, tmp_path: Path
+    config: AccuracyConfig, spaces: list[Workspace], tmp_path: Path
 ) -> None:
     two = dataclasses.replace(config, output_dir=tmp_path, variants=("control",), jobs=2)
     (results,) = run(two, "two at once")
     (row,) = results.rows
-    for one in row.runs:
-        before = finished(RunKey("control", "gru", one.seed), space)
-        assert one.file_sha256 == before.file_sha256
+    before = [finished(RunKey("control", "gru"), space) for space in spaces]
+    assert [one.file_sha256 for one in row.runs] == [one.file_sha256 for one in before]
 
 
 def test_a_run_without_its_source_names_the_command(elsewhere: Workspace) -> None:
-    message = r"is made from gru control seed 0, .*--variants control"
+    message = r"is made from gru control, .*--seeds 0 --variants control"
     with pytest.raises(ModelError, match=message):
-        compute_run(RunKey("control+control", "gru", 0, 1), elsewhere)
+        compute_run(RunKey("control-before-refit", "gru"), elsewhere)
 
 
 def test_a_run_that_fails_in_its_process_is_one_line_with_its_reason(
     tiny_dataset: SequenceDataset, tmp_path: Path
 ) -> None:
-    space = Workspace.open(tiny_dataset.path, tmp_path, "--num-heads 3", "cpu")
-    with pytest.raises(ModelError, match=r"^transformer control seed 0 failed: .*num_heads 3.*log"):
-        runs.run_grid([(RunKey("control", "transformer", 0), space)], jobs=2)
+    space = Workspace.open(tiny_dataset.path, tmp_path, 0, "--num-heads 3", "cpu")
+    with pytest.raises(ModelError, match=r"^transformer control failed: .*num_heads 3.*seed0.*log"):
+        runs.run_grid([(RunKey("control", "transformer"), space)], jobs=2)
 
 
 def test_a_run_whose_process_is_killed_is_one_line(
@@ -183,7 +182,7 @@ def test_a_run_whose_process_is_killed_is_one_line(
 ) -> None:
     monkeypatch.setattr(runs, "compute_logged", end_process)
     with pytest.raises(ModelError, match="was ended, .* with fewer than --jobs 2"):
-        runs.run_grid([(RunKey("control", "gru", 0), elsewhere)], jobs=2)
+        runs.run_grid([(RunKey("control", "gru"), elsewhere)], jobs=2)
 
 
 def test_ranks_survive_the_disk(tmp_path: Path) -> None:
@@ -195,6 +194,19 @@ def test_ranks_survive_the_disk(tmp_path: Path) -> None:
 
 
 # --- What runs share ------------------------------------------------------------------------------
+
+
+def test_a_seed_has_everything_of_its_own(spaces: list[Workspace]) -> None:
+    seeds, sums = [], []
+    for space in spaces:
+        files = [space.root / "teacher" / "metrics.json"]
+        files += (space.root / "auxiliary-teachers").glob("*/recipe.json")
+        recipes = [read_json(file) for file in files]
+        seeds += [recipe.get("recipe", recipe)["seed"] for recipe in recipes]
+        sums += [sha256_file(path) for path in space.root.glob("**/*.safetensors")]
+    # The teacher's, and those of two auxiliary teachers of another seed than any student's.
+    assert seeds == [0, 1000, 1000, 1, 1001, 1001]
+    assert len(set(sums)) == len(sums)
 
 
 def test_what_is_shared_is_there_before_the_first_run_begins(
@@ -217,7 +229,7 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
     monkeypatch.setattr(training, "fit", counting)
     monkeypatch.setattr(runs, "compute_run", begin)
     variants = ("text", "distilled", "teacher-alone", "text-and-auxiliaries", "kd-weight-0.25")
-    output_dir = beside.root.parent
+    output_dir = beside.results.parent
     start = dataclasses.replace(config, output_dir=output_dir, variants=variants, teacher_flags="")
     with pytest.raises(Begun):
         run(start, "")
@@ -239,15 +251,15 @@ def test_what_is_shared_is_there_before_the_first_run_begins(
 def beside(space: Workspace, tmp_path: Path) -> Workspace:
     """A folder where nothing but a teacher is finished."""
     for part in ("teacher", "knowledge"):
-        shutil.copytree(space.root / part, tmp_path / "tiny" / part)
-    return dataclasses.replace(space, root=tmp_path / "tiny")
+        shutil.copytree(space.root / part, tmp_path / "tiny" / "seed0" / part)
+    return dataclasses.replace(space, root=tmp_path / "tiny" / "seed0")
 
 
 @pytest.mark.parametrize("variants", [("control",), ("text",)])
 def test_variants_without_soft_targets_share_nothing(
     beside: Workspace, variants: tuple[str, ...]
 ) -> None:
-    (keys, _) = plan(variants, ["gru"], [0])
+    (keys, _) = plan(variants, ["gru"])
     runs.share_before(keys, beside)
     assert {path.name for path in beside.root.iterdir()} == {"teacher", "knowledge"}
 
@@ -256,7 +268,7 @@ def test_nothing_is_made_for_runs_that_are_finished(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "share_soft_targets", refuse)
-    runs.share_before([RunKey("distilled", "gru", seed) for seed in (0, 1)], space)
+    runs.share_before([RunKey("distilled", "gru")], space)
 
 
 def test_the_cost_of_what_is_shared_is_kept_and_told(
@@ -269,10 +281,9 @@ def test_the_cost_of_what_is_shared_is_kept_and_told(
         assert times.cpu_s > 0
         assert times.wall_s > 0
     assert not any(times for variant, times in told.items() if variant != "distilled")
-    # It is the cost of making them, not of finding them there, whoever asks and when.
-    for seed in (0, 1):
-        assert share_soft_targets(RunKey("distilled", "gru", seed), space) == told["distilled"]
-    alone = share_soft_targets(RunKey("teacher-alone", "gru", 0), space)
+    # It is the cost of making them, not of finding them there.
+    assert share_soft_targets(RunKey("distilled", "gru"), space) == told["distilled"]
+    alone = share_soft_targets(RunKey("teacher-alone", "gru"), space)
     assert alone.keys() == {"soft targets"}
 
 
@@ -282,8 +293,8 @@ def test_the_cost_of_an_auxiliary_teacher_whose_training_was_killed_is_not_known
     with monkeypatch.context() as patch:
         die_after_the_first_checkpoint(patch)
         with pytest.raises(KeyboardInterrupt):
-            share_soft_targets(RunKey("distilled", "gru", 0), beside)
-    costs = share_soft_targets(RunKey("distilled", "gru", 0), beside)
+            share_soft_targets(RunKey("distilled", "gru"), beside)
+    costs = share_soft_targets(RunKey("distilled", "gru"), beside)
     # The Transformer's was broken off.
     assert costs.keys() == {"gru auxiliary teacher", "soft targets"}
 
@@ -327,22 +338,21 @@ def stored_ranks(key: RunKey, space: Workspace) -> Any:
 @pytest.mark.parametrize(
     ("key", "parts"),
     [
-        (RunKey("control+control", "gru", 0, 1), (0, 1)),
-        (RunKey("control+teacher", "gru", 0), (0, "teacher")),
+        (RunKey("control+teacher", "gru"), ("control", "teacher")),
         (RunKey("teacher"), ("teacher",)),
     ],
     ids=str,
 )
 def test_the_ranks_are_those_of_a_direct_computation(
-    space: Workspace, key: RunKey, parts: tuple[int | str, ...]
+    space: Workspace, key: RunKey, parts: tuple[str, ...]
 ) -> None:
-    """A part is the control of a seed, or the teacher; they are shown 8 and 6 items."""
+    """The control and the teacher are shown 8 and 6 items."""
     from teacher.model import Teacher
 
     systems: list[tuple[Any, int]] = []
     for part in parts:
-        if isinstance(part, int):
-            folder = student_folder(RunKey("control", "gru", part), space)
+        if part == "control":
+            folder = student_folder(RunKey("control", "gru"), space)
             systems.append((Student.from_pretrained(folder), 8))
         else:
             systems.append((Teacher.from_pretrained(space.root / "teacher"), 6))
@@ -350,21 +360,21 @@ def test_the_ranks_are_those_of_a_direct_computation(
 
 
 def test_a_student_before_its_refit_is_judged_as_it_was_selected(space: Workspace) -> None:
-    trained = student_folder(RunKey("distilled", "gru", 0), space)
+    trained = student_folder(RunKey("distilled", "gru"), space)
     selected = Student.from_pretrained(trained / "selection")
-    ranks = stored_ranks(RunKey("distilled-before-refit", "gru", 0), space)
+    ranks = stored_ranks(RunKey("distilled-before-refit", "gru"), space)
     assert ranks.tolist() == direct_ranks(space, (selected, 8))
-    assert ranks.tolist() != stored_ranks(RunKey("distilled", "gru", 0), space).tolist()
+    assert ranks.tolist() != stored_ranks(RunKey("distilled", "gru"), space).tolist()
 
 
 def test_the_int8_run_comes_from_the_very_file(space: Workspace) -> None:
-    key = RunKey("distilled-int8", "gru", 1)
+    key = RunKey("distilled-int8", "gru")
     result = finished(key, space)
-    file = space.root / str(result.file)
+    file = space.results / str(result.file)
     assert result.file_sha256 == sha256_file(file)
     assert result.file_bytes == file.stat().st_size
     made_from = read_json(file.parent / "config.json")
-    trained = student_folder(RunKey("distilled", "gru", 1), space) / "model.safetensors"
+    trained = student_folder(RunKey("distilled", "gru"), space) / "model.safetensors"
     assert (made_from["precision"], made_from["student_sha256"]) == ("int8", sha256_file(trained))
     session, targets = open_session(file, num_threads=1), space.dataset.eval_targets("test")
     expected = []

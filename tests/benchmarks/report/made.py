@@ -123,7 +123,7 @@ def accuracy_results(*rows: VariantSummary, distilled: float = 9.0) -> AccuracyR
             variant("control", "gru", {"distilled": over(-8.0)}, level=0.0815),
             variant("distilled", "gru", {"control": over(distilled), "teacher": over(1.0)}),
             variant("distilled-int8", "gru", {"control": over(9.0), "distilled": over(-0.5, 0.2)}),
-            variant("control+control", "gru", {"control": None}),
+            variant("control+teacher", "gru", {"control": None}),
             variant("temperature-2", "gru", {"control": over(9.1), "distilled": over(0.1)}),
             variant("control", "transformer", {}),
             variant("distilled", "transformer", {"control": over(1.0)}),
