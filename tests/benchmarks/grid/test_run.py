@@ -197,16 +197,19 @@ def test_ranks_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_seed_has_everything_of_its_own(spaces: list[Workspace]) -> None:
-    seeds, sums = [], []
+    seeds, weights = [], []
     for space in spaces:
         files = [space.root / "teacher" / "metrics.json"]
         files += (space.root / "auxiliary-teachers").glob("*/recipe.json")
         recipes = [read_json(file) for file in files]
         seeds += [recipe.get("recipe", recipe)["seed"] for recipe in recipes]
-        sums += [sha256_file(path) for path in space.root.glob("**/*.safetensors")]
+        trained = [space.root / "teacher" / "head.safetensors"]
+        trained += space.root.glob("**/model.safetensors")
+        weights.append({sha256_file(file) for file in trained})
     # The teacher's, and those of two auxiliary teachers of another seed than any student's.
     assert seeds == [0, 1000, 1000, 1, 1001, 1001]
-    assert len(set(sums)) == len(sums)
+    assert len(weights[0]) > 3  # the teacher, two auxiliary teachers, students
+    assert weights[0].isdisjoint(weights[1])
 
 
 def test_what_is_shared_is_there_before_the_first_run_begins(
