@@ -145,28 +145,12 @@ def evaluate(
     return Evaluation(*ranks)
 
 
-def validation_ndcg(
-    score: ScoreFunction,
-    dataset: SequenceDataset,
-    *,
-    max_len: int,
-    batch_size: int = USERS_AT_ONCE,
-    device: torch.device | str = "cpu",
-    accelerator: Accelerator | None = None,
-) -> float:
+def validation_ndcg(score: ScoreFunction, dataset: SequenceDataset, **how: Any) -> float:
     """Return what training chooses by: NDCG@10 on the validation targets, headline protocol.
 
     Arguments as of `evaluate`. Of several catalogues it is the mean of theirs.
     """
-    values = validation_ndcgs(
-        score,
-        dataset,
-        max_len=max_len,
-        batch_size=batch_size,
-        device=device,
-        accelerator=accelerator,
-    )
-    return float(np.mean(list(values.values())))
+    return float(np.mean(list(validation_ndcgs(score, dataset, **how).values())))
 
 
 def validation_ndcgs(
