@@ -72,7 +72,7 @@ def test_popularity_counts_no_held_out_event(twins: Twins) -> None:
 def taught(twins: Twins, model: Path, folder: Path, refit_share: float) -> list[Knowledge]:
     """Fine-tune a teacher on each set; return their knowledge."""
     for dataset in twins:
-        where = {"data_dir": dataset.path, "output_dir": folder / dataset.name}
+        where = {"data_dir": (dataset.path,), "output_dir": folder / dataset.name}
         run(flags_for(model, bits=4, batch_size=16, refit_share=refit_share, **where))
     return [load_knowledge(folder / dataset.name / "knowledge", dataset) for dataset in twins]
 
