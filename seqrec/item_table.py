@@ -19,12 +19,14 @@ Shape letters: I items, N rows at once, L width of the language model, C compone
 from seqrec.histories import PAD
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 NUM_COMPONENTS = 128
 LEAST_VARIANCE = 1e-6  # of a component, as a fraction of the largest: below it there is only noise
 ROWS_AT_ONCE = 65_536
+ROW_SCALE = 0.05  # standard deviation of a table's elements at the start
 
 
 def most_components(num_items: int, width: int) -> int:
@@ -91,8 +93,12 @@ class FusedItemTable(nn.Module):
         self.register_buffer("components", components)
         self.projection = nn.Linear(num_components, dim, bias=False)
         self.residual = nn.Embedding(num_rows, dim, padding_idx=PAD, sparse=sparse)
-        # Rows start as small as those of a plain table.
-        nn.init.normal_(self.projection.weight, std=0.05 * num_components**-0.5)
+        # Rows start as small as those of a plain table, and as the first components: near each
+        # other where the texts are alike. Columns beyond the components start at random.
+        nn.init.normal_(self.projection.weight, std=ROW_SCALE * num_components**-0.5)
+        with torch.no_grad():
+            first = self.projection.weight[:num_components]
+            first.copy_(ROW_SCALE * torch.eye(*first.shape))
         nn.init.zeros_(self.residual.weight)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from seqrec.errors import ModelError
 from seqrec.files import read_json, write_json
 from seqrec.histories import PAD
-from seqrec.item_table import FusedItemTable
+from seqrec.item_table import ROW_SCALE, FusedItemTable
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  the name everyone knows
 
 LOWEST = torch.finfo(torch.float32).min
+START_DECAY = 0.5  # of attention's logits per distance
 Arch = Literal["gru", "transformer"]
 
 
@@ -96,6 +97,15 @@ class GRUEncoder(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_dim)
+        self._start_as_decaying_mean()
+
+    @torch.no_grad()
+    def _start_as_decaying_mean(self) -> None:
+        """Let the gates be half open and the candidate be the input: h = (h + tanh(x)) / 2."""
+        for name, weight in self.gru.named_parameters():
+            nn.init.zeros_(weight)
+            if name.startswith("weight_ih"):
+                nn.init.eye_(weight[-self.gru.hidden_size :])  # the candidate's rows come last
 
     def forward(self, embedded: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
         """Encode (B, T, H) to the state after each item (B, T, H), or the last, (B, 1, H)."""
@@ -124,6 +134,19 @@ class CausalBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
         # Column max_len - 1 - d belongs to distance d: the last query's row is a plain slice.
         self.distance_bias = nn.Parameter(torch.zeros(config.num_heads, config.max_len))
+        self._start_as_decaying_mean()
+
+    @torch.no_grad()
+    def _start_as_decaying_mean(self) -> None:
+        """Let attention look at distance alone and pass on what it sees; nothing else is added."""
+        for layer in (self.query, self.key_value, self.attention_out, self.down):
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.query.weight)
+        nn.init.zeros_(self.down.weight)
+        nn.init.eye_(self.attention_out.weight)
+        eye = torch.eye(len(self.query.weight)).unflatten(0, (self.num_heads, -1))
+        self.key_value.weight.unflatten(0, (self.num_heads, 2, -1))[:, 1] = eye
+        self.distance_bias += START_DECAY * torch.arange(1 - self.max_len, 1)
 
     def forward(self, hidden: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
         """Map (B, T, H) to (B, T, H), or to (B, 1, H) for the last position alone."""
@@ -196,7 +219,7 @@ class Student(nn.Module):
         super().__init__()
         self.config = config
         table = nn.Embedding(config.num_items + 1, config.hidden_dim, padding_idx=PAD)
-        nn.init.normal_(table.weight, std=0.05)
+        nn.init.normal_(table.weight, std=ROW_SCALE)
         with torch.no_grad():
             table.weight[PAD].zero_()
         self.item_embedding: nn.Embedding | FusedItemTable = table

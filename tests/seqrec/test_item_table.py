@@ -56,6 +56,14 @@ def test_a_row_is_the_projected_components_and_the_residual() -> None:
     assert rows.tolist() == [[[12, 18], [0, 0]], [[3, 4], [12, 18]]]
 
 
+@pytest.mark.parametrize("dim", [2, 3, 5])
+def test_rows_start_as_the_first_components(dim: int) -> None:
+    table = FusedItemTable(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]), dim)
+    first = min(dim, 3)
+    torch.testing.assert_close(table.weight[1, :first], 0.05 * torch.arange(1.0, first + 1))
+    assert (table.weight[1] != 0).all()  # a column beyond the components could never leave zero
+
+
 def test_an_item_without_a_gradient_of_its_own_moves_with_its_text() -> None:
     torch.manual_seed(0)
     table = FusedItemTable(torch.tensor([[0.0], [1.0], [2.0]]), 3)

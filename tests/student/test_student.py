@@ -7,6 +7,7 @@ from seqrec.histories import PAD
 
 import pytest
 import torch
+from torch.nn.functional import layer_norm
 
 from student.model import Arch, Dropout, Student, StudentConfig
 
@@ -56,6 +57,27 @@ def test_the_order_of_the_history_matters(arch: Arch) -> None:
     student = make_student(arch)
     forward, backward = student(torch.tensor([[3, 1, 4]])), student(torch.tensor([[1, 3, 4]]))
     assert not torch.allclose(forward, backward, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_an_untrained_student_answers_with_a_decaying_mean_of_the_history(num_heads: int) -> None:
+    def untrained(arch: Arch) -> tuple[Student, torch.Tensor]:
+        shape = {"hidden_dim": 4, "num_heads": num_heads, "max_len": 3}
+        student = Student(StudentConfig(arch=arch, num_items=2, **shape)).eval()
+        rows = torch.tensor([[0.0, 0, 0, 0], [1, -1, 0, 0], [0, 0, 3, 1]])
+        student.item_embedding.weight.data = rows
+        return student, rows
+
+    items = torch.tensor([[1, 1, 2]])  # the oldest first
+    student, rows = untrained("gru")
+    first, second = torch.tanh(2 * rows[1]), torch.tanh(2 * rows[2])  # inputs times sqrt(4)
+    mean = (0.125 + 0.25) * first + 0.5 * second
+    torch.testing.assert_close(student.encode(items)[0, -1], layer_norm(mean, (4,)))
+
+    student, rows = untrained("transformer")
+    weights = torch.tensor([-1.0, -0.5, 0.0]).softmax(dim=0)  # e^-0.5 of the next newer one
+    mean = (weights[:2].sum() * layer_norm(rows[1], (4,))) + weights[2] * layer_norm(rows[2], (4,))
+    torch.testing.assert_close(student.encode(items)[0, -1], layer_norm(rows[2] + mean, (4,)))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
