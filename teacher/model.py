@@ -6,6 +6,11 @@ residual of the item's own. The model's last state is compared with all rows. On
 position, not all tokens of its title: a history of fifty items is a sequence of fifty (compare
 E4SRec, arXiv:2312.02443; SLMRec, arXiv:2405.17890).
 
+What the language model says is added to a decaying mean of the history's rows, and is zero at
+first, as what LoRA adds is. So an untuned teacher ranks items by how near their texts are to those
+of the newest items, and tuning goes on from there. The mean is normalised, or what is added soon
+outweighs it: after an epoch with a tenth of Office's users validation is at .034, else at .007.
+
 An item without any training event is its text alone: its residual is zero and stays so, since the
 item is no input, no target, and left out of the softmax in training. Pushed down there as a wrong
 answer to every question, it would be learned to be one.
@@ -75,6 +80,13 @@ def item_mask(items: IntArray, num_items: int) -> Tensor:
     return mask
 
 
+def decaying_mean(vectors: Tensor) -> Tensor:
+    """Return m(t) = (m(t - 1) + v(t)) / 2 of vectors (B, T, V), m zero before the first."""
+    steps = torch.arange(vectors.shape[1], device=vectors.device)
+    weights = (0.5 ** (steps[:, None] - steps + 1.0)).tril()
+    return weights.to(vectors) @ vectors
+
+
 class Teacher(nn.Module):
     """A LoRA-adapted language model between an item input and an item output.
 
@@ -105,6 +117,8 @@ class Teacher(nn.Module):
         self.item_table = FusedItemTable(components, config.item_dim, sparse=self.is_large)
         self.input_projection = nn.Linear(config.item_dim, input_width(self.base))
         self.output_projection = nn.Linear(output_width(self.base), config.item_dim)
+        nn.init.zeros_(self.output_projection.weight)
+        nn.init.zeros_(self.output_projection.bias)
         self.dropout = nn.Dropout(config.dropout)
         self._known_vectors: Tensor | None = None  # while nothing trains
 
@@ -147,7 +161,8 @@ class Teacher(nn.Module):
         to_right = (columns + num_real) % items.shape[1]
         vectors = self.vectors_of(items.gather(1, to_left))
         states = embed_sequence(self.base, self.input_projection(self.dropout(vectors)))
-        states = self.output_projection(self.dropout(states))
+        mean = nn.functional.layer_norm(decaying_mean(vectors), vectors.shape[-1:])
+        states = mean + self.output_projection(self.dropout(states))
         return states.gather(1, to_right[..., None].expand_as(states))
 
     def scores(self, states: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def make_teacher(dataset: SequenceDataset, llm: Path, bits: Bits = 4) -> Teacher
     teacher = build_teacher(flags, dataset, torch.device("cpu")).eval()
     with torch.no_grad():  # a fresh adapter adds nothing; give it something to say
         for name, parameter in teacher.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "output_projection" in name:
                 parameter.normal_(std=0.05)
     return teacher
 
@@ -52,6 +52,18 @@ def test_the_adapter_on_every_linear_layer_and_the_head_are_trained(teacher: Tea
     assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     heads = {name.split(".")[0] for name in trained - adapter}
     assert heads == {"item_table", "input_projection", "output_projection"}
+
+
+def test_an_untuned_teacher_answers_with_the_decaying_mean_of_the_texts(
+    tiny_dataset: SequenceDataset, tiny_llm: Path
+) -> None:
+    flags = flags_for(tiny_llm, num_layers=2, max_len=6, item_dim=16, lora_rank=4, bits=32)
+    teacher = build_teacher(flags, tiny_dataset, torch.device("cpu")).eval()
+    with torch.no_grad():
+        rows = teacher.item_vectors()
+        mean = (rows[3] / 4 + rows[1] / 2 + rows[4]) / 2  # the newest, item 4, counts most
+        state = torch.nn.functional.layer_norm(mean, mean.shape)
+        torch.testing.assert_close(teacher.encode(torch.tensor([[PAD, 3, 1, 4]]))[0, -1], state)
 
 
 def test_scores_do_not_depend_on_padding_or_on_others_in_the_batch(teacher: Teacher) -> None:
