@@ -23,7 +23,7 @@ class DistillConfig:
     init_from: Path | None = flag(
         None,
         "output directory of an earlier run, of any data set, to start from: its students' "
-        "weights, items by id; --num-epochs 0 trains no further",
+        "weights, items by id",
         affects_result=False,  # what was found there does (see `student.training`)
     )
     arch: Literal["gru", "transformer", "both"] = flag(
@@ -71,7 +71,8 @@ class DistillConfig:
     )
     num_epochs: int | None = flag(
         None,
-        "passes over the training sequences, at most; not given: by budget and size of the data",
+        "passes over the training sequences, at most; 0: ranks by texts, or as --init-from does; "
+        "not given: by budget and size of the data",
     )
     refit_share: float | None = flag(
         None,
@@ -107,10 +108,9 @@ class DistillConfig:
             raise ValueError(f"--cold-item-scale {self.cold_item_scale} is below 0")
         if self.refit_share is not None and self.refit_share < 0:
             raise ValueError(f"--refit-share {self.refit_share} is below 0")
-        above_0 = ["hidden_dim", "num_epochs", "batch_size", "learning_rate", "num_threads"]
-        if self.init_from is not None and self.num_epochs == 0:
-            above_0.remove("num_epochs")
-        for name in above_0:
+        if self.num_epochs is not None and self.num_epochs < 0:
+            raise ValueError(f"--num-epochs {self.num_epochs} is below 0")
+        for name in ("hidden_dim", "batch_size", "learning_rate", "num_threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not above 0")

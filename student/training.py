@@ -284,7 +284,7 @@ def train_student(
                 label=name,
             )
 
-    if config.num_epochs:  # 0: a start that shall stay as it is
+    if config.num_epochs:  # 0: the start, whatever it is, shall stay as it is
         train(dataset, config.num_epochs)
     scale = config.cold_item_scale
     if scale is None:

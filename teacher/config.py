@@ -25,7 +25,7 @@ class FinetuneConfig:
     init_from: Path | None = flag(
         None,
         "output directory of an earlier run, of any data set, to start from: its teacher's "
-        "weights, items by id; --num-epochs 0 tunes no further",
+        "weights, items by id",
         affects_result=False,  # what was found there does (see `teacher.tuning`)
     )
     model: str = flag(
@@ -47,7 +47,9 @@ class FinetuneConfig:
     item_dim: int = flag(128, "width of the teacher's item vectors")
     max_len: int = flag(50, "newest items of a history that the teacher reads")
     num_epochs: int | None = flag(
-        None, "passes over the training sequences; not given: by budget and size of the data"
+        None,
+        "passes over the training sequences; 0: ranks by texts, or as --init-from does; not given: "
+        "by budget and size of the data",
     )
     batch_size: int | None = flag(
         None, "windows per step, shared by the processes; not given: by the size of the data"
@@ -92,7 +94,7 @@ class FinetuneConfig:
         """Refuse values that cannot work."""
         for name in ("gradient_accumulation", "num_epochs", "batch_size", "num_threads"):
             value = getattr(self, name)
-            least = 0 if name == "num_epochs" and self.init_from is not None else 1
+            least = 0 if name == "num_epochs" else 1
             if value is not None and value < least:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is below {least}")
 

@@ -255,9 +255,9 @@ def train(
             ).best_value
 
     untouched = flags.init_from if flags.num_epochs == 0 else None
-    if not untouched:
+    if flags.num_epochs:
         best = {dataset.name: fit_on(dataset, flags.num_epochs, "teacher")}
-    if untouched or len(dataset.catalogues) > 1:
+    if not flags.num_epochs or len(dataset.catalogues) > 1:
         best = validate(teacher.eval())
     further = refit_epochs(dataset, flags.refit_share, flags.num_epochs)
     if accelerator.is_main_process:  # of another recipe, it would be taken for this one's

@@ -166,7 +166,7 @@ def test_a_control_is_never_trained_for_less_than_the_student_beside_it(
     assert scheduled(DistillConfig(device="cpu"), tiny_dataset).budget == "quick"
 
 
-@pytest.mark.parametrize("name", ["num_epochs", "batch_size", "hidden_dim", "learning_rate"])
+@pytest.mark.parametrize("name", ["batch_size", "hidden_dim", "learning_rate"])
 def test_0_no_longer_stands_for_what_is_left_to_the_rules(name: str) -> None:
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} 0 is not above 0"):
         DistillConfig(**{name: 0})  # type: ignore[arg-type]

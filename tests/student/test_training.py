@@ -238,6 +238,24 @@ def test_items_of_the_same_text_share_what_one_of_them_learns(
     assert after_3_4[5] > after_3_4[6]
 
 
+@pytest.mark.parametrize("arch", ["gru", "transformer"])
+def test_a_student_of_0_epochs_ranks_by_the_texts_of_the_newest_items(
+    config: DistillConfig,
+    write_sequences: WriteSequences,
+    make_knowledge: MakeKnowledge,
+    arch: Arch,
+) -> None:
+    dataset = write_sequences([[1, 2, 3, 4, 5, 6, 7, 8]] * 4, 8)
+    knowledge = make_knowledge(dataset)
+    texts = np.array(knowledge.text_components)
+    texts[1:] = np.eye(8, texts.shape[1])[[0, 1, 2, 3, 0, 1, 2, 3]]  # item 5 reads as item 1 does
+    knowledge = dataclasses.replace(knowledge, text_components=texts)
+    config = dataclasses.replace(config, num_epochs=0, hidden_dim=texts.shape[1])
+    scores = train(arch, config, dataset, knowledge)(torch.tensor([[4, 3], [3, 4]]))
+    assert scores[0, 5:].argmax() + 5 == 7
+    assert scores[1, 5:].argmax() + 5 == 8
+
+
 @pytest.mark.parametrize(("scale", "row"), [(1.0, [2.0, 4.0]), (0.5, [1.0, 2.0])])
 def test_folding_adds_text_and_residual_and_scales_cold_rows(scale: float, row: list) -> None:
     components = np.array([[0, 0], [1, 0], [1, 2]])

@@ -238,9 +238,15 @@ def test_layers_that_are_not_asked_for_are_as_many_as_the_earlier_teacher_has(
     assert tuning.scheduled(dataclasses.replace(config, num_layers=None), today).num_layers == 1
 
 
-def test_0_epochs_are_refused_where_there_is_no_start() -> None:
-    with pytest.raises(ValueError, match="--num-epochs 0 is below 1"):
-        FinetuneConfig(num_epochs=0)
+def test_0_epochs_without_a_start_leave_a_teacher_that_ranks_by_texts(
+    config: FinetuneConfig, today: SequenceDataset
+) -> None:
+    tuning.run(dataclasses.replace(config, init_from=None, num_epochs=0))
+    assert config.output_dir is not None
+    teacher = Teacher.from_pretrained(config.output_dir / "teacher")
+    rows = teacher.item_vectors()
+    state = torch.nn.functional.layer_norm(rows[2] / 4 + rows[3] / 2, rows[3].shape)
+    torch.testing.assert_close(teacher.encode(torch.tensor([[2, 3]]))[0, -1], state)
 
 
 def test_a_teacher_of_two_catalogues_answers_of_each_as_it_does_once_it_is_brought_there(
