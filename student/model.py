@@ -146,7 +146,7 @@ class CausalBlock(nn.Module):
         nn.init.eye_(self.attention_out.weight)
         eye = torch.eye(len(self.query.weight)).unflatten(0, (self.num_heads, -1))
         self.key_value.weight.unflatten(0, (self.num_heads, 2, -1))[:, 1] = eye
-        self.distance_bias += START_DECAY * torch.arange(1 - self.max_len, 1)
+        self.distance_bias.copy_(START_DECAY * torch.arange(1 - self.max_len, 1))
 
     def forward(self, hidden: Tensor, real: Tensor, *, last_only: bool = False) -> Tensor:
         """Map (B, T, H) to (B, T, H), or to (B, 1, H) for the last position alone."""
