@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from seqrec.config import flag, parse_flags, to_json
+from seqrec.config import RECIPE_VERSION, flag, parse_flags, to_json
 from seqrec.data import SequenceDataset, load_dataset
 from seqrec.errors import DataError, ModelError, run_main
 from seqrec.files import write_text
@@ -144,6 +144,7 @@ def measure(
         dataset=describe_dataset(dataset),
         throughput_batch_size=BATCH_SIZE,
         lower_bound=DEFINITION,
+        recipe_version=RECIPE_VERSION,
         rows=tuple(rows),
         failed=tuple(failed),
     )

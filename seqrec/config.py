@@ -22,6 +22,9 @@ Budget = Literal["quick", "best"]  # of a training; see `seqrec.schedule`
 PACKAGE = "llm-seqrec"
 DEFAULT_DATASET = "ml-100k"
 DEFAULT_DATA_DIR = Path("data") / DEFAULT_DATASET
+# Counts the changes of code after which the same flags train something else: 2, item tables were
+# fused; 3, teachers and students start as a decaying mean of the history.
+RECIPE_VERSION = 3
 
 
 def flag(default: Any, help: str, *, affects_result: bool = True, positional: bool = False) -> Any:
@@ -129,11 +132,13 @@ def to_json(config: Any) -> dict[str, Any]:
 def recipe(config: Any, **extra: Any) -> dict[str, Any]:
     """Return what decides a stage's result, as JSON values: the flags that affect it, and `extra`.
 
-    Two runs with equal recipes make the same thing, so a finished one need not be repeated.
+    Two runs with equal recipes make the same thing, so a finished one need not be repeated. With
+    `RECIPE_VERSION` among them, what earlier code trained is not taken for today's.
     """
     values = to_json(config)
     fields = (f for f in dataclasses.fields(config) if f.metadata["affects_result"])
-    return {field.name: values[field.name] for field in fields} | extra
+    flags = {field.name: values[field.name] for field in fields}
+    return {"recipe_version": RECIPE_VERSION, **flags, **extra}
 
 
 def recipe_digest(wanted: dict[str, Any]) -> str:

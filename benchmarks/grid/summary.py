@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from seqrec.config import RECIPE_VERSION
 from seqrec.data import SequenceDataset
 from seqrec.files import read_json
 from seqrec.metrics import METRICS, Evaluation, bootstrap_interval, ndcg, relative_gain
@@ -188,6 +189,7 @@ def summarize(spaces: Sequence[Workspace], command: str) -> AccuracyResults:
         student_flags=spaces[0].student_flags,
         dataset=describe_dataset(dataset),
         teacher=describe_teacher(spaces[0]),
+        recipe_version=RECIPE_VERSION,
         rows=tuple(rows),
     )
 

@@ -11,6 +11,8 @@ One long file on purpose: whoever reads a result looks its fields up here.
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from seqrec.config import RECIPE_VERSION
+
 SCHEMA = 3
 Metrics = dict[str, float]
 Protocol = Literal["seen_excluded", "seen_kept"]
@@ -236,11 +238,12 @@ class LatencyResults(Measured):
     failed: tuple[Failure, ...] = ()
     # In words. None: measured when the bound still was that of a whole file's bytes.
     lower_bound: str | None = None
+    recipe_version: int | None = None  # None: measured before they were counted
 
     @property
     def is_earlier(self) -> bool:
-        """Whether it is of the recipe in which item tables only started from the texts."""
-        return self.lower_bound is None
+        """Whether students are trained in another way today."""
+        return (self.recipe_version or 0) < RECIPE_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,6 +436,7 @@ class AccuracyResults(Results):
     dataset: DataSet
     rows: tuple[VariantSummary, ...]
     teacher: TeacherCost | None = None
+    recipe_version: int | None = None  # None: measured before they were counted
 
     def find(self, variant: str, arch: str) -> VariantSummary | None:
         """Return a row, None if it was not computed."""
@@ -441,8 +445,8 @@ class AccuracyResults(Results):
 
     @property
     def is_earlier(self) -> bool:
-        """Whether it is of the recipe in which item tables only started from the texts."""
-        return any(row.by_frequency is None for row in self.rows)
+        """Whether teachers and students are trained in another way today."""
+        return (self.recipe_version or 0) < RECIPE_VERSION
 
     @property
     def archs(self) -> list[str]:

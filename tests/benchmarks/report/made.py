@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from seqrec.config import RECIPE_VERSION
+
 from benchmarks.grid.variants import VARIANTS
 from benchmarks.report.schema import (
     AccuracyResults,
@@ -70,7 +72,8 @@ def system(
 
 def latency_results(*rows: SystemResult, **more: Any) -> LatencyResults:
     known: dict[str, Any] = {"config": {}, "environment": MACHINE, "dataset": DATA}
-    return LatencyResults(rows=rows, throughput_batch_size=128, **{**known, **more})
+    known |= {"throughput_batch_size": 128, "recipe_version": RECIPE_VERSION}
+    return LatencyResults(rows=rows, **{**known, **more})
 
 
 def variant(
@@ -116,6 +119,7 @@ def accuracy_results(*rows: VariantSummary, distilled: float = 9.0) -> AccuracyR
         student_flags="",
         dataset=DATA,
         teacher=TeacherCost(recipe={}, command=command, wall_s=3600.0, cpu_s=7200.0),
+        recipe_version=RECIPE_VERSION,
         rows=rows
         or (
             variant("popularity", "gru", {"control": over(-60.0)}),
