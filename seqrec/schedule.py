@@ -1,5 +1,7 @@
 """How long to train, in what batches: rules that fit a schedule to the size of a data set.
 
+The figures below are of students and teachers that started at random, as none does today.
+
 One recipe serves small and large logs. A rule looks at the training events, how many targets there
 are, P, and into how many windows W they are cut; and at the budget: `quick` on a CPU, `best` on a
 GPU. Flags that are given go before the rules, which docs/how-it-works.md has as a table.
