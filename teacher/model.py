@@ -2,7 +2,7 @@
 
 Each item of the history enters the language model as one vector, a row of a fused item table
 (`seqrec.item_table`): what the same language model reads in the item's text, projected, and a
-residual of the item's own. The model's last state is compared with all rows. One item costs one
+residual of the item's own. The last state is compared with all rows. One item costs one
 position, not all tokens of its title: a history of fifty items is a sequence of fifty (compare
 E4SRec, arXiv:2312.02443; SLMRec, arXiv:2405.17890).
 
@@ -52,7 +52,7 @@ from teacher.base import (
 )
 from teacher.check_folder import TAKE, article, first_line, model_fingerprint
 from teacher.config import Bits, FullFinetuneConfig
-from teacher.saved import read_head, reading_teacher
+from teacher.saved import FORMAT, read_head, reading_teacher, require_format
 from teacher.shape import input_width, output_width
 
 
@@ -235,7 +235,7 @@ class Teacher(nn.Module):
         self.base.save_pretrained(str(folder / "adapter"))
         head = {name: t for name, t in self.state_dict().items() if not name.startswith("base.")}
         save_file(head, folder / "head.safetensors")
-        write_json(folder / "teacher.json", dataclasses.asdict(self.config))
+        write_json(folder / "teacher.json", {"format": FORMAT, **dataclasses.asdict(self.config)})
 
     def load_weights(self, folder: Path, numbers: IntArray | None = None) -> None:
         """Take over the weights that `save_pretrained` wrote of a teacher on the same base.
@@ -293,7 +293,9 @@ class Teacher(nn.Module):
 
     @classmethod
     def _load(cls, folder: Path, device: torch.device | str) -> "Teacher":
-        config = TeacherConfig(**read_json(folder / "teacher.json"))
+        described = read_json(folder / "teacher.json")
+        require_format(described)
+        config = TeacherConfig(**{k: v for k, v in described.items() if k != "format"})
         model_folder = resolve_model(config.model)
         if model_fingerprint(model_folder) != config.model_fingerprint:
             raise ModelError(

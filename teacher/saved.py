@@ -1,14 +1,23 @@
 """A teacher's files, and what can be checked of them before a language model is loaded."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from seqrec.errors import ModelError, SeqRecError
 from seqrec.files import read_json
 
 from safetensors.torch import load_file
 from torch import Tensor
+
+FORMAT = 2  # of the files and of what they mean: to teachers of 1 no decaying mean was added
+
+
+def require_format(described: Mapping[str, Any]) -> None:
+    """Refuse, as a `ValueError`, a `teacher.json` whose weights mean something else today."""
+    if (found := described.get("format", 1)) != FORMAT:
+        raise ValueError(f"it is of format {found}, this version answers with format {FORMAT}")
 
 
 @contextlib.contextmanager

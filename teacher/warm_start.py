@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from teacher.config import FullFinetuneConfig
 from teacher.model import Teacher
-from teacher.saved import read_head, reading_teacher
+from teacher.saved import read_head, reading_teacher, require_format
 
 SHAPE = ("bits", "item_dim", "max_len", "lora_rank", "lora_alpha")
 
@@ -51,6 +51,7 @@ def check_start(
     require_same(found, {**wanted, "num_layers": num_layers}, folder)
     for part in {folder, selection(folder)}:
         with reading_teacher(part):
+            require_format(found)
             read_head(part, (found["num_items"] + 1, flags.item_dim))
 
 

@@ -19,7 +19,7 @@ from benchmarks.report.schema import (
     Identity,
     LatencyResults,
 )
-from benchmarks.report.tables import CONTROL, language_model_gains
+from benchmarks.report.tables import CONTROL, heading, language_model_gains
 
 # Okabe and Ito's palette: told apart by colour-blind readers. The family decides the colour,
 # precision and variant the marker; other libraries' models share a colour and differ in markers.
@@ -167,7 +167,7 @@ def draw_accuracy(results: AccuracyResults) -> Figure:
 def draw_language_model(every: Iterable[AccuracyResults]) -> Figure:
     """Draw what the language model adds on each data set, and for which of the targets."""
     marks: Marks = [
-        (f"{results.dataset.name}, {group}", arch, gain)
+        (f"{heading(results)}, {group}", arch, gain)
         for results in every
         for arch in results.archs
         for group, gain in language_model_gains(results, arch).items()

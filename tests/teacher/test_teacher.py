@@ -124,6 +124,7 @@ def as_an_older_version(head: Path) -> None:
         ("adapter/adapter_config.json", say(r=10**9), "says rank 1000000000"),  # half a terabyte
         ("teacher.json", say(num_items=10**12), "item table is of shape"),
         ("teacher.json", say(strange=1), "strange"),
+        ("teacher.json", say(format=1), "of format 1, this version answers with format 2"),
     ],
 )
 def test_a_damaged_teacher_is_refused_in_one_line_with_the_command_that_makes_another(

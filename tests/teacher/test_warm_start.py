@@ -7,7 +7,7 @@ from typing import Any
 
 from seqrec.data import SequenceDataset, write_dataset
 from seqrec.errors import SeqRecError
-from seqrec.files import read_json
+from seqrec.files import read_json, write_json
 from seqrec.knowledge import load_knowledge
 from seqrec.splits import leave_one_out
 
@@ -199,6 +199,17 @@ def test_a_start_that_cannot_be_made_is_refused_before_any_work(
     monkeypatch.setattr(tuning, "build_teacher", lambda *_: pytest.fail("work was done"))
     with pytest.raises(SeqRecError, match=message):
         tuning.run(dataclasses.replace(config, **change))
+
+
+def test_a_teacher_of_an_earlier_format_is_no_start(config: FinetuneConfig, tmp_path: Path) -> None:
+    assert config.init_from is not None
+    run = tmp_path / "old"
+    shutil.copytree(config.init_from, run)
+    described = read_json(run / "teacher" / "teacher.json")
+    del described["format"]
+    write_json(run / "teacher" / "teacher.json", described)
+    with pytest.raises(SeqRecError, match="it is of format 1"):
+        tuning.run(dataclasses.replace(config, init_from=run))
 
 
 def test_another_language_model_and_the_run_itself_are_refused(
