@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seqrec.config import flag, parse_flags, recipe, recipe_digest, to_json
+from seqrec.config import RECIPE_VERSION, flag, parse_flags, recipe, recipe_digest, to_json
 
 import pytest
 
@@ -137,7 +137,8 @@ def test_a_recipe_holds_the_flags_that_affect_the_result_and_no_others() -> None
         num_threads: int | None = flag(None, "threads", affects_result=False)
 
     made = recipe(Training(num_threads=2), dataset_fingerprint="x")
-    assert made == {"seed": 0, "cutoffs": [5, 10], "dataset_fingerprint": "x"}
+    flags = {"seed": 0, "cutoffs": [5, 10], "dataset_fingerprint": "x"}
+    assert made == {"recipe_version": RECIPE_VERSION, **flags}
     assert recipe_digest(recipe(Training())) == recipe_digest(recipe(Training(num_threads=3)))
     assert recipe_digest(recipe(Training())) != recipe_digest(recipe(Training(seed=1)))
 
@@ -147,7 +148,7 @@ def test_where_and_how_fast_a_stage_runs_is_in_no_recipe(kind: Any) -> None:
     flags = {field.name for field in dataclasses.fields(kind)}
     left_out = {"data_dir", "output_dir", "device", "num_threads", "budget", "log_with"}
     left_out |= {"gradient_accumulation", "gradient_checkpointing", "dry_run", "init_from"} & flags
-    assert recipe(kind()).keys() == flags - left_out
+    assert recipe(kind()).keys() == (flags - left_out) | {"recipe_version"}
 
 
 def test_a_positional_is_given_without_its_name_or_left_out() -> None:
@@ -160,3 +161,9 @@ def test_a_positional_is_given_without_its_name_or_left_out() -> None:
     assert parse_flags(Asked, "", []) == Asked()
     with pytest.raises(SystemExit):
         parse_flags(Asked, "", ["ranking", "other"])
+
+
+def test_the_same_flags_of_earlier_code_are_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    today = recipe_digest(recipe(DistillConfig()))
+    monkeypatch.setattr("seqrec.config.RECIPE_VERSION", RECIPE_VERSION - 1)
+    assert recipe_digest(recipe(DistillConfig())) != today
