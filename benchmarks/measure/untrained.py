@@ -1,4 +1,4 @@
-"""Students of random weights, exported for a catalogue of any size."""
+"""Untrained students, their items' rows random, exported for a catalogue of any size."""
 
 from dataclasses import replace
 from pathlib import Path
