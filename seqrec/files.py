@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,26 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums_of(folder: Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return {"sha256": {name: SHA-256}} of the files of these names that are in a folder."""
+    files = {name: folder / name for name in names}
+    return {"sha256": {name: sha256_file(file) for name, file in files.items() if file.is_file()}}
+
+
+def require_checksums(folder: Path, described: Mapping[str, Any]) -> None:
+    """Refuse files that are not those that `described`, with `checksums_of` them, was written with.
+
+    Raises:
+        ValueError: naming the first such file.
+    """
+    sums = described.get("sha256", {})  # earlier versions wrote none
+    if not isinstance(sums, dict):
+        raise ValueError(f"sha256 is {sums!r}, not an object")
+    for name, expected in sums.items():
+        if sha256_file(folder / name) != expected:
+            raise ValueError(f"{name} is not the file that was written here")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqrec.errors import ModelError
-from seqrec.files import read_json, write_json
+from seqrec.files import checksums_of, read_json, require_checksums, write_json
 from seqrec.histories import PAD
 from seqrec.item_table import ROW_SCALE, FusedItemTable
 
@@ -21,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  the name everyone knows
 
+from student.text_map import FILE as TEXT_MAP_FILE
+
+WEIGHTS = ("model.safetensors", TEXT_MAP_FILE)
 LOWEST = torch.finfo(torch.float32).min
 START_DECAY = 0.5  # of attention's logits per distance
 Arch = Literal["gru", "transformer"]
@@ -261,10 +264,14 @@ class Student(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save_pretrained(self, folder: Path, **extra: Any) -> None:
-        """Write `config.json` (with `extra` keys) and `model.safetensors` into `folder`."""
+        """Write `config.json` (with `extra` keys) and `model.safetensors` into `folder`.
+
+        Of a text map that is there already, `config.json` has the checksum, too.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / "model.safetensors")
-        write_json(folder / "config.json", {**dataclasses.asdict(self.config), **extra})
+        shape = dataclasses.asdict(self.config)
+        write_json(folder / "config.json", {**shape, **extra, **checksums_of(folder, WEIGHTS)})
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Student":
@@ -278,6 +285,7 @@ class Student(nn.Module):
             names = {field.name for field in dataclasses.fields(StudentConfig)}
             config = StudentConfig(**{k: v for k, v in values.items() if k in names})
             tensors = load_file(folder / "model.safetensors")
+            require_checksums(folder, values)
             if config.num_layers > len(tensors):
                 raise ValueError(f"{config.num_layers} layers in {len(tensors)} tensors")
             with torch.device("meta"):  # takes no memory, and fails where the shapes differ

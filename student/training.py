@@ -187,9 +187,10 @@ def save(
     folder: Path, student: Student, text_map: TextMap | None, description: dict[str, Any]
 ) -> None:
     """Write a folded student, and its text map if it has one, into `folder`."""
-    student.save_pretrained(folder, **description)
+    folder.mkdir(parents=True, exist_ok=True)
     if text_map is not None:
         text_map.save(folder / TEXT_MAP_FILE)
+    student.save_pretrained(folder, **description)
 
 
 def choose_cold_item_scale(

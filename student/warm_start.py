@@ -87,19 +87,10 @@ class Start:
         has_texts = (self.folder / TEXT_MAP_FILE).is_file()
         found = {**described, "item_table": "fused" if has_texts else "plain"}
         require_same(found, wanted, self.folder)
-        parts = {self.folder, selection(self.folder)}
-        for part in parts:
+        for part in {self.folder, selection(self.folder)}:
             Student.from_pretrained(part)  # refuses one that cannot be read
         if not fused or knowledge is None:
             return
-        for part in parts:
-            text_map = TextMap.load(part / TEXT_MAP_FILE)
-            expected = (len(knowledge.text_map) - 1, flags.hidden_dim)
-            if text_map.weight.shape != expected:
-                raise ModelError(
-                    f"{part / TEXT_MAP_FILE} is of shape {text_map.weight.shape}, expected "
-                    f"{expected}. Make that run again, or train without --init-from"
-                )
         reader, earlier = knowledge.meta["teacher"], described.get("text_reader")
         earlier = earlier if isinstance(earlier, dict) else {}
         if any(reader[name] != earlier.get(name) for name in READING):

@@ -25,7 +25,7 @@ from pathlib import Path
 from seqrec.batching import Batch
 from seqrec.data import IntArray
 from seqrec.errors import ModelError
-from seqrec.files import read_json, write_json
+from seqrec.files import checksums_of, read_json, write_json
 from seqrec.histories import PAD
 from seqrec.item_table import FusedItemTable, most_components
 from seqrec.schedule import NUM_TEACHER_NEGATIVES, is_large
@@ -52,7 +52,7 @@ from teacher.base import (
 )
 from teacher.check_folder import TAKE, article, first_line, model_fingerprint
 from teacher.config import Bits, FullFinetuneConfig
-from teacher.saved import FORMAT, read_head, reading_teacher, require_format
+from teacher.saved import FORMAT, WEIGHTS, read_head, reading_teacher, require_format
 from teacher.shape import input_width, output_width
 
 
@@ -235,7 +235,8 @@ class Teacher(nn.Module):
         self.base.save_pretrained(str(folder / "adapter"))
         head = {name: t for name, t in self.state_dict().items() if not name.startswith("base.")}
         save_file(head, folder / "head.safetensors")
-        write_json(folder / "teacher.json", {"format": FORMAT, **dataclasses.asdict(self.config)})
+        described = {"format": FORMAT, **dataclasses.asdict(self.config)}
+        write_json(folder / "teacher.json", {**described, **checksums_of(folder, WEIGHTS)})
 
     def load_weights(self, folder: Path, numbers: IntArray | None = None) -> None:
         """Take over the weights that `save_pretrained` wrote of a teacher on the same base.
@@ -295,7 +296,8 @@ class Teacher(nn.Module):
     def _load(cls, folder: Path, device: torch.device | str) -> "Teacher":
         described = read_json(folder / "teacher.json")
         require_format(described)
-        config = TeacherConfig(**{k: v for k, v in described.items() if k != "format"})
+        shape = {name: described[name] for name in described.keys() - {"format", "sha256"}}
+        config = TeacherConfig(**shape)
         model_folder = resolve_model(config.model)
         if model_fingerprint(model_folder) != config.model_fingerprint:
             raise ModelError(

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from seqrec.errors import ModelError, SeqRecError
-from seqrec.files import read_json
+from seqrec.files import read_json, require_checksums
 
 from safetensors.torch import load_file
 from torch import Tensor
 
+WEIGHTS = ("head.safetensors", "adapter/adapter_model.safetensors")
 FORMAT = 2  # of the files and of what they mean: to teachers of 1 no decaying mean was added
 
 
@@ -52,6 +53,7 @@ def read_head(folder: Path, table_shape: tuple[int, int] | None = None) -> dict[
     shape = tuple(head["item_table.residual.weight"].shape)
     if table_shape not in (None, shape):
         raise ValueError(f"the item table is of shape {shape}, teacher.json says {table_shape}")
+    require_checksums(folder, read_json(folder / "teacher.json"))
     return head
 
 

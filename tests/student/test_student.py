@@ -7,6 +7,7 @@ from seqrec.histories import PAD
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import layer_norm
 
 from student.model import Arch, Dropout, Student, StudentConfig
@@ -103,6 +104,14 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
     with pytest.raises(ModelError, match="no usable student"):
         Student.from_pretrained(tmp_path / "a")
+
+
+def test_weights_of_another_student_of_the_same_shape_are_refused(tmp_path: Path) -> None:
+    make_student("gru").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(ModelError, match=r"model\.safetensors is not the file that was written"):
+        Student.from_pretrained(tmp_path)
 
 
 # Dropout.

@@ -113,6 +113,10 @@ def as_an_older_version(head: Path) -> None:
     save_file(tensors, head)
 
 
+def as_of_another_teacher(weights: Path) -> None:
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -124,6 +128,8 @@ def as_an_older_version(head: Path) -> None:
         ("adapter/adapter_config.json", say(r=10**9), "says rank 1000000000"),  # half a terabyte
         ("teacher.json", say(num_items=10**12), "item table is of shape"),
         ("teacher.json", say(strange=1), "strange"),
+        ("head.safetensors", as_of_another_teacher, "not the file that was written here"),
+        ("adapter/adapter_model.safetensors", as_of_another_teacher, "not the file that was"),
         ("teacher.json", say(format=1), "of format 1, this version answers with format 2"),
     ],
 )
