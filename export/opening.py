@@ -92,16 +92,16 @@ def _state(file: Path) -> tuple[int, int]:
     return os.stat(file).st_ino, os.stat(file).st_mtime_ns
 
 
-def whole_files(folder: Path) -> list[str]:
+def whole_files(folder: Path, remedy: str = HOW) -> list[str]:
     """Return the names of all files of a recommender, their checksums verified.
 
     Raises:
-        ModelError: one is missing or damaged.
+        ModelError: one is missing or damaged, or of another version; it ends in `remedy`.
     """
-    opened = RECOMMENDER.open(folder, HOW)
+    opened = RECOMMENDER.open(folder, remedy)
     checksums = dict(opened.checksums)
     stated = opened.description.get("text_map")
     if stated and (folder / TEXT_MAP).is_file():  # which need not be shipped
         checksums[TEXT_MAP] = stated["sha256"]
-    Artifact(RECOMMENDER, folder, {"sha256": checksums}, HOW).verify()
+    Artifact(RECOMMENDER, folder, {"sha256": checksums}, remedy).verify()
     return [*checksums, RECOMMENDER.file_name, CARD]

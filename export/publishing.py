@@ -77,7 +77,7 @@ def publish(config: PublishConfig) -> tuple[str, bool]:
     if not old.exists():
         report, is_as_good = f"{old} is new: nothing served before\n", True
     else:
-        whole_files(old)
+        whole_files(old, f"Move it away, and the new one serves: mv {old} {old}.old")
         asked = draw(dataset, config.since)
         report, is_as_good = compare(old, new, asked, dataset.exclude_seen, config)
     if is_as_good:

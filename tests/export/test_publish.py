@@ -7,6 +7,7 @@ from pathlib import Path
 from seqrec.data import SequenceDataset
 from seqrec.errors import DataError, ModelError
 from seqrec.evaluation import evaluate
+from seqrec.files import read_json, write_json
 from seqrec.metrics import ndcg
 
 import numpy as np
@@ -141,6 +142,11 @@ def test_what_is_damaged_or_of_other_data_is_refused(
     with pytest.raises(ModelError, match="was trained on data set"):
         publishing.publish(PublishConfig(model_dir=other, **config | {"data_dir": tiny_cold.path}))
     assert contents(serving) == before
+    write_json(serving / "config.json", read_json(serving / "config.json") | {"version": 1})
+    with pytest.raises(
+        ModelError, match=rf"expected .* version 2\. .*mv {serving} {serving}\.old$"
+    ):
+        publishing.publish(PublishConfig(model_dir=other, **config))
 
 
 def test_who_is_killed_while_publishing_leaves_the_old_one(
