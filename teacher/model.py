@@ -253,12 +253,21 @@ class Teacher(nn.Module):
         with reading_teacher(folder):
             self._load_weights(folder, numbers)
 
-    def _load_weights(self, folder: Path, numbers: IntArray | None) -> None:
-        head = read_head(folder)
+    def load_adapter(self, folder: Path) -> None:
+        """Take over the adapter alone; see `load_weights`."""
+        with reading_teacher(folder):
+            read_head(folder)  # refuses files of different teachers
+            self._load_adapter(folder)
+
+    def _load_adapter(self, folder: Path) -> None:
         adapter = load_peft_weights(str(folder / "adapter"), device=str(self.device))
         if adapter.keys() != get_peft_model_state_dict(self.base).keys():
             raise ValueError("the adapter is that of another language model")
         set_peft_model_state_dict(self.base, adapter)
+
+    def _load_weights(self, folder: Path, numbers: IntArray | None) -> None:
+        head = read_head(folder)
+        self._load_adapter(folder)
         if numbers is not None:
             there = torch.from_numpy(numbers)
             here = self.item_table.components.cpu()

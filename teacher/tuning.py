@@ -165,7 +165,7 @@ def build_teacher(
         folder,
         bits=flags.bits,
         num_layers=layers,
-        text_map=None if start is None else earlier_text_map(start),
+        text_map=None if start is None else earlier_text_map(start, dataset),
         device=device,
     )
     base = load_base(folder, bits=flags.bits, num_layers=layers, device=device)

@@ -34,11 +34,16 @@ def today(tiny_items: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) ->
         {"item_id": ["n1", "n2"], "title": ["Middlemarch", "Hard Times"], "category": ["", ""]}
     )
     items = pl.concat([new, tiny_items[2:].reverse()])
+    return sold(items, tmp_path_factory.mktemp("data") / "today")
+
+
+def sold(items: pl.DataFrame, folder: Path) -> SequenceDataset:
+    """Return a log of twenty users of thirty items."""
     rng = np.random.default_rng(1)
     sequences = [rng.permutation(30)[:6] + 1 for _ in range(20)]
     return write_dataset(
-        tmp_path_factory.mktemp("data") / "today",
-        name="today",
+        folder,
+        name=folder.name,
         items=items,
         user_ids=pl.Series([f"u{user}" for user in range(20)]),
         events=np.concatenate(sequences).astype(np.int32),
@@ -277,6 +282,29 @@ def test_a_teacher_of_two_catalogues_answers_of_each_as_it_does_once_it_is_broug
     assert brought["test"] == found["test_by_catalogue"]["today"]
     assert brought["valid_ndcg@10"] == pytest.approx(by_catalogue["today"])
     assert brought["test"] != found["test"]
+
+
+def test_to_another_catalogue_the_adapter_alone_is_brought(
+    config: FinetuneConfig, earlier: Path, tiny_items: pl.DataFrame, tmp_path: Path
+) -> None:
+    """So what is not trained ranks it as it does without a start: by the texts."""
+    other = sold(tiny_items.with_columns(pl.col("item_id") + " elsewhere"), tmp_path / "other")
+    config = dataclasses.replace(config, data_dir=(other.path,), num_epochs=0)
+    without = dataclasses.replace(config, init_from=None, output_dir=tmp_path / "without")
+    tuning.run(config)
+    tuning.run(without)
+    assert config.output_dir is not None
+    brought, anew = (
+        read_json(out / "teacher" / "metrics.json")["test"]
+        for out in (config.output_dir, tmp_path / "without")
+    )
+    assert brought == anew
+    for part in (".", "selection"):
+        here, there = (
+            load_file(run / "teacher" / part / "adapter" / "adapter_model.safetensors")
+            for run in (config.output_dir, earlier)
+        )
+        assert all(torch.equal(here[name], there[name]) for name in there)
 
 
 @pytest.mark.slow
