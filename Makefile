@@ -16,7 +16,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	@echo 'The whole path on MovieLens-100K: 7 to 15 minutes on two cores, by their age. Run it again and finished stages are skipped.'
+	@echo 'The whole path on MovieLens-100K: 7 to 20 minutes on two cores, by their age. Run it again and finished stages are skipped.'
 	$(BIN)/accelerate launch teacher/finetune.py
 	$(BIN)/python -m student.distill
 	$(BIN)/python -m benchmarks.latency --device cpu
