@@ -25,7 +25,7 @@ class FinetuneConfig:
     init_from: Path | None = flag(
         None,
         "output directory of an earlier run, of any data set, to start from: its teacher's "
-        "weights, items by id",
+        "weights, items by id; to another catalogue the adapter alone",
         affects_result=False,  # what was found there does (see `teacher.tuning`)
     )
     model: str = flag(
