@@ -6,12 +6,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from seqrec.batching import Batch, TrainingBatches
+from seqrec.batching import Batch
 from seqrec.config import recipe_digest
 from seqrec.errors import SeqRecError
 from seqrec.files import atomic_directory, read_json, write_json
@@ -34,6 +34,16 @@ LossFunction = Callable[[Any, Batch], Tensor]
 WEIGHT_DECAY = 0.01
 WARMUP = 0.05  # of all steps
 MAX_GRAD_NORM = 1.0
+
+
+class Batches(Protocol):
+    """What to train on, the same for the same epoch: `seqrec.batching.TrainingBatches`, say."""
+
+    def epoch(self, epoch: int) -> tuple[int, Iterator[Batch]]:
+        """Return how many batches an epoch has, and the batches."""
+
+    def steps_per_epoch(self) -> int:
+        """Return roughly how many batches an epoch has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +251,7 @@ def cosine_with_warmup(step: int, total_steps: int) -> float:
 def fit(
     model: nn.Module,
     loss_function: LossFunction,
-    batches: TrainingBatches,
+    batches: Batches,
     validate: Callable[[Any], float] | None,
     config: FitConfig,
     *,

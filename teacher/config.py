@@ -1,4 +1,4 @@
-"""Flags of `teacher/finetune.py` and `teacher.extract`."""
+"""Flags of `teacher/finetune.py`, `teacher.extract` and `teacher.tune_reader`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,3 +129,51 @@ class ExtractConfig:
     num_threads: int | None = flag(
         None, "CPU threads per process; not given: the cores, shared out"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """Flags of `teacher.tune_reader`."""
+
+    data_dir: tuple[Path, ...] = flag(
+        (DEFAULT_DATA_DIR,),
+        "prepared data sets, from seqrec.prepare; several are united beside the first, as a+b",
+        affects_result=False,
+    )
+    output_dir: Path | None = flag(
+        None,
+        "where the tuned language model goes; default runs/<name of data-dir>/reader",
+        affects_result=False,
+    )
+    model: str = flag(
+        "smollm2-135m",
+        "language model: a bundle (smollm2-135m, minilm-l6), a hub id, a folder or a .gguf file",
+    )
+    bits: Bits = flag(4, "4: NF4 through bitsandbytes; 16: bf16; 32: fp32")
+    num_layers: int | None = flag(
+        None, "first layers that are kept, 0: all; not given: as many as a teacher has"
+    )
+    lora_rank: int = flag(16, "rank of the LoRA adapter, on all linear layers")
+    lora_alpha: int = flag(32, "scale of the LoRA adapter")
+    num_steps: int = flag(300, "steps of training, rounded up to a multiple of 50")
+    batch_size: int = flag(64, "pairs of items per step, shared by the processes")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    device: Literal["auto", "cpu", "cuda"] = flag(
+        "auto", "where to train; auto takes a GPU if there is one", affects_result=False
+    )
+    num_threads: int | None = flag(
+        None, "CPU threads per process; not given: the cores, shared out", affects_result=False
+    )
+    seed: int = flag(0, "seed of all randomness")
+    log_with: str | None = flag(
+        None,
+        "tracker to follow the training with: tensorboard, or another that Accelerate knows",
+        affects_result=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name, least in (("num_steps", 1), ("batch_size", 2), ("num_threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is below {least}")

@@ -328,6 +328,23 @@ class Teacher(nn.Module):
         return teacher.to(device)
 
 
+def with_adapter(base: PreTrainedModel, name: str, rank: int, alpha: int) -> PeftModel:
+    """Put a LoRA adapter on all linear layers of a language model, which adds nothing at first.
+
+    Raises:
+        ModelError: no adapter can be put on the model, called by its `name`.
+    """
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+    try:
+        adapted: PeftModel = get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(
+            f"{name} is {article(base.config.model_type)}, on which no adapter can be put "
+            f"({first_line(error, 100)}). {TAKE}"
+        ) from error
+    return adapted
+
+
 def next_item_loss(teacher: Teacher, batch: Batch) -> Tensor:
     """Cross-entropy over all items that training knows, at every real position.
 
@@ -375,14 +392,7 @@ def new_teacher(
         num_components = most_components(num_items, width)
         components = torch.zeros(num_items + 1, num_components, dtype=torch.float16)
         text_map = torch.zeros(width + 1, num_components)
-    lora = LoraConfig(r=flags.lora_rank, lora_alpha=flags.lora_alpha, target_modules="all-linear")
-    try:
-        adapted = get_peft_model(base, lora)
-    except ValueError as error:
-        raise ModelError(
-            f"{flags.model} is {article(base.config.model_type)}, on which no adapter can be put "
-            f"({first_line(error, 100)}). {TAKE}"
-        ) from error
+    adapted = with_adapter(base, flags.model, flags.lora_rank, flags.lora_alpha)
     shape = TeacherConfig(
         model=flags.model,
         model_fingerprint=model_fingerprint,

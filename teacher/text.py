@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,6 +31,29 @@ from teacher.shape import num_positions, output_width
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens of texts and which of them are real, int64 (B, T) both."""
+    tokens = tokenizer(
+        # A text without any token has no mean; an empty title is read as a lone space.
+        [text or " " for text in texts],
+        padding=True,
+        truncation=True,
+        max_length=max_tokens,
+        padding_side="right",
+        return_tensors="pt",
+    )
+    return tokens["input_ids"], tokens["attention_mask"]
+
+
+def mean_of_states(model: nn.Module, words: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over each text's tokens of the last hidden states, float32 (B, D)."""
+    states = model(input_ids=words, attention_mask=mask).last_hidden_state
+    total = (states.float() * mask[..., None]).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 @torch.inference_mode()
@@ -51,16 +75,7 @@ def mean_of_last_states(
         range(0, len(order), BATCH_SIZE), desc="reading item texts", unit="batch", mininterval=1
     ):
         chosen = order[start : start + BATCH_SIZE]
-        tokens = tokenizer(
-            # A text without any token has no mean; an empty title is read as a lone space.
-            [texts[i] or " " for i in chosen],
-            padding=True,
-            truncation=True,
-            max_length=max_tokens,
-            padding_side="right",
-            return_tensors="pt",
-        )
-        words, mask = tokens["input_ids"], tokens["attention_mask"]
+        words, mask = tokenize(tokenizer, [texts[i] for i in chosen], max_tokens)
         if (highest := int((words * mask).max())) >= num_words:
             raise ModelError(
                 f"{model.name_or_path}: its tokenizer makes token {highest} of a text, but the "
@@ -68,9 +83,7 @@ def mean_of_last_states(
             )
         words = words.clamp(max=num_words - 1)  # a token that only pads may have been added
         words, mask = words.to(model.device), mask.to(model.device)
-        states = model(input_ids=words, attention_mask=mask).last_hidden_state
-        total = (states.float() * mask[..., None]).sum(dim=1)
-        vectors[chosen] = (total / mask.sum(dim=1, keepdim=True).clamp(min=1)).cpu().numpy()
+        vectors[chosen] = mean_of_states(model, words, mask).cpu().numpy()
     if not np.isfinite(vectors).all():
         text = texts[int((~np.isfinite(vectors)).any(axis=1).argmax())]
         raise ModelError(

@@ -32,6 +32,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", *DOCS)
 STARTS = re.compile(r"(?P<quote>`?)(?P<start>accelerate launch|python -m)(?= )")
 SENTENCE_ENDS = ".,;:)`'\"<"
 LAUNCHER = {"--config_file", "--num_processes", "-m"}  # accelerate's own
+AS_MODULES = ("teacher.extract", "teacher.tune_reader")  # what is launched with -m
 VALUE = "VALUE"  # what a message fills in
 
 
@@ -80,7 +81,7 @@ def commands_in(source: str, text: str) -> Iterator[Command]:
             for flag, value in itertools.pairwise(words):
                 if flag == "--config_file":
                     assert (ROOT / value).is_file(), f"{source}: {value}"
-            launched = (w for w in words if w.endswith(".py") or w == "teacher.extract")
+            launched = (w for w in words if w.endswith(".py") or w in AS_MODULES)
             if (program := next(launched, None)) is None:
                 continue
             words = words[words.index(program) :]

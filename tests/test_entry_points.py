@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
-    *("seqrec.prepare", "teacher.finetune", "teacher.extract", "student.distill"),
-    *("export.to_onnx", "export.push_to_hub", "export.add_items", "export.to_web"),
+    *("seqrec.prepare", "teacher.finetune", "teacher.extract", "teacher.tune_reader"),
+    *("student.distill", "export.to_onnx", "export.push_to_hub", "export.add_items", "export.to_web"),
     *("export.to_mobile", "export.to_index", "export.to_executorch", "export.to_text_encoder"),
     *("export.score", "export.serve_web", "tests.reliability.check_arm", "benchmarks.latency"),
     *("benchmarks.baselines", "benchmarks.cold_start", "benchmarks.catalogue"),
@@ -57,6 +57,7 @@ def words_of(command: str) -> list[str]:
     launched = {
         "teacher.finetune": ["-m", "accelerate.commands.launch", "teacher/finetune.py"],
         "teacher.extract": ["-m", "accelerate.commands.launch", "-m", "teacher.extract"],
+        "teacher.tune_reader": ["-m", "accelerate.commands.launch", "-m", "teacher.tune_reader"],
     }
     return launched.get(command, ["-m", command])
 
@@ -112,7 +113,7 @@ def test_an_unknown_flag_is_refused(command: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("teacher.extract", "student.distill", "export.to_onnx"),
+        *("teacher.extract", "teacher.tune_reader", "student.distill", "export.to_onnx"),
         *("benchmarks.latency", "benchmarks.cold_start", "benchmarks.accuracy"),
     ],
 )

@@ -27,6 +27,7 @@ REPORTING = {
 }
 ENTRY_POINTS = {
     *("teacher/finetune.py", "teacher/tuning.py", "teacher/extract.py", "teacher/extracting.py"),
+    *("teacher/tune_reader.py", "teacher/reading.py"),
     *("student/distill.py", "student/distilling.py"),
     *("benchmarks/latency.py", "benchmarks/accuracy.py"),
 }
