@@ -179,7 +179,7 @@ def knows_catalogue(run: Path, dataset: SequenceDataset) -> bool:
 def describe_overlap(run: Path, dataset: SequenceDataset) -> str:
     """Return a line on how many of a data set's items an earlier run knows."""
     overlap, num_items = overlap_with(run, dataset), dataset.num_items
-    anew = "its adapter and its students' weights carry over, the training is a new catalogue's"
+    anew = "its teacher's adapter carries over, all else is a new catalogue's"
     if overlap.num_common == 0:
         return f"{run} knows no item of {dataset.path}: {anew}"
     if not overlap.is_same_catalogue:

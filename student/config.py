@@ -22,8 +22,8 @@ class DistillConfig:
     )
     init_from: Path | None = flag(
         None,
-        "output directory of an earlier run, of any data set, to start from: its students' "
-        "weights, items by id",
+        "output directory of an earlier run of this catalogue to start from: its students' "
+        "weights, items by id; of a run that knows less than half of the items, nothing is taken",
         affects_result=False,  # what was found there does (see `student.training`)
     )
     arch: Literal["gru", "transformer", "both"] = flag(
@@ -144,7 +144,7 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
         student_schedule,
         student_width,
     )
-    from seqrec.warm_start import knows_catalogue, stated
+    from seqrec.warm_start import stated
 
     budget = config.budget or choose_budget(config.device)
     is_short = budget == "quick" and config.item_table == "fused" and config.arch == "gru"
@@ -161,8 +161,7 @@ def scheduled(config: DistillConfig, dataset: "SequenceDataset") -> FullDistillC
         "num_negatives": num_negatives(dataset),
     }
     if config.init_from is not None:
-        if knows_catalogue(config.init_from, dataset):
-            rules |= {"num_epochs": WARM_EPOCHS, "refit_share": WARM_REFIT_SHARE}
+        rules |= {"num_epochs": WARM_EPOCHS, "refit_share": WARM_REFIT_SHARE}
         described = config.init_from / "students" / config.arch / "distilled" / "config.json"
         rules |= stated(described, "hidden_dim")
     left = {name: value for name, value in rules.items() if getattr(config, name) is None}

@@ -27,7 +27,6 @@ from seqrec.schedule import is_large, refit_epochs
 from seqrec.stage import Stage
 from seqrec.tracking import tracked
 from seqrec.training import FitConfig, LossFunction, draw_different, fit
-from seqrec.warm_start import knows_catalogue
 
 import numpy as np
 import torch
@@ -299,7 +298,7 @@ def train_student(
     if further or untouched:
         complete, parts = dataset.before_test(), {SELECTION: parts["."]}
         # What it was refitted on would be forgotten otherwise.
-        if start is not None and (untouched or knows_catalogue(start.run, dataset)):
+        if start is not None:
             start.carry_over(student, dataset, texts, refitted=True)
         if further:
             train(complete, further)

@@ -18,7 +18,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
     *("seqrec.prepare", "teacher.finetune", "teacher.extract", "teacher.tune_reader"),
-    *("student.distill", "export.to_onnx", "export.push_to_hub", "export.add_items", "export.to_web"),
+    *(
+        "student.distill",
+        "export.to_onnx",
+        "export.push_to_hub",
+        "export.add_items",
+        "export.to_web",
+    ),
     *("export.to_mobile", "export.to_index", "export.to_executorch", "export.to_text_encoder"),
     *("export.score", "export.serve_web", "tests.reliability.check_arm", "benchmarks.latency"),
     *("benchmarks.baselines", "benchmarks.cold_start", "benchmarks.catalogue"),

@@ -86,6 +86,8 @@ class Workspace:
 def student_config(key: RunKey, space: Workspace) -> DistillConfig:
     """Return the flags that a student is trained with: shared ones, then its variant's."""
     shared = parse_flags(DistillConfig, "Flags of all students.", shlex.split(space.student_flags))
+    if shared.init_from is not None:  # each variant would have to start from its own
+        raise ModelError("--student-flags cannot hold --init-from: a grid trains all students anew")
     of_run: dict[str, Any] = {
         "data_dir": space.dataset.path,
         "output_dir": space.root,
