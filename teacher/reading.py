@@ -17,6 +17,7 @@ All pairs of a batch are of one catalogue: those of others would be told apart t
 Shape letters: B pairs, D width of the language model, N sampled targets.
 """
 
+import dataclasses
 import logging
 import shutil
 import sys
@@ -41,6 +42,7 @@ from seqrec.uniting import open_united, united_path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -56,9 +58,9 @@ logger = logging.getLogger(__name__)
 
 TEMPERATURE = 0.05
 REACH = 3  # items of a pair are at most so many events apart
-STEPS_PER_EPOCH = 50  # after which it is validated, and a checkpoint written
+STEPS_PER_EPOCH = 50  # after which a checkpoint is written
 MAX_TOKENS = 32  # of a text in training; half of what is read later, at half the cost
-NUM_TARGETS = 256  # of each catalogue's validation targets
+NUM_TARGETS = 1000  # of each catalogue's validation targets
 TEXTS_AT_ONCE = 64
 Read = Callable[[nn.Module, Tensor], Tensor]  # a model and items, int64 (N,), to float (N, D)
 
@@ -184,16 +186,15 @@ def run(config: ReaderConfig) -> None:
     set_up_cpu(config.num_threads, accelerator.num_processes)
     with accelerator.main_process_first():  # the others find what it has made
         dataset = open_united(config.data_dir)
-        model_folder = resolve_model(config.model)
-    read_config(model_folder, bits=16)  # in which the adapter is added to it in the end
-    num_layers = config.num_layers
-    if num_layers is None:
+        base_folder = resolve_model(config.model)
+    read_config(base_folder, bits=16)  # in which the adapter is added to it in the end
+    if config.num_layers is None:
         num_layers = teacher_layers(choose_budget(config.device))
+        config = dataclasses.replace(config, num_layers=num_layers)
     wanted = recipe(
         config,
-        num_layers=num_layers,
         dataset_fingerprint=dataset.fingerprint,
-        model_fingerprint=model_fingerprint(model_folder),
+        model_fingerprint=model_fingerprint(base_folder),
     )
     del wanted["model"]
     stage = Stage(folder, wanted, record="metrics.json", key="recipe")
@@ -202,44 +203,56 @@ def run(config: ReaderConfig) -> None:
     if finished:
         logger.info("the reader in %s is finished; remove the folder to tune it again", folder)
     else:
-        batches = PairBatches(dataset, config.batch_size, config.seed)
-        load = partial(load_base, model_folder, num_layers=num_layers or None, causal=False)
-        tokenizer = load_tokenizer(model_folder)
-        base = load(bits=config.bits, device=accelerator.device)
-        torch.manual_seed(config.seed)
-        model = with_adapter(base, config.model, config.lora_rank, config.lora_alpha)
-        read = reader_of(dataset, tokenizer, min(text_limit(base), MAX_TOKENS))
-        samples = sample_targets(dataset, config.seed)
-        untuned = validate(model, samples, read)
-        checkpoint_dir = folder.with_name(f"{folder.name}-checkpoint")
-        with tracked(accelerator, "reader", wanted):
-            tuned = fit(
-                model,
-                lambda model, batch: contrastive_loss(model, batch, read),
-                batches,
-                lambda model: validate(model, samples, read),
-                FitConfig(
-                    num_epochs=-(-config.num_steps // STEPS_PER_EPOCH),
-                    learning_rate=config.learning_rate,
-                    seed=config.seed,
-                ),
-                accelerator=accelerator,
-                checkpoint_dir=checkpoint_dir,
-                recipe=wanted,
-                label="reader",
-            ).best_value
-        if accelerator.is_main_process:
-            merged = merge(model, load(bits=16), config)
-            metrics = {"valid_ndcg@10_untuned": untuned, "valid_ndcg@10": tuned, "recipe": wanted}
-            with stage.replacing() as unfinished:
-                merged.save_pretrained(unfinished)
-                tokenizer.save_pretrained(unfinished)
-                write_json(unfinished / "metrics.json", metrics)
-            shutil.rmtree(checkpoint_dir, ignore_errors=True)
-    accelerator.wait_for_everyone()
+        tune(config, dataset, base_folder, stage, accelerator)
     if accelerator.is_main_process:
         sys.stdout.write(summary(folder))
     accelerator.end_training()
+
+
+def tune(
+    config: ReaderConfig,
+    dataset: SequenceDataset,
+    base_folder: Path,
+    stage: Stage,
+    accelerator: Accelerator,
+) -> None:
+    """Tune the language model in `base_folder`, its number of layers filled in, and write it."""
+    batches = PairBatches(dataset, config.batch_size, config.seed)
+    load = partial(load_base, base_folder, num_layers=config.num_layers or None, causal=False)
+    tokenizer = load_tokenizer(base_folder)
+    base = load(bits=config.bits, device=accelerator.device)
+    torch.manual_seed(config.seed)
+    model = with_adapter(base, config.model, config.lora_rank, config.lora_alpha)
+    read = reader_of(dataset, tokenizer, min(text_limit(base), MAX_TOKENS))
+    samples = sample_targets(dataset, config.seed)
+    untuned = validate(model, samples, read)
+    checkpoint_dir = stage.folder.with_name(f"{stage.folder.name}-checkpoint")
+    with tracked(accelerator, "reader", stage.recipe):
+        fit(
+            model,
+            lambda model, batch: contrastive_loss(model, batch, read),
+            batches,
+            None,  # a sample of targets tells the end from the beginning, and not much more
+            FitConfig(
+                num_epochs=-(-config.num_steps // STEPS_PER_EPOCH),
+                learning_rate=config.learning_rate,
+                seed=config.seed,
+            ),
+            accelerator=accelerator,
+            checkpoint_dir=checkpoint_dir,
+            recipe=stage.recipe,
+            label="reader",
+        )
+    if accelerator.is_main_process:
+        tuned = validate(model, samples, read)
+        merged = merge(model, load(bits=16), config)
+        metrics = {"valid_ndcg@10_untuned": untuned, "valid_ndcg@10": tuned}
+        with stage.replacing() as unfinished:
+            merged.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            write_json(unfinished / "metrics.json", {**metrics, "recipe": stage.recipe})
+        shutil.rmtree(checkpoint_dir, ignore_errors=True)
+    accelerator.wait_for_everyone()
 
 
 def reader_of(
