@@ -25,12 +25,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from seqrec.batching import Batch
 from seqrec.config import default_output_dir, recipe
 from seqrec.data import IntArray, SequenceDataset
-from seqrec.errors import DataError
-from seqrec.files import read_json, write_json
+from seqrec.errors import DataError, ModelError
+from seqrec.evaluation import target_ranks
+from seqrec.files import read_json, require_replaceable, says, write_json
+from seqrec.histories import PAD
 from seqrec.metrics import ndcg
 from seqrec.processes import start_accelerator
 from seqrec.schedule import choose_budget, teacher_layers
@@ -62,7 +65,8 @@ STEPS_PER_EPOCH = 50  # after which a checkpoint is written
 MAX_TOKENS = 32  # of a text in training; half of what is read later, at half the cost
 NUM_TARGETS = 1000  # of each catalogue's validation targets
 TEXTS_AT_ONCE = 64
-Read = Callable[[nn.Module, Tensor], Tensor]  # a model and items, int64 (N,), to float (N, D)
+FORMAT = "llm-seqrec reader 1"  # of the folder, in `metrics.json`
+Read = Callable[[Any, Tensor], Tensor]  # a language model and items, int64 (N,), to float (N, D)
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,13 @@ def validate(model: nn.Module, samples: Sequence[tuple[IntArray, IntArray]], rea
     for before, targets in samples:
         items, places = np.unique(np.stack([before, targets]), return_inverse=True)
         parts = torch.from_numpy(items).split(TEXTS_AT_ONCE)
-        vectors = alike(torch.cat([read(model, part) for part in parts]))
-        rows, columns = torch.from_numpy(places.reshape(2, -1))
-        scores = vectors[rows] @ vectors[columns.unique()].T
-        scores[rows[:, None] == columns.unique()] = -torch.inf
-        own = (vectors[rows] * vectors[columns]).sum(dim=1, keepdim=True)
-        # Rounding may tell two ways of the same product apart.
-        others = columns[:, None] != columns.unique()
-        ranks = 1 + ((scores >= own) & others).sum(dim=1)
+        vectors = alike(torch.cat([read(model, part).cpu() for part in parts]))
+        queries, own = torch.from_numpy(places.reshape(2, -1))
+        ranked = own.unique()
+        scores = nn.functional.pad(vectors[queries] @ vectors[ranked].T, (1, 0))  # column PAD
+        found = torch.searchsorted(ranked, queries).clamp(max=len(ranked) - 1)
+        seen = torch.where(ranked[found] == queries, found + 1, PAD)
+        ranks = target_ranks(scores, 1 + torch.searchsorted(ranked, own), seen[:, None])
         values.append(ndcg(ranks.numpy(), 10).mean())
     return float(np.mean(values)) if values else 0.0
 
@@ -187,6 +190,10 @@ def run(config: ReaderConfig) -> None:
     with accelerator.main_process_first():  # the others find what it has made
         dataset = open_united(config.data_dir)
         base_folder = resolve_model(config.model)
+    if folder.resolve() == base_folder.resolve():
+        raise ModelError(f"{folder} is what is to be tuned: give another --output-dir")
+    ours = says(folder / "metrics.json", "format", FORMAT)
+    require_replaceable(folder, "tuned language model", ours=ours)
     read_config(base_folder, bits=16)  # in which the adapter is added to it in the end
     if config.num_layers is None:
         num_layers = teacher_layers(choose_budget(config.device))
@@ -246,11 +253,16 @@ def tune(
     if accelerator.is_main_process:
         tuned = validate(model, samples, read)
         merged = merge(model, load(bits=16), config)
-        metrics = {"valid_ndcg@10_untuned": untuned, "valid_ndcg@10": tuned}
+        metrics = {
+            "format": FORMAT,
+            "valid_ndcg@10_untuned": untuned,
+            "valid_ndcg@10": tuned,
+            "recipe": stage.recipe,
+        }
         with stage.replacing() as unfinished:
             merged.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-            write_json(unfinished / "metrics.json", {**metrics, "recipe": stage.recipe})
+            write_json(unfinished / "metrics.json", metrics)
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
     accelerator.wait_for_everyone()
 
@@ -261,10 +273,9 @@ def reader_of(
     """Return what reads the texts of items of a data set with a model."""
     texts = item_texts(dataset.items)
 
-    def read(model: nn.Module, items: Tensor) -> Tensor:
-        words, mask = tokenize(tokenizer, [texts[item - 1] for item in items.tolist()], max_tokens)
-        device = next(model.parameters()).device
-        return mean_of_states(model, words.to(device), mask.to(device))
+    def read(model: PreTrainedModel, items: Tensor) -> Tensor:
+        chosen = [texts[item - 1] for item in items.tolist()]
+        return mean_of_states(model, *tokenize(model, tokenizer, chosen, max_tokens))
 
     return read
 

@@ -34,9 +34,16 @@ BATCH_SIZE = 64
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens of texts and which of them are real, int64 (B, T) both."""
+    """Return the tokens of texts and which of them are real, int64 (B, T) both, where the model is.
+
+    Raises:
+        ModelError: the tokenizer knows tokens that the model does not.
+    """
     tokens = tokenizer(
         # A text without any token has no mean; an empty title is read as a lone space.
         [text or " " for text in texts],
@@ -46,7 +53,15 @@ def tokenize(
         padding_side="right",
         return_tensors="pt",
     )
-    return tokens["input_ids"], tokens["attention_mask"]
+    words, mask = tokens["input_ids"], tokens["attention_mask"]
+    num_words = len(model.get_input_embeddings().weight)
+    if (highest := int((words * mask).max())) >= num_words:
+        raise ModelError(
+            f"{model.name_or_path}: its tokenizer makes token {highest} of a text, but the model "
+            f"has {num_words}. They do not belong together: fetch both from one place"
+        )
+    words = words.clamp(max=num_words - 1)  # a token that only pads may have been added
+    return words.to(model.device), mask.to(model.device)
 
 
 def mean_of_states(model: nn.Module, words: Tensor, mask: Tensor) -> Tensor:
@@ -69,20 +84,12 @@ def mean_of_last_states(
     """
     vectors = np.empty((len(texts), output_width(model)), dtype=np.float32)
     max_tokens = text_limit(model)
-    num_words = len(model.get_input_embeddings().weight)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in tqdm(
         range(0, len(order), BATCH_SIZE), desc="reading item texts", unit="batch", mininterval=1
     ):
         chosen = order[start : start + BATCH_SIZE]
-        words, mask = tokenize(tokenizer, [texts[i] for i in chosen], max_tokens)
-        if (highest := int((words * mask).max())) >= num_words:
-            raise ModelError(
-                f"{model.name_or_path}: its tokenizer makes token {highest} of a text, but the "
-                f"model has {num_words}. They do not belong together: fetch both from one place"
-            )
-        words = words.clamp(max=num_words - 1)  # a token that only pads may have been added
-        words, mask = words.to(model.device), mask.to(model.device)
+        words, mask = tokenize(model, tokenizer, [texts[i] for i in chosen], max_tokens)
         vectors[chosen] = mean_of_states(model, words, mask).cpu().numpy()
     if not np.isfinite(vectors).all():
         text = texts[int((~np.isfinite(vectors)).any(axis=1).argmax())]

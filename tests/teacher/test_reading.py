@@ -240,6 +240,14 @@ def test_a_killed_tuning_goes_on_to_the_same_end(
     assert not (tmp_path / "reader-checkpoint").exists()
 
 
+def test_nothing_but_an_earlier_reader_is_replaced(tuned: ReaderConfig, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("the only copy")
+    with pytest.raises(DataError, match="exists and holds no tuned language model"):
+        run(dataclasses.replace(tuned, output_dir=tmp_path))
+    with pytest.raises(ModelError, match="is what is to be tuned: give another --output-dir"):
+        run(dataclasses.replace(tuned, model=str(tuned.output_dir)))
+
+
 def test_weights_that_an_adapter_cannot_be_added_to_are_refused_at_once(
     tiny_dataset: SequenceDataset, tiny_llm: Path, tmp_path: Path
 ) -> None:
