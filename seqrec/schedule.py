@@ -44,6 +44,7 @@ not tuned at all: as it is it validates at .118 on the whole log, one that was t
 Nor are auxiliary teachers trained: together they validate at .1370, and at .1351 after two epochs.
 """
 
+import logging
 from dataclasses import dataclass
 
 from seqrec.batching import cut_windows
@@ -52,6 +53,8 @@ from seqrec.data import SequenceDataset
 
 import numpy as np
 import torch
+
+logger = logging.getLogger(__name__)
 
 MAX_FULL_SOFTMAX = 4096
 LARGE_CATALOGUE = 50_000
@@ -147,6 +150,21 @@ def student_refit_share(*, is_short: bool) -> float:
 def num_targets(dataset: SequenceDataset) -> int:
     """Return how many training events follow another one: P."""
     return int(np.maximum(dataset.train_lengths - 1, 0).sum())
+
+
+def warn_of_short_log(dataset: SequenceDataset, num_epochs: int | None) -> None:
+    """Say so where what is not trained may rank better: at fewer targets than items.
+
+    Office with the log of 49 users, .2 targets per item, is ranked at NDCG@10 .0270 by a GRU and at
+    .0361 by a teacher, trained on it, untrained at .0347 and .0394; with 490 users, 1.7 per item,
+    at .0521 by the GRU and still at .0359 by the teacher.
+    """
+    if num_epochs is None and (found := num_targets(dataset)) < dataset.num_items:
+        logger.warning(
+            "%s has %s training targets for %s items: with so few, the texts alone may rank "
+            "better. Compare --num-epochs 0, which trains nothing",
+            *(dataset.path, f"{found:,}", f"{dataset.num_items:,}"),
+        )
 
 
 def is_dense(dataset: SequenceDataset) -> bool:

@@ -14,7 +14,7 @@ from seqrec.files import read_json, selection
 from seqrec.knowledge import Knowledge, load_knowledge
 from seqrec.processes import start_accelerator
 from seqrec.report import metrics_table
-from seqrec.schedule import refit_epochs
+from seqrec.schedule import refit_epochs, warn_of_short_log
 from seqrec.stage import Stage
 from seqrec.tracking import LOGS
 from seqrec.training import set_up_cpu
@@ -294,6 +294,8 @@ def run(config: DistillConfig) -> None:
     knowledge = load_knowledge(output_dir / "knowledge", dataset)
     archs: list[Arch] = ["gru", "transformer"] if config.arch == "both" else [config.arch]
     config = known_start(config, dataset, accelerator)
+    if accelerator.is_main_process:
+        warn_of_short_log(dataset, config.num_epochs)
     check_starts(archs, config, dataset, knowledge, accelerator)
     train_all(archs, config, dataset, knowledge, accelerator)
     reports, weights = {}, {}

@@ -30,6 +30,7 @@ from seqrec.schedule import (
     refit_epochs,
     teacher_layers,
     teacher_schedule,
+    warn_of_short_log,
 )
 from seqrec.stage import Stage
 from seqrec.tracking import LOGS, tracked
@@ -67,6 +68,8 @@ def run(config: FinetuneConfig) -> None:
             prepare_named(DEFAULT_DATASET, DEFAULT_DATA_DIR)
         dataset = open_united(config.data_dir)
     flags = scheduled(config, dataset)
+    if accelerator.is_main_process:
+        warn_of_short_log(dataset, config.num_epochs)
     if not flags.dry_run:
         finetune(flags, dataset, output_dir, accelerator)
     elif accelerator.is_main_process:

@@ -15,6 +15,7 @@ from seqrec.schedule import (
     student_schedule,
     student_width,
     teacher_schedule,
+    warn_of_short_log,
 )
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_a_quick_teacher_of_few_items_stops_when_each_was_a_target_140_times() -
     dataset = dataclasses.replace(dataset_of(4_000, 26), meta={"num_items": 1_500})
     assert teacher_schedule(dataset, 30, "quick").num_epochs == 2  # 140 * 1,500 / 100,000 = 2.1
     assert teacher_schedule(dataset, 30, "best").num_epochs == 6
+
+
+@pytest.mark.parametrize(("num_items", "warned"), [(8, False), (9, True)])
+def test_a_log_of_fewer_targets_than_items_is_told_of_the_texts_alone(
+    caplog: pytest.LogCaptureFixture, num_items: int, warned: bool
+) -> None:
+    dataset = dataset_of(4, 3, num_items)  # two targets each
+    warn_of_short_log(dataset, None)
+    told = f"has 8 training targets for {num_items} items" in caplog.text
+    assert told == ("--num-epochs 0" in caplog.text) == warned
+    caplog.clear()
+    warn_of_short_log(dataset, 3)  # the user has chosen
+    assert caplog.text == ""
 
 
 def test_wide_rows_are_for_items_with_100_targets_or_more() -> None:
