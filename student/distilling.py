@@ -294,7 +294,7 @@ def run(config: DistillConfig) -> None:
     knowledge = load_knowledge(output_dir / "knowledge", dataset)
     archs: list[Arch] = ["gru", "transformer"] if config.arch == "both" else [config.arch]
     config = known_start(config, dataset, accelerator)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and config.init_from is None:
         warn_of_short_log(dataset, config.num_epochs)
     check_starts(archs, config, dataset, knowledge, accelerator)
     train_all(archs, config, dataset, knowledge, accelerator)

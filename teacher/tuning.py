@@ -68,7 +68,7 @@ def run(config: FinetuneConfig) -> None:
             prepare_named(DEFAULT_DATASET, DEFAULT_DATA_DIR)
         dataset = open_united(config.data_dir)
     flags = scheduled(config, dataset)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and config.init_from is None:
         warn_of_short_log(dataset, config.num_epochs)
     if not flags.dry_run:
         finetune(flags, dataset, output_dir, accelerator)

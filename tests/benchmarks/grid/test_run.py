@@ -163,6 +163,15 @@ def test_runs_in_processes_of_their_own_give_the_same_results(
     assert [one.file_sha256 for one in row.runs] == [one.file_sha256 for one in before]
 
 
+def test_students_that_start_from_an_earlier_run_are_refused(
+    tiny_dataset: SequenceDataset, tmp_path: Path
+) -> None:
+    """Their runs would be taken for those of students that do not."""
+    space = Workspace.open(tiny_dataset.path, tmp_path, 0, "--init-from runs/mine", "cpu")
+    with pytest.raises(ModelError, match="--student-flags cannot hold --init-from"):
+        compute_run(RunKey("control", "gru"), space)
+
+
 def test_a_run_without_its_source_names_the_command(elsewhere: Workspace) -> None:
     message = r"is made from gru control, .*--seeds 0 --variants control"
     with pytest.raises(ModelError, match=message):
