@@ -8,10 +8,10 @@ mean over the batch, of length 1,
     loss = -mean_i log( exp(e(a_i) . e(b_i) / tau) / sum_j exp(e(a_i) . e(b_j) / tau) )
 
 (InfoNCE, arXiv:1807.03748, with the other pairs as negatives; j where b_j is b_i, but j is not i,
-are left out). What is learned is about words and not about items, so it holds for other catalogues:
-language models tuned on reviews and texts of many are known to help there (BLaIR,
-arXiv:2403.03952). The adapter is added to the weights, so the result is a language model like any
-other, for `--model`.
+are left out). What is learned is about words and not about items, so it can be tried on other
+catalogues, as BLaIR (arXiv:2403.03952) does with reviews; docs/day-two.md says how little it gave.
+The adapter is added to the weights, so the result is a language model like any other, for
+`--model`.
 
 All pairs of a batch are of one catalogue: those of others would be told apart too easily.
 Shape letters: B pairs, D width of the language model, N sampled targets.
